@@ -1,0 +1,63 @@
+"""Decoupled clip and dynamic sampling policy optimisation: GRPO for long reasoning, with four changes.
+
+    loss = sum_i sum_t - min(rho A, clip(rho, 1 - eps, 1 + eps_high) A) / sum_i |y_i|,
+    over groups with 0 < #{correct} < G
+
+Source: Yu et al. 2025 (DAPO, arXiv 2503.14476), eq. 8.
+1. Clip-higher: the upper bound 0.28 leaves unlikely tokens room to grow.
+2. Token-level loss: one mean over all tokens, so long answers weigh by their length.
+3. Dynamic sampling: groups whose *task* reward is constant are dropped whole and drawn anew, until the rollout is full.
+   The task reward is the one before shaping: a length penalty would make a group of right answers look mixed.
+4. Soft overlong punishment: the last `overlong_buffer` tokens before the limit cost up to `overlong_factor`.
+
+How we differ: the penalty is clamped at -1; no KL and no entropy bonus, as in the paper; the number of generation
+batches is bounded, and reaching the bound is an error with the counts in it. `rung` draws as many prompts as the share
+kept so far suggests, instead of always three times the batch.
+"""
+
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from rung.algorithm import State
+from rung.algorithms.grpo import GRPO
+from rung.batch import Batch
+from rung.maths import is_mixed, soft_overlong
+
+
+class DAPO(GRPO):
+    """DAPO complete: clip-higher, token-level loss, dynamic sampling, soft overlong punishment."""
+
+    name: ClassVar = "dapo"
+
+    num_generations: int = Field(16, ge=2)
+    epsilon_high: PositiveFloat | None = 0.28
+    beta: NonNegativeFloat = 0.0
+    reduction: Literal["row_mean", "token_mean", "row_sum", "constant"] = "token_mean"
+    max_num_gen_batches: int = Field(10, ge=0)
+    """Generation batches a rollout may take; 0 = no limit."""
+    overlong_buffer: int | None = Field(None, ge=0)
+    """Tokens before the length limit that are punished; None = a fifth of the limit, as in the paper; 0 = off."""
+    overlong_factor: NonNegativeFloat = 1.0
+    """What the full punishment costs, in units of reward."""
+
+    def generation_limit(self) -> int:
+        """`max_num_gen_batches`."""
+        return self.max_num_gen_batches
+
+    def keep(self, rollout: Batch) -> Tensor:
+        """Groups whose task reward differs."""
+        assert rollout.task_rewards is not None
+        return is_mixed(rollout.task_rewards, rollout.group_of)
+
+    def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
+        """Punishes overlong completions, then credits as GRPO does."""
+        assert rollout.rewards is not None
+        limit = rollout.max_completion_length
+        buffer = limit // 5 if self.overlong_buffer is None else min(self.overlong_buffer, limit)
+        if buffer:
+            penalty = self.overlong_factor * soft_overlong(rollout.lengths, limit, buffer)
+            rollout = replace(rollout, rewards=rollout.rewards + penalty)
+        return super().credit(rollout, state)

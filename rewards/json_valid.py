@@ -1,0 +1,29 @@
+"""Whether an answer is JSON."""
+
+from __future__ import annotations
+
+import json
+
+from rung.reward import reward
+
+
+@reward(range=(0, 1))
+def json_valid(completion: str, *, required: tuple[str, ...] = ()) -> float:
+    """1 where the whole completion is one JSON object or list; with `required`, an object that has these keys.
+
+    A bare number or string is JSON and is not paid: it would be the cheapest way to be valid. NaN is no JSON.
+
+    >>> json_valid('{"dose": 2}'), json_valid('{"dose": 2}', required=("dose", "unit")), json_valid("2")
+    (1.0, 0.0, 0.0)
+    """
+    try:
+        value = json.loads(completion, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return 0.0
+    if required:
+        return float(isinstance(value, dict) and all(key in value for key in required))
+    return float(isinstance(value, dict | list))
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")

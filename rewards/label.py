@@ -1,0 +1,30 @@
+"""Whether an answer names exactly one label of a set, and the right one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from rung.reward import reward
+
+
+@reward(range=(0, 1))
+def label(completion: str, answer: str, *, labels: tuple[str, ...]) -> float | None:
+    """1 where `answer` is the only label of the set that the completion names, as a whole word and in its own case.
+
+    Naming several is 0: it would win without deciding. None (abstains) where the answer is not in the set.
+
+    >>> label("It is B.", "B", labels=("A", "B")), label("A or B", "B", labels=("A", "B"))
+    (1.0, 0.0)
+    """
+    if answer not in labels:
+        return None
+    return float(set(_pattern(tuple(labels)).findall(completion)) == {answer})
+
+
+@lru_cache(maxsize=64)
+def _pattern(labels: Sequence[str]) -> re.Pattern[str]:
+    """Any label as a whole word; a longer one goes before a shorter one that it starts with."""
+    longest_first = sorted(labels, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")

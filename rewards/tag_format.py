@@ -1,0 +1,22 @@
+"""Whether an answer has its tags: one pair each, in order."""
+
+from __future__ import annotations
+
+from rung.reward import reward
+
+
+@reward(range=(0, 1))
+def tag_format(completion: str, *, tags: tuple[str, ...] = ("think", "answer")) -> float:
+    """1 where each tag opens once and closes once, in the order given and one after another.
+
+    >>> tag_format("<think>2 + 2</think> <answer>4</answer>")
+    1.0
+    >>> tag_format("<answer>4</answer> <think>2 + 2</think>")
+    0.0
+    >>> tag_format("<think><think>2 + 2</think> <answer>4</answer>")
+    0.0
+    """
+    marks = [mark for tag in tags for mark in (f"<{tag}>", f"</{tag}>")]
+    places = [completion.find(mark) for mark in marks]
+    once = all(completion.count(mark) == 1 for mark in marks)
+    return float(once and places == sorted(places))

@@ -1,0 +1,93 @@
+"""What an algorithm is: a frozen config whose `loss` is a method. The engine knows nothing else about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from rung.batch import Batch, Loss, Outputs, Unit
+
+if TYPE_CHECKING:
+    from rung.policy import Policy
+
+Need = Literal["text", "pairs", "prompts", "reference", "old_logps", "values", "final"]
+State = Mapping[str, float | int | list[float]]
+Readout = Callable[[Tensor], Tensor]
+
+
+class Algorithm(BaseModel):
+    """The base of every algorithm; a subclass sets the class variables and writes `loss`.
+
+    `name`     the word in a config.
+    `needs`    one kind of data (`text` to imitate, `pairs`, `prompts` to sample from; none: nothing is trained),
+               and what `prepare` brings: `reference`, `old_logps`; or heads: `values`, `final`.
+    `terms`    the sums that `loss` returns and what each is divided by, counted over the whole optimizer step:
+               `tokens`, `rows`, `groups`, a constant, or a function of the batch.
+    `unit`     what a part may never cut: a `row`, or a `group` where the loss couples the rows of one.
+    `readouts` pure functions of a chunk of logits (n, V) -> (n,), run inside the forward, read from `Outputs.readouts`.
+
+    Class defaults hold the objective of the paper. A variant is a subclass with other defaults and a name of its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    terms: ClassVar[Mapping[str, Unit]] = {}
+    unit: ClassVar[Literal["row", "group"]] = "row"
+    readouts: ClassVar[Mapping[str, Readout]] = {}
+
+    def requires(self) -> frozenset[Need]:
+        """What this instance needs; override where a setting decides, such as a KL coefficient of 0."""
+        return self.needs
+
+    def units(self) -> Mapping[str, Unit]:
+        """The denominators of this instance; override where a setting decides which terms there are."""
+        return self.terms
+
+    def samples_per_prompt(self) -> int:
+        """How many completions the engine samples for a prompt."""
+        return 1
+
+    def generation_limit(self) -> int:
+        """How many generation batches one rollout may take until enough groups are kept; 0 = no limit."""
+        return 0
+
+    def trains_on(self) -> Literal["assistant", "all"]:
+        """Which tokens of a chat are trained: the assistant's turns or all."""
+        return "assistant"
+
+    def initial_state(self) -> State:
+        """What `credit` carries from rollout to rollout (adaptive coefficients, baselines); JSON values."""
+        return {}
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch, policy: Policy) -> Batch:
+        """No-grad outputs on the whole batch, made once before it is cut: what `requires` names, or what a subclass adds."""
+        required = self.requires()
+        if "reference" in required and batch.ref_logps is None:
+            batch = replace(batch, ref_logps=policy.reference_logps(batch))
+        if "old_logps" in required and batch.old_logps is None:
+            batch = replace(batch, old_logps=policy.logps(batch))
+        return batch
+
+    def keep(self, rollout: Batch) -> Tensor:
+        """(groups,) bool: which groups of a rollout are worth training on; the others are drawn anew."""
+        return torch.ones(rollout.num_groups, dtype=torch.bool)
+
+    def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
+        """Rewards become advantages (N, T), on the whole rollout, before it is cut into updates."""
+        return rollout, state
+
+    def active(self, batch: Batch) -> Tensor:
+        """(N,) bool: rows that can move the policy; the others count in the denominators and are not computed."""
+        return torch.ones(batch.num_rows, dtype=torch.bool)
+
+    def loss(self, batch: Batch, outputs: Outputs) -> Loss:
+        """The sums named in `units()` over one part of a step, and metrics."""
+        raise NotImplementedError(f"{type(self).__name__} trains nothing")

@@ -1,0 +1,228 @@
+"""The records that flow: prompts and completions, what the policy says of them, and a loss as sums.
+
+Letters: P distinct prompts, S prompt width, N completions (rows), T completion width.
+**Column t of every (N, T) tensor speaks of completion token t**: its log-prob, the value of the state before it,
+its advantage. Column 0 is the first completion token; the prompt's last position predicts it, and it is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rung.metrics import Metrics
+
+FinishReason = Literal["eos", "stop", "length"]
+Unit = Literal["tokens", "rows", "groups"] | float | Callable[["Batch"], Tensor]
+Denominators = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Prompts once each and N completions; masks are true where something takes part.
+
+    Rows of a group are adjacent, a preference pair in order of preference (chosen first); groups of a prompt are
+    adjacent. A group is what a loss couples: one row for SFT, two for a pair, K samples for the GRPO family. One
+    prompt may have several groups. `completion_mask` marks real tokens (attended), `loss_mask` the trained ones:
+    tool output and user turns inside a completion are attended and not trained.
+    """
+
+    prompt_ids: Tensor  # (P, S) int64, left-padded
+    prompt_mask: Tensor  # (P, S) bool
+    prompt_of: Tensor  # (N,) int64, non-decreasing: which prompt a row answers
+    group_of: Tensor  # (N,) int64, non-decreasing: which group a row belongs to
+    completion_ids: Tensor  # (N, T) int64, right-padded
+    completion_mask: Tensor  # (N, T) bool
+    loss_mask: Tensor  # (N, T) bool, within completion_mask
+    row_ids: tuple[str, ...]  # (N,) where each row came from, for messages to the user
+    prompt_inputs: Mapping[str, Tensor] = field(default_factory=dict)  # reserved for images
+    max_completion_length: int = 0  # the sampler's limit in tokens; 0 for a data set
+    truncated: Tensor | None = None  # (N,) bool: ended by that limit
+    rewards: Tensor | None = None  # (N,) float, NaN where unscored
+    task_rewards: Tensor | None = None  # (N,) float, before shaping; NaN where unscored
+    advantages: Tensor | None = None  # (N, T)
+    old_logps: Tensor | None = None  # (N, T) under the weights that sampled
+    ref_logps: Tensor | None = None  # (N, T)
+    values: Tensor | None = None  # (N, T)
+    returns: Tensor | None = None  # (N, T)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # (N,) or (N, T), of an algorithm's own
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.prompt_of)
+
+    @property
+    def num_prompts(self) -> int:
+        """P."""
+        return len(self.prompt_ids)
+
+    @property
+    def num_groups(self) -> int:
+        """How many groups the rows form."""
+        return len(self.group_of.unique_consecutive())
+
+    @property
+    def lengths(self) -> Tensor:
+        """(N,) attended completion tokens of each row."""
+        return self.completion_mask.sum(1)
+
+    def select(self, rows: Tensor) -> Batch:
+        """The rows given by indices (n,) or a mask (N,), in order, with prompts and groups renumbered and widths trimmed.
+
+        Adjacency must survive: indices of one group stay together.
+        """
+        rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        prompts, prompt_of = self.prompt_of[rows].unique_consecutive(return_inverse=True)
+        group_of = self.group_of[rows].unique_consecutive(return_inverse=True)[1]
+        width = int(self.completion_mask[rows].sum(1).max()) if len(rows) else 0
+        offset = self.prompt_ids.shape[1] - (int(self.prompt_mask[prompts].sum(1).max()) if len(rows) else 0)
+
+        def cut(tensor: Tensor) -> Tensor:
+            return tensor[rows, :width] if tensor.dim() > 1 else tensor[rows]
+
+        picked = {name: cut(tensor) for name, tensor in self._row_tensors().items()}
+        return replace(
+            self,
+            prompt_ids=self.prompt_ids[prompts, offset:],
+            prompt_mask=self.prompt_mask[prompts, offset:],
+            prompt_inputs={name: tensor[prompts] for name, tensor in self.prompt_inputs.items()},
+            row_ids=tuple(self.row_ids[i] for i in rows.tolist()),
+            extras={name: cut(tensor) for name, tensor in self.extras.items()},
+            **(picked | {"prompt_of": prompt_of, "group_of": group_of}),
+        )
+
+    def replace_extras(self, **tensors: Tensor) -> Batch:
+        """The batch with more tensors of an algorithm's own, each (N,) or (N, T)."""
+        return replace(self, extras={**self.extras, **tensors})
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on another device."""
+        moved = {name: tensor.to(device) for name, tensor in self._row_tensors().items()}
+        return replace(
+            self,
+            prompt_ids=self.prompt_ids.to(device),
+            prompt_mask=self.prompt_mask.to(device),
+            prompt_inputs={name: tensor.to(device) for name, tensor in self.prompt_inputs.items()},
+            extras={name: tensor.to(device) for name, tensor in self.extras.items()},
+            **moved,
+        )
+
+    def _row_tensors(self) -> dict[str, Tensor]:
+        skipped = ("prompt_ids", "prompt_mask", "prompt_inputs", "extras", "row_ids", "max_completion_length")
+        named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in skipped)
+        return {name: tensor for name, tensor in named if tensor is not None}
+
+
+def concat(batches: Sequence[Batch]) -> Batch:
+    """One batch out of several that carry the same fields; widths are padded to the widest, groups stay whole.
+
+    Prompts are kept once per batch that brought them: equal prompts of two batches stay two.
+    """
+    first = batches[0]
+    names = first._row_tensors()
+    assert all(batch._row_tensors().keys() == names.keys() for batch in batches), "batches carry different fields"
+    width = max(batch.completion_ids.shape[1] for batch in batches)
+    prompt_width = max(batch.prompt_ids.shape[1] for batch in batches)
+
+    def stacked(tensors: list[Tensor]) -> Tensor:
+        if tensors[0].dim() > 1:
+            tensors = [torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors]
+        return torch.cat(tensors)
+
+    def left_padded(tensor: Tensor) -> Tensor:
+        return torch.nn.functional.pad(tensor, (prompt_width - tensor.shape[1], 0))
+
+    rows = {name: stacked([batch._row_tensors()[name] for batch in batches]) for name in names}
+    for name, size in (("prompt_of", "num_prompts"), ("group_of", "num_groups")):
+        offsets = torch.tensor([0] + [getattr(batch, size) for batch in batches[:-1]]).cumsum(0)
+        rows[name] = torch.cat([getattr(batch, name) + int(o) for batch, o in zip(batches, offsets, strict=True)])
+    return replace(
+        first,
+        prompt_ids=torch.cat([left_padded(batch.prompt_ids) for batch in batches]),
+        prompt_mask=torch.cat([left_padded(batch.prompt_mask) for batch in batches]),
+        prompt_inputs={n: torch.cat([batch.prompt_inputs[n] for batch in batches]) for n in first.prompt_inputs},
+        extras={n: stacked([batch.extras[n] for batch in batches]) for n in first.extras},
+        row_ids=tuple(row for batch in batches for row in batch.row_ids),
+        **rows,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """What the policy says of a part: 0 wherever `loss_mask` is false."""
+
+    logps: Tensor  # (N, T) nats, at the sampling temperature
+    readouts: Mapping[str, Tensor] = field(default_factory=dict)  # (N, T) each, as the algorithm named them
+    values: Tensor | None = None  # (N, T) value of the state before token t
+    final: Tensor | None = None  # (N,) a head on the last attended token
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss as named sums over the part; each is divided by a denominator counted over the whole step."""
+
+    terms: Mapping[str, Tensor]  # scalars
+    metrics: Metrics = field(default_factory=dict)
+
+    def over(self, denominators: Denominators) -> Tensor:
+        """The scalar to call backward on: the sum of the terms over their denominators."""
+        assert self.terms.keys() == denominators.keys(), "a loss returns the terms that its algorithm declares"
+        shares = [total / denominators[name] for name, total in self.terms.items()]
+        return torch.stack(shares).sum()
+
+
+def count(units: Mapping[str, Unit], batch: Batch) -> dict[str, Tensor]:
+    """The denominators of a batch, from masks alone: float64 scalars, to be summed over ranks.
+
+    A number is a constant and is the same on every rank; a function of the batch counts what the words cannot say.
+    """
+    counted = {
+        "tokens": lambda: batch.loss_mask.sum(),
+        "rows": lambda: torch.tensor(batch.num_rows),
+        "groups": lambda: torch.tensor(batch.num_groups),
+    }
+
+    def one(unit: Unit) -> Tensor:
+        if isinstance(unit, str):
+            return counted[unit]()
+        return unit(batch) if callable(unit) else torch.tensor(unit)
+
+    return {name: one(unit).double() for name, unit in units.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer: its ids (EOS included where it was drawn), their log-probs and why it ended."""
+
+    ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+def to_tree(batch: Batch) -> dict[str, Any]:
+    """The batch as nested dicts of tensors and JSON values, for a checkpoint."""
+    return {
+        "rows": batch._row_tensors(),
+        "prompts": {"prompt_ids": batch.prompt_ids, "prompt_mask": batch.prompt_mask},
+        "prompt_inputs": dict(batch.prompt_inputs),
+        "extras": dict(batch.extras),
+        "row_ids": list(batch.row_ids),
+        "max_completion_length": batch.max_completion_length,
+    }
+
+
+def from_tree(tree: Mapping[str, Any]) -> Batch:
+    """The inverse of `to_tree`."""
+    return Batch(
+        **tree["rows"],
+        **tree["prompts"],
+        prompt_inputs=dict(tree["prompt_inputs"]),
+        extras=dict(tree["extras"]),
+        row_ids=tuple(tree["row_ids"]),
+        max_completion_length=tree["max_completion_length"],
+    )

@@ -1,0 +1,30 @@
+"""What a user writes: a path of stages in YAML, read, merged, checked, and completed with defaults by model size."""
+
+from rung.config.load import find_config, load_config, parse_config, shipped_configs
+from rung.config.models import (
+    Adapter,
+    EarlyStopping,
+    EvaluateConfig,
+    PathConfig,
+    RolloutConfig,
+    StageConfig,
+    TokenBatch,
+    UpdatesConfig,
+)
+from rung.config.sizes import resolve
+
+__all__ = [
+    "Adapter",
+    "EarlyStopping",
+    "EvaluateConfig",
+    "PathConfig",
+    "RolloutConfig",
+    "StageConfig",
+    "TokenBatch",
+    "UpdatesConfig",
+    "find_config",
+    "load_config",
+    "parse_config",
+    "resolve",
+    "shipped_configs",
+]

@@ -1,0 +1,253 @@
+"""From a file or a shipped name to a path: `extends`, overrides, and errors that name file and key.
+
+Merging is deep: mappings merge, everything else, lists too, replaces. A mapping laid over a list of named things
+(`stages`, `rewards`, `metrics`) changes the things of those names, so `stages: {sft: {num_train_epochs: 16}}` in a
+config that `extends` another changes one value of one stage. A config with `algorithm` in place of `stages` is a path
+of one stage, whose keys stand beside the path's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+import rung
+from rung.config.models import PathConfig, StageConfig, named
+from rung.config.spelling import OLD, successor
+from rung.errors import ConfigError, UserError
+from rung.registry import hint
+
+FOLDERS = ("paths", "algorithms", "tiny")  # of configs/, in the order in which a bare name is looked for
+_EXCLUSIVE = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}
+_FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
+
+def load_config(name_or_file: str | Path, overrides: Sequence[str] = ()) -> PathConfig:
+    """The path of a YAML file or of a shipped name, with `key.sub=value` and `<stage>.key=value` laid over it.
+
+    Values of overrides are YAML. Relative paths in a file start from its folder, in a shipped config from the current
+    one. Raises ConfigError, naming file and key, for what cannot be read, an unknown key, or a value out of range.
+    """
+    file = find_config(name_or_file)
+    raw = _extended(file, ())
+    for text in overrides:
+        raw = merge(raw, _override(text, raw), f"override `{text}`")
+    shipped = any(file.is_relative_to(root) for root in _roots())
+    return parse_config(raw, source=str(name_or_file), base=Path.cwd() if shipped else file.parent)
+
+
+def parse_config(raw: Mapping[str, Any], *, source: str, base: Path) -> PathConfig:
+    """The path that a mapping describes; `source` names it in errors, relative paths start from `base`."""
+    raw = _path_of_one(raw) if "algorithm" in raw and "stages" not in raw else dict(raw)
+    try:
+        return PathConfig.model_validate(raw).at(base)
+    except ValidationError as error:
+        raise _explained(error, raw, source) from None
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with rung, by `folder/name`."""
+    files = (file for root in _roots() for folder in FOLDERS for file in sorted((root / folder).glob("*.yaml")))
+    return {f"{file.parent.name}/{file.stem}": file for file in files}
+
+
+def find_config(name_or_file: str | Path) -> Path:
+    """The file of a config: itself where it is one, else the shipped config of that name (`pharmacy`, `paths/pharmacy`)."""
+    path = Path(name_or_file)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"{path}: there is no such file", "check the path, or give a name that `rung list configs` has")
+        return path.resolve()
+    shipped = shipped_configs()
+    for full in (str(name_or_file), *(f"{folder}/{name_or_file}" for folder in FOLDERS)):
+        if full in shipped:
+            return shipped[full]
+    known = {full.split("/")[1] for full in shipped}
+    raise ConfigError(f"there is no config `{name_or_file}`", f"give a .yaml file, or a shipped name; {hint(str(path), known)}")
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """`over` laid over `base`, by the rules on top of this module; `source` names `over` in errors.
+
+    >>> merge({"rollout": {"top_p": 1, "top_k": 5}}, {"rollout": {"top_k": 0}}, "an example")
+    {'rollout': {'top_p': 1, 'top_k': 0}}
+    """
+    merged = {key: value for key, value in base.items() if not (key in _EXCLUSIVE and over.get(_EXCLUSIVE[key]))}
+    for key, value in over.items():
+        merged[key] = _merged(key, merged.get(key), value, source)
+    return merged
+
+
+def _merged(key: str, mine: Any, value: Any, source: str) -> Any:
+    if key == "algorithm":
+        mine, value = named(mine), named(value)
+        if isinstance(mine, Mapping) and isinstance(value, Mapping) and value.get("name", mine.get("name")) != mine.get("name"):
+            return value
+    if isinstance(value, Mapping) and isinstance(mine, Mapping):
+        return merge(mine, value, source)
+    if isinstance(value, Mapping) and isinstance(mine, list):
+        things = [named(thing) for thing in mine]
+        names = [thing.get("name") for thing in things if isinstance(thing, Mapping)]
+        for name in value:
+            if name not in names:
+                raise ConfigError(f"{source}: `{key}` has no `{name}`", hint(str(name), map(str, names)))
+        return [merge(thing, named(value.get(thing["name"], {})), source) for thing in things]
+    return value
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file that is a mapping; ConfigError where it cannot be read, is no UTF-8, no YAML or no mapping."""
+    try:
+        return _mapping(yaml.safe_load(file.read_text(encoding="utf-8")), str(file))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}", "check the path and its permissions") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: byte {error.start} is not UTF-8", "save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not YAML: {_one_line(error)}", "mend it there; a tab or an unclosed bracket is common") from None
+
+
+def _mapping(value: object, source: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{source}: not a mapping of keys to values", "start with `name:`, `model:` and `stages:`")
+    return {key: _numbers(child) for key, child in value.items()}
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 1e-5, without a point, as a word; here it is a number."""
+    if isinstance(value, str) and _FLOAT.fullmatch(value):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _numbers(child) for key, child in value.items()}
+    return [_numbers(child) for child in value] if isinstance(value, list) else value
+
+
+def _extended(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    if file in above:
+        raise ConfigError(f"{file}: extends itself", "break the circle: " + " -> ".join(str(each) for each in (*above, file)))
+    raw = read_yaml(file)
+    if "extends" not in raw:
+        return raw
+    extended = raw.pop("extends")
+    if not isinstance(extended, str):
+        raise ConfigError(f"{file}: `extends` is {extended!r}", "name one config: a file, from this one's folder, or a shipped name")
+    beside = file.parent / extended
+    return merge(_extended(find_config(beside if beside.is_file() else extended), (*above, file)), raw, str(file))
+
+
+def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """`a.b=value` as {a: {b: value}}; a first word that names a stage stands for that stage."""
+    dotted, equals, value = text.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"override `{text}`: not `key=value`", "write `seed=1`, or `<stage>.learning_rate=1e-5` for one stage")
+    try:
+        nested: Any = _numbers(yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override `{text}`: the value is not YAML: {_one_line(error)}", "quote it") from None
+    stages = raw.get("stages")
+    if isinstance(stages, list) and keys[0] in [stage.get("name") for stage in stages if isinstance(stage, Mapping)]:
+        keys = ["stages", *keys]
+    elif stages is None and len(keys) > 1 and keys[0] == _only_name(raw):
+        keys = keys[1:]
+    for key in reversed(keys):
+        nested = {key: nested}
+    return nested
+
+
+def _only_name(raw: Mapping[str, Any]) -> str:
+    """The name of the stage of a path of one: the algorithm's word, or `stage` where the algorithm is a user's object."""
+    algorithm = named(raw.get("algorithm"))
+    name = str(algorithm.get("name")) if isinstance(algorithm, Mapping) else ""
+    return name if name.isidentifier() else "stage"
+
+
+def _path_of_one(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys that only a stage has move into it, and `data`, which here is the spec itself."""
+    own = StageConfig.model_fields.keys() - PathConfig.model_fields.keys() | {"from"}
+    stage = {"name": _only_name(raw), **{key: raw[key] for key in raw if key in own}}
+    path = {key: value for key, value in raw.items() if key not in own}
+    if "data" in path:
+        stage["data"] = path.pop("data")
+    return {**path, "stages": [stage]}
+
+
+def _explained(error: ValidationError, raw: Mapping[str, Any], source: str) -> UserError:
+    """The first fault as what it is and what to do; an unknown key comes before a value that does not fit."""
+    faults = error.errors()
+    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return ConfigError(f"{source}: {cause.what}", cause.remedy)
+    loc = fault["loc"]
+    key = _dotted(loc, raw)
+    if fault["type"] == "extra_forbidden":
+        return ConfigError(f"{source}: unknown key `{key}`", _instead(loc, raw))
+    if fault["type"] == "missing":
+        return ConfigError(f"{source}: `{key}` is missing", "add it; `rung list configs` names examples to start from")
+    reasons = dict.fromkeys(other["msg"] for other in faults if _dotted(other["loc"], raw) == key)
+    return ConfigError(f"{source}: `{key}` is {fault['input']!r}", " or ".join(reasons))
+
+
+def _instead(loc: tuple[int | str, ...], raw: Mapping[str, Any]) -> str:
+    key, owner = str(loc[-1]), _model_at(loc[:-1])
+    known = [field.alias or name for name, field in owner.model_fields.items()]
+    if owner is PathConfig and key in StageConfig.model_fields:
+        return f"it is a stage's key: write it in the stage, or `<stage>.{key}=...` as an override"
+    if owner is StageConfig and key in PathConfig.model_fields:
+        return "it holds for the whole path: write it at the top"
+    if owner is StageConfig and key not in OLD and key in _settings(loc, raw):
+        return f"it is a setting of the algorithm: `algorithm: {{name: ..., {key}: ...}}`"
+    return successor(key, known)
+
+
+def _settings(loc: tuple[int | str, ...], raw: Mapping[str, Any]) -> set[str]:
+    """The settings of the algorithm of the stage that `loc` lies in; none where there is no such algorithm."""
+    from rung.registry import algorithm_class
+
+    try:
+        return set(algorithm_class(named(raw["stages"][loc[1]]["algorithm"])["name"]).model_fields)
+    except (UserError, LookupError, TypeError):
+        return set()
+
+
+def _dotted(loc: tuple[int | str, ...], raw: Any) -> str:
+    """A pydantic location as a user writes it: stages and rewards by name, without pydantic's names of alternatives."""
+    words: list[str] = []
+    for step in loc:
+        if isinstance(raw, Mapping):
+            raw = raw.get(step)
+            words.append(str(step))
+        elif isinstance(raw, list | tuple) and isinstance(step, int) and step < len(raw):
+            raw = raw[step]
+            name = raw.get("name", step) if isinstance(raw, Mapping) else step
+            words = [str(name)] if words == ["stages"] else [*words, str(name)]
+    return ".".join(words)
+
+
+def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model that a pydantic location points into."""
+    model: type[BaseModel] = PathConfig
+    for step in loc:
+        field = next((field for name, field in model.model_fields.items() if step in (name, field.alias)), None)
+        model = (_model_in(field.annotation) if field else None) or model
+    return model
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+
+
+def _roots() -> list[Path]:
+    return [root.resolve() for root in (Path(each) / "configs" for each in rung.__path__) if root.is_dir()][:1]
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())

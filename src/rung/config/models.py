@@ -1,0 +1,245 @@
+"""The keys of a path and of its stages: frozen models that know no other keys.
+
+A value `auto` depends on the size of the model; `rung.config.sizes` fills it from `configs/defaults/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+
+from rung.errors import ConfigError
+from rung.gate import GateConfig
+from rung.names import safe_name
+from rung.reward import RewardPolicy, RewardSpec
+
+Auto = Literal["auto"]
+DataSpec = str | dict[str, Any]
+Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
+
+
+def named(value: object) -> object:
+    """A plain word as the mapping that it stands for: `dpo` is `{name: dpo}`; anything else as it is."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Rewards = tuple[Annotated[RewardSpec, BeforeValidator(named)], ...]
+
+
+class Section(BaseModel):
+    """A mapping of the config: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class TokenBatch(Section):
+    """A batch size in tokens, for raw text."""
+
+    tokens: PositiveInt
+
+
+class RolloutConfig(Section):
+    """How completions are sampled for training. `batch_size` counts prompts a rollout, over all ranks."""
+
+    batch_size: PositiveInt | Auto = "auto"
+    max_completion_length: PositiveInt | Auto = "auto"
+    temperature: PositiveFloat = 1.0
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: NonNegativeInt = 0
+    min_p: float = Field(0.0, ge=0, lt=1)
+    stop: tuple[str, ...] = ()
+
+
+class UpdatesConfig(Section):
+    """What is learnt from one rollout: `epochs` passes over it, each cut into `minibatches` optimizer steps."""
+
+    epochs: PositiveInt | Auto = "auto"
+    minibatches: PositiveInt | Auto = "auto"
+
+
+class Adapter(Section):
+    """Train an adapter and not the whole model; inside `lora` are the keys of `peft.LoraConfig`."""
+
+    lora: dict[str, Any]
+
+
+class EarlyStopping(Section):
+    """Stop where the validation loss has not fallen by more than `threshold` in `patience` evaluations."""
+
+    threshold: NonNegativeFloat = 0.0
+    patience: PositiveInt = 1
+
+
+class StageConfig(Section):
+    """One rung: an algorithm, what it learns from, and how.
+
+    `start` is the key `from`: an earlier stage, `run:NAME/stage` or a folder; by default the last promoted policy.
+    `batch_size` counts prompts, pairs or rows an optimizer step over all ranks. Of `num_train_epochs` and `max_steps`
+    one is given at most. `reference` is `start`, the weights that this stage starts from, or an earlier stage.
+    """
+
+    name: str
+    start: str | None = Field(None, alias="from")
+    algorithm: Annotated[dict[str, Any], BeforeValidator(named)]
+    data: DataSpec | None = None
+    rewards: Rewards | None = None
+    adapter: Adapter | None = None
+    reference: str = "start"
+    optimizer: str = "adamw"
+    learning_rate: PositiveFloat | Auto = "auto"
+    lr_scheduler_type: Scheduler = "linear"
+    warmup_steps: NonNegativeInt = 0
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    batch_size: PositiveInt | TokenBatch | Auto = "auto"
+    num_train_epochs: PositiveFloat | None = None
+    max_steps: PositiveInt | None = None
+    rollout: RolloutConfig = RolloutConfig()
+    updates: UpdatesConfig = UpdatesConfig()
+    max_prompt_length: PositiveInt | Auto = "auto"
+    max_length: PositiveInt | Auto = "auto"
+    on_overlong: Literal["drop", "error", "truncate"] = "drop"
+    on_bad: Literal["error", "skip", "quarantine"] = "error"
+    token_budget: PositiveInt | Auto = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    early_stopping: EarlyStopping | None = None
+    shots: tuple[NonNegativeInt, ...] | None = None
+    gate: GateConfig | None = None
+    eval_steps: PositiveInt | None = None
+    save_steps: PositiveInt = 100
+    seed: int | None = None
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, adapter: object) -> object:
+        return None if adapter == "none" else adapter
+
+    @field_validator("algorithm")
+    @classmethod
+    def _algorithm_has_a_name(cls, algorithm: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(algorithm.get("name"), str):
+            raise ConfigError("`algorithm` has no name", "write `algorithm: sft`, or `algorithm: {name: sft, ...}`")
+        return algorithm
+
+    @model_validator(mode="after")
+    def _one_length(self) -> StageConfig:
+        if self.num_train_epochs is not None and self.max_steps is not None:
+            what = f"stage `{self.name}` has both `num_train_epochs` and `max_steps`"
+            raise ConfigError(what, "keep one: the other follows from the data")
+        return self
+
+
+class EvaluateConfig(Section):
+    """What every stage is measured on. Gates read `validation`; `test` is read once, when the path has finished.
+
+    `metrics` are rewards by another name. `shots` examples, drawn from the data `shots_from`, stand before a question;
+    each number of them is a measurement of its own, and the first one is the gate's. Decoding is greedy at
+    temperature 0.
+    """
+
+    validation: DataSpec | None = None
+    test: DataSpec | None = None
+    metrics: Rewards = ()
+    shots: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    shots_from: DataSpec | None = None
+    max_completion_length: PositiveInt | Auto = "auto"
+    temperature: NonNegativeFloat = 0.0
+    stop: tuple[str, ...] = ()
+
+
+class PathConfig(Section):
+    """A path: a model, what there is to learn from, how it is judged, and the stages that it climbs.
+
+    `data` names the data that stages refer to; a stage may also spell its data out. `rewards`, `gate` and `seed` hold
+    for every stage without its own. Runs are written to `output`/`name`.
+    """
+
+    name: str
+    model: str
+    data: dict[str, DataSpec] = {}
+    rewards: Rewards = ()
+    reward_policy: RewardPolicy = RewardPolicy()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    gate: GateConfig | None = None
+    seed: int = 42
+    trackers: tuple[str, ...] = ("jsonl",)
+    output: str = "runs"
+
+    _base: Path = PrivateAttr(default_factory=Path)
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start from: where the config file lies, or where the command was given."""
+        return self._base
+
+    def at(self, base: Path) -> PathConfig:
+        """The same config with relative paths starting from `base`."""
+        copied = self.model_copy()
+        copied._base = base
+        return copied
+
+    def with_stages(self, stages: Mapping[str, Mapping[str, Any]]) -> PathConfig:
+        """The same config with some values of some stages replaced; the values are not validated again."""
+        changed = tuple(stage.model_copy(update=dict(stages.get(stage.name, {}))) for stage in self.stages)
+        return self.model_copy(update={"stages": changed})
+
+    def data_of(self, spec: DataSpec) -> DataSpec:
+        """What a data key means: the data of that name where there is one, else the spec itself."""
+        return self.data.get(spec, spec) if isinstance(spec, str) else spec
+
+    def rewards_of(self, stage: StageConfig) -> tuple[RewardSpec, ...]:
+        """The rewards of a stage: its own or the path's."""
+        return self.rewards if stage.rewards is None else stage.rewards
+
+    def gate_of(self, stage: StageConfig) -> GateConfig | None:
+        """The gate of a stage: its own or the path's."""
+        return self.gate if stage.gate is None else stage.gate
+
+    def seed_of(self, stage: StageConfig) -> int:
+        """The seed of a stage: its own or the path's."""
+        return self.seed if stage.seed is None else stage.seed
+
+    def dump(self) -> dict[str, Any]:
+        """The config as plain YAML values, keys spelled as a user spells them."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @field_validator("name")
+    @classmethod
+    def _safe(cls, name: str) -> str:
+        return safe_name(name, "run")
+
+    @model_validator(mode="after")
+    def _stages_look_back(self) -> PathConfig:
+        names = [safe_name(stage.name, "stage") for stage in self.stages]
+        for number, stage in enumerate(self.stages):
+            if stage.name in names[:number]:
+                raise ConfigError(f"two stages are called `{stage.name}`", "give each stage a name of its own")
+            if stage.name in RESERVED or stage.name in PathConfig.model_fields:
+                raise ConfigError(f"a stage cannot be called `{stage.name}`", "the word has a meaning here: take another")
+            earlier = ", ".join(names[:number]) or "none"
+            if stage.start in names[number:]:
+                what = f"stage `{stage.name}` starts from `{stage.start}`, which does not come before it"
+                raise ConfigError(what, f"start from an earlier stage ({earlier}), or move `{stage.start}` up")
+            if stage.reference != "start" and stage.reference not in names[:number]:
+                what = f"stage `{stage.name}` has the reference `{stage.reference}`, which is no stage before it"
+                raise ConfigError(what, f"use `start`, the weights that it starts from, or an earlier stage ({earlier})")
+        return self
+
+
+RESERVED = frozenset({"start", "ema", "sync", "stages"})

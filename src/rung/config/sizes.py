@@ -1,0 +1,92 @@
+"""`auto` values by the size of the model, from `configs/defaults/`.
+
+A file has sections: `all`, then by what an algorithm learns from (`text`, `pairs`, `prompts`), then by its name or the
+name of the class that it varies; a later one wins. Objectives are not there: they are the defaults of an algorithm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rung
+from rung.config.load import merge, read_yaml
+from rung.config.models import PathConfig, StageConfig
+from rung.errors import ConfigError
+from rung.locate import REMEDY, TINY, locate
+
+if TYPE_CHECKING:
+    from rung.algorithm import Algorithm
+
+SIZES = {"tiny": 50_000_000, "small": 1_000_000_000}  # parameters that a model has fewer of; else `large`
+KINDS = ("text", "pairs", "prompts")
+# `precision: auto` stays: it depends on the device that a run meets
+AUTO = tuple(name for name, key in StageConfig.model_fields.items() if key.default == "auto" and name != "precision")
+
+
+def size_of(num_parameters: int) -> str:
+    """The name of the defaults for a model of so many parameters.
+
+    >>> size_of(2_000_000), size_of(600_000_000), size_of(7_000_000_000)
+    ('tiny', 'small', 'large')
+    """
+    return next((name for name, bound in SIZES.items() if num_parameters < bound), "large")
+
+
+def size_of_model(config: PathConfig) -> str:
+    """The name of the defaults for the model of a path; of a model that is not tiny, only its config is read."""
+    location = locate(config.model, base=config.base, runs=Path(config.output))
+    return "tiny" if location.startswith(TINY) else size_of(num_parameters(location))
+
+
+def num_parameters(location: str) -> int:
+    """How many parameters a model has, by its config alone; ConfigError where there is no such model."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(location)
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model `{location}` cannot be read: {str(error).splitlines()[0]}", REMEDY) from None
+
+
+def kind_of(algorithm: Algorithm) -> str | None:
+    """What an algorithm learns from: `text`, `pairs`, `prompts`, or None where it trains nothing."""
+    return next((kind for kind in KINDS if kind in algorithm.requires()), None)
+
+
+def resolve(config: PathConfig) -> PathConfig:
+    """The config with a number for every `auto`, and an end for every stage; what is given stays."""
+    from rung.registry import algorithm
+
+    algorithms = {stage.name: algorithm(stage.algorithm, config.base) for stage in config.stages}
+    file = defaults_file(size_of_model(config))
+    defaults = read_yaml(file)
+    stages = {stage.name: _stage_values(stage, algorithms[stage.name], defaults, str(file)) for stage in config.stages}
+    evaluate = config.evaluate
+    if evaluate.max_completion_length == "auto":
+        length = defaults["all"]["rollout"]["max_completion_length"]
+        evaluate = evaluate.model_copy(update={"max_completion_length": length})
+    return config.with_stages(stages).model_copy(update={"evaluate": evaluate}).at(config.base)
+
+
+def defaults_file(size: str) -> Path:
+    """Where the defaults of a size are."""
+    return next(file for root in rung.__path__ if (file := Path(root) / "configs" / "defaults" / f"{size}.yaml").is_file())
+
+
+def _stage_values(stage: StageConfig, algorithm: Algorithm, defaults: Mapping[str, Any], source: str) -> dict[str, Any]:
+    names = [vars(cls)["name"] for cls in reversed(type(algorithm).__mro__) if isinstance(vars(cls).get("name"), str)]
+    values: dict[str, Any] = {}
+    for section in ("all", kind_of(algorithm), *names):
+        values = merge(values, defaults.get(section) or {}, f"{source}: {section}")
+    filled: dict[str, Any] = {key: values[key] for key in AUTO if getattr(stage, key) == "auto"}
+    for key, block in (("rollout", stage.rollout), ("updates", stage.updates)):
+        autos = [name for name in type(block).model_fields if getattr(block, name) == "auto"]
+        filled[key] = block.model_copy(update={name: values[key][name] for name in autos})
+    if stage.num_train_epochs is None and stage.max_steps is None:
+        filled["num_train_epochs"] = values["num_train_epochs"]
+    return filled

@@ -1,0 +1,110 @@
+"""What a run shows while it runs: a progress bar or plain lines, and tables. rich is loaded on first use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Update = Callable[[int, Mapping[str, float]], None]
+
+_SHOWN = {"loss": "loss {:.4g}", "reward": "reward {:.3f}", "tokens_per_second": "{:.0f} tokens/s"}
+
+
+@contextmanager
+def progress(
+    total: int, description: str, *, start: int = 0, every_s: float = 20.0, console: Console | None = None
+) -> Iterator[Update]:
+    """`with progress(60, "dapo") as update`: `update(step, values)` shows a step of 1..total and where it stands.
+
+    Of `values`, `loss`, `reward` and `tokens_per_second` are shown where present. A terminal gets a bar with the time
+    left; anything else a plain line at most every `every_s` seconds, and always the last step's.
+    """
+    import rich
+
+    console = console or rich.get_console()
+    if console.is_terminal:
+        with _bar(total, description, start, console) as update:
+            yield update
+    else:
+        yield _lines(total, description, start, every_s, console)
+
+
+@contextmanager
+def _bar(total: int, description: str, start: int, console: Console) -> Iterator[Update]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[values]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, refresh_per_second=4, speed_estimate_period=600) as bar:
+        task = bar.add_task(description, total=total, completed=start, values="")
+        yield lambda step, values: bar.update(task, completed=step, values=_described(values))
+
+
+def _lines(total: int, description: str, start: int, every_s: float, console: Console) -> Update:
+    begun = last = time.monotonic()
+
+    def update(step: int, values: Mapping[str, float]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < every_s and step < total:
+            return
+        last = now
+        left = timedelta(seconds=round((now - begun) / max(step - start, 1) * (total - step)))
+        parts = (f"{description} {step}/{total}", _described(values), f"ETA {left}" if step < total else "")
+        console.print("  ".join(part for part in parts if part), markup=False, highlight=False, soft_wrap=True)
+
+    return update
+
+
+def _described(values: Mapping[str, float]) -> str:
+    return "  ".join(form.format(values[name]) for name, form in _SHOWN.items() if name in values)
+
+
+def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
+    """A rich table of rows that share their keys, numbers to the right; to be printed on a console."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=title)
+    for name in rows[0] if rows else ():
+        number = all(row[name] is None or isinstance(row[name], int | float) for row in rows)
+        shown.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(_cell(value)) for value in row.values()))
+    return shown
+
+
+def show_completions(
+    rows: Sequence[Mapping[str, Any]], title: str, *, limit: int = 3, console: Console | None = None
+) -> None:
+    """Print the first `limit` sampled completions with their rewards, long texts cut in the middle.
+
+    `rows` are the rows that trackers get: `prompt`, `completion`, and a number for each reward.
+    """
+    import rich
+
+    (console or rich.get_console()).print(table(rows[:limit], title))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value)
+    if len(text) > 400:
+        text = f"{text[:200]} ... {text[-200:]}"
+    # a model may write escape sequences, which must not reach the terminal as such
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

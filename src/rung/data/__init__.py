@@ -1,0 +1,1 @@
+"""Rows become examples, examples become ids, ids become batches; every row that is lost on the way is counted."""

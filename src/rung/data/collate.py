@@ -1,0 +1,53 @@
+"""Encoded examples become one `Batch`: prompts once each, padded, masks from lengths."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rung.batch import Batch
+from rung.data.records import Encoded
+
+
+def collate(encoded: Sequence[Encoded], *, pad_id: int) -> Batch:
+    """One batch out of at least one example with answers; the answers of one example are a group.
+
+    Equal prompts (by ids) are kept once, in the order of their first appearance, and their groups are made adjacent.
+    """
+    assert encoded, "a batch has at least one example"
+    assert all(one.answers for one in encoded), "prompts without answers are sampled from, not collated"
+    by_prompt: dict[tuple[int, ...], list[Encoded]] = {}
+    for one in encoded:
+        by_prompt.setdefault(one.prompt_ids, []).append(one)
+    groups = [(p, one) for p, same in enumerate(by_prompt.values()) for one in same]
+    rows = [(p, g, one.source, answer) for g, (p, one) in enumerate(groups) for answer in one.answers]
+
+    prompt_ids, prompt_mask = padded(list(by_prompt), pad_id, left=True)
+    completion_ids, completion_mask = padded([answer.ids for *_, answer in rows], pad_id, left=False)
+    loss_mask = padded([answer.trained for *_, answer in rows], 0, left=False)[0].bool()
+    return Batch(
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        prompt_of=torch.tensor([p for p, *_ in rows]),
+        group_of=torch.tensor([g for _, g, *_ in rows]),
+        completion_ids=completion_ids,
+        completion_mask=completion_mask,
+        loss_mask=loss_mask,
+        row_ids=tuple(source for _, _, source, _ in rows),
+    )
+
+
+def padded(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Rows of integers as one tensor (rows, longest) int64 and its mask, true where a row has an integer.
+
+    >>> padded([[5, 6], [7]], 0, left=True)[0].tolist()
+    [[5, 6], [0, 7]]
+    """
+    width = max((len(row) for row in rows), default=0)
+    ids = torch.full((len(rows), width), pad_id)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        columns = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, columns] = torch.tensor(row, dtype=torch.long)
+        mask[i, columns] = True
+    return ids, mask

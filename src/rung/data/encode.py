@@ -1,0 +1,227 @@
+"""Examples become token ids: where the completion begins, how it ends, which of it is trained, what is too long."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, cast
+
+from rung.data.chat import Span, assistant_spans, close_turns, render
+from rung.data.records import Answer, BadRow, Encoded, Example, Messages, Text, first_turns
+from rung.data.report import Report
+from rung.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OnOverlong = Literal["drop", "error", "truncate"]
+ALONE = "the prompt's ids are no prefix of the whole: the completion is tokenised alone"
+NO_STOP = "the last trained token is not the stop token: the model may not learn to stop"
+LOPSIDED = (0.35, 0.65)  # shares of pairs with the longer side chosen, beyond which length tells the sides apart
+MIN_PAIRS = 50  # fewer tell nothing about that share
+
+
+class OverLong(BadRow):
+    """A row that does not fit the length limits; `on_overlong` decides about it."""
+
+
+def encode(
+    examples: Sequence[Example],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    max_prompt_length: int | None,
+    max_length: int | None,
+    report: Report,
+    on_overlong: OnOverlong = "drop",
+    on_bad: Literal["error", "skip", "quarantine"] = "error",
+    assistant_only: bool = True,
+) -> list[Encoded]:
+    """The examples as ids, in order; rows left out are counted in `report`, by cause.
+
+    `max_prompt_length` bounds prompts, `max_length` a prompt with its longest answer, in tokens. `truncate` cuts the
+    ends of answers; a prompt is never cut, since it would no longer be what the sampler sees. `assistant_only` trains
+    the assistant's turns of a conversation, else all that follows its prompt. Raises `DataError` for chat data
+    without a chat template, and for bad or over-long rows where the settings say `error`.
+    """
+    if not tokenizer.is_fast:
+        raise DataError("the tokenizer is a slow one, without character offsets", "save it as a fast tokenizer first")
+    encoded = []
+    for example in examples:
+        try:
+            one = _encode(example, tokenizer, assistant_only, report)
+            one = _fitted(one, max_prompt_length, max_length, on_overlong, report)
+        except OverLong as fault:
+            if on_overlong == "error":
+                remedy = "raise the limit, or set `on_overlong: drop` (or `truncate`)"
+                raise DataError(f"{example.source}: {fault}", remedy) from fault
+            report.drop(fault.cause, example.source)
+        except BadRow as fault:
+            if on_bad == "error":
+                raise DataError(f"{example.source}: {fault}", "fix the row, or set `on_bad: skip`") from fault
+            report.drop(fault.cause, example.source)
+        else:
+            encoded.append(one)
+            report.measure("prompt", len(one.prompt_ids))
+            for answer in one.answers:
+                report.measure("completion", len(answer.ids))
+    if not encoded:
+        raise DataError("no example is left to train on: " + "; ".join(report.lines()), "see the causes")
+    _weigh_sides(encoded, report)
+    report.examples = len(encoded)
+    return encoded
+
+
+def encode_prompt(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """The ids that training and the sampler put before a completion: at least one.
+
+    Messages are rendered with the generation prompt; a text is tokenised plainly, with BOS where the tokenizer adds it.
+    Raises `BadRow` for a prompt without a token, `DataError` for messages without a chat template.
+    """
+    return tuple(_prompt_ids(_prompt_text(prompt, tokenizer), tokenizer, special=isinstance(prompt, str)))
+
+
+def _encode(example: Example, tokenizer: "PreTrainedTokenizerBase", assistant_only: bool, report: Report) -> Encoded:
+    if example.text is not None:
+        prompt_ids, answer = _raw_text(example.text, tokenizer)
+        return Encoded(example.id, example.source, prompt_ids, (answer,), example)
+    if example.messages is not None:
+        prompt: Text = first_turns(example.messages)
+        completions: list[Text] = [example.messages[len(prompt) :]]
+    else:
+        prompt = cast(Text, example.prompt)
+        completions = [side for side in (example.completion, example.chosen, example.rejected) if side is not None]
+    ids = encode_prompt(prompt, tokenizer)
+    by_turn = assistant_only and example.messages is not None
+    answers = tuple(_answer(prompt, ids, completion, tokenizer, by_turn, example, report) for completion in completions)
+    if len(answers) == 2 and answers[0].ids == answers[1].ids:
+        raise BadRow("`chosen` equals `rejected`")
+    if not all(any(answer.trained) for answer in answers):
+        raise BadRow("a completion has no trained token")
+    return Encoded(example.id, example.source, ids, answers, example)
+
+
+def _raw_text(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], Answer]:
+    """BOS is the prompt where the tokenizer has one (also where it does not add it by itself), else the first token."""
+    ids = _ended(_tokens(text, tokenizer, special=False)[0], tokenizer)
+    bos = tokenizer.bos_token_id
+    if isinstance(bos, int) and ids[:1] != [bos]:
+        ids = [bos, *ids]
+    if len(ids) < 2:
+        raise BadRow("a completion has no trained token", "the text is one token")
+    return (ids[0],), Answer(tuple(ids[1:]), (True,) * (len(ids) - 1))
+
+
+def _answer(
+    prompt: Text,
+    prompt_ids: tuple[int, ...],
+    completion: Text,
+    tokenizer: "PreTrainedTokenizerBase",
+    by_turn: bool,
+    example: Example,
+    report: Report,
+) -> Answer:
+    prompt_text = _prompt_text(prompt, tokenizer)
+    if isinstance(prompt, str):
+        ids, _, exact = _after(prompt_text, list(prompt_ids), prompt + cast(str, completion), tokenizer, special=True)
+        ids = _ended(ids, tokenizer)
+        trained = [True] * len(ids)
+    else:
+        messages = prompt + cast(Messages, completion)
+        whole = render(messages, tokenizer, add_generation_prompt=False)
+        ids, spans, exact = _after(prompt_text, list(prompt_ids), whole, tokenizer, special=False)
+        said = assistant_spans(messages, whole, tokenizer) if by_turn else [(0, len(whole))]
+        trained = close_turns(ids, _overlapping(spans, said), _stop(tokenizer))
+    if not exact:
+        report.notice(ALONE, example.source)
+    last = next((token for token, now in zip(reversed(ids), reversed(trained), strict=True) if now), None)
+    if last is not None and last != _stop(tokenizer):
+        report.notice(NO_STOP, example.source)
+    return Answer(tuple(ids), tuple(trained))
+
+
+def _prompt_text(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> str:
+    return prompt if isinstance(prompt, str) else render(prompt, tokenizer, add_generation_prompt=True)
+
+
+def _prompt_ids(text: str, tokenizer: "PreTrainedTokenizerBase", *, special: bool) -> list[int]:
+    ids, _ = _tokens(text, tokenizer, special=special)
+    eos = _stop(tokenizer)
+    # Some tokenizers put EOS after every text; a prompt that ends in it is answered by silence.
+    while special and len(ids) > 1 and ids[-1] == eos and not text.endswith(str(tokenizer.eos_token)):
+        ids = ids[:-1]
+    if not ids:
+        raise BadRow("the prompt has no token")
+    return ids
+
+
+def _after(
+    prompt_text: str, prompt_ids: list[int], whole: str, tokenizer: "PreTrainedTokenizerBase", *, special: bool
+) -> tuple[list[int], list[Span], bool]:
+    """The ids that follow the prompt in `whole`, their characters in it, and whether the joint ids were used.
+
+    Where the prompt's ids are no prefix of the joint ids, what follows the prompt's text is tokenised alone. A template
+    that writes the generation prompt otherwise than a told turn is cut where the tokens part.
+    """
+    ids, spans = _tokens(whole, tokenizer, special=special)
+    n = len(prompt_ids)
+    if ids[:n] == prompt_ids:
+        return ids[n:], spans[n:], True
+    if whole.startswith(prompt_text):
+        start = len(prompt_text)
+    else:
+        parted = next((i for i, (a, b) in enumerate(zip(ids, prompt_ids, strict=False)) if a != b), len(ids))
+        start = spans[parted][0] if parted < len(ids) else len(whole)
+    alone, spans = _tokens(whole[start:], tokenizer, special=False)
+    return alone, [(a + start, b + start) for a, b in spans], False
+
+
+def _tokens(text: str, tokenizer: "PreTrainedTokenizerBase", *, special: bool) -> tuple[list[int], list[Span]]:
+    out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    return cast(list[int], out["input_ids"]), cast(list[Span], out["offset_mapping"])
+
+
+def _ended(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    eos = _stop(tokenizer)
+    return [*ids, eos] if eos is not None and ids[-1:] != [eos] else ids
+
+
+def _stop(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    return cast("int | None", tokenizer.eos_token_id)
+
+
+def _overlapping(spans: Sequence[Span], said: Sequence[Span]) -> list[bool]:
+    return [any(max(a, start) < min(b, end) for start, end in said) for a, b in spans]
+
+
+def _fitted(
+    one: Encoded, max_prompt_length: int | None, max_length: int | None, on_overlong: OnOverlong, report: Report
+) -> Encoded:
+    size = len(one.prompt_ids)
+    if max_prompt_length is not None and one.example.kind != "text" and size > max_prompt_length:
+        raise OverLong(f"the prompt is over max_prompt_length {max_prompt_length}", f"{size} tokens")
+    if max_length is None:
+        return one
+    room = max_length - size
+    if room < 1:
+        raise OverLong(f"the prompt fills max_length {max_length}", f"{size} tokens")
+    longest = max((len(answer.ids) for answer in one.answers), default=0)
+    if longest <= room:
+        return one
+    if on_overlong != "truncate":
+        raise OverLong(f"longer than max_length {max_length}", f"{size} + {longest} tokens")
+    answers = tuple(Answer(answer.ids[:room], answer.trained[:room]) for answer in one.answers)
+    if not all(any(answer.trained) for answer in answers):
+        raise OverLong("no trained token is left after the cut")
+    if len(answers) == 2 and answers[0].ids == answers[1].ids:
+        raise OverLong("`chosen` equals `rejected` after the cut")
+    report.notice(f"cut to max_length {max_length}", one.source)
+    return replace(one, answers=answers)
+
+
+def _weigh_sides(encoded: Sequence[Encoded], report: Report) -> None:
+    pairs = [one.answers for one in encoded if len(one.answers) == 2]
+    if len(pairs) < MIN_PAIRS:
+        return
+    share = sum(len(chosen.ids) > len(rejected.ids) for chosen, rejected in pairs) / len(pairs)
+    if not LOPSIDED[0] <= share <= LOPSIDED[1]:
+        report.warnings.append(
+            f"the chosen side is the longer one in {share:.0%} of the pairs: length alone tells them apart"
+        )

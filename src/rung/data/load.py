@@ -1,0 +1,217 @@
+"""From what a config calls `data` to examples: read, detect, convert, and account for every row."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from rung.data.formats import Format, detect, format_named, strip_repeated_prompts
+from rung.data.read import READERS, Row, read_hub, read_path
+from rung.data.records import BadRow, Example, digest
+from rung.data.report import Report
+from rung.data.splits import between, sample
+from rung.errors import ConfigError, DataError
+
+OnBad = Literal["error", "skip", "quarantine"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ShareSpec(BaseModel):
+    """A slice of the data by the hash of its groups: [from, to) of [0, 1)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    salt: str = ""
+    low: Share = Field(0.0, alias="from")
+    high: Share = Field(1.0, alias="to")
+
+
+class DataSpec(BaseModel):
+    """What a config says about one data set: where it is, and what cannot be seen from its rows.
+
+    `columns` maps our names to theirs; `columns: {group: document}` names the unit that splits keep whole.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str | None = None  # a file or folder, or task:NAME/SPLIT
+    name: str | None = None  # a hub id
+    subset: str | None = None  # of a hub data set
+    split: str | None = None  # of a hub data set or a folder
+    format: str | None = None
+    columns: dict[str, str] = {}
+    share: ShareSpec | None = None
+    limit: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "DataSpec":
+        if (self.path is None) == (self.name is None):
+            raise ValueError("give either `path` (a file, a folder, task:NAME/SPLIT) or `name` (a hub id)")
+        return self
+
+
+def load_examples(
+    spec: str | Mapping[str, Any] | DataSpec | Iterable[Mapping[str, Any] | Example],
+    *,
+    on_bad: OnBad = "error",
+    max_bad_share: float = 0.02,
+    base: Path | None = None,
+    seed: int = 0,
+    quarantine: Path | None = None,
+) -> tuple[list[Example], Report]:
+    """The examples of a data set and what happened to its rows.
+
+    `spec` is a file, a folder, a hub id, `task:NAME/SPLIT`, a mapping (`DataSpec`), or the rows themselves. Paths are
+    relative to `base`. A bad row is an error, or is left out and counted, or is also written to the file `quarantine`;
+    more than `max_bad_share` of them is an error in any case. `seed` draws a task's rows and the sample of `limit`.
+    Raises `DataError` (file, row, remedy) and `ConfigError` (an unknown key of the mapping).
+    """
+    if on_bad == "quarantine" and quarantine is None:
+        raise ConfigError(
+            "on_bad: quarantine, and no file to write the bad rows to", "give `quarantine`, or `on_bad: skip`"
+        )
+    if isinstance(spec, str | Mapping | DataSpec):
+        settings = _settings(cast("str | Mapping[str, Any] | DataSpec", spec), base)
+        rows = list(_read(settings, base, seed))
+    else:
+        given = list(spec)
+        if given and all(isinstance(item, Example) for item in given):
+            return cast(list[Example], given), Report(rows=len(given), examples=len(given))
+        settings = DataSpec(path="rows")
+        rows = [_given(number, item) for number, item in enumerate(given, 1)]
+    if not rows:
+        raise DataError(f"{settings.path or settings.name}: no rows", "it must hold at least one")
+
+    report = Report(rows=len(rows))
+    rows = _with_all_columns([_renamed(row, settings.columns) for row in rows])
+    form = format_named(settings.format) if settings.format else detect(rows)
+    report.formats[form.name] = len(rows)
+    examples, bad = _convert(rows, form, settings.columns.get("group"), report)
+    _judge(bad, rows, on_bad, max_bad_share, quarantine)
+    examples = _finish(examples, form, report)
+    if settings.share is not None:
+        examples = between(examples, settings.share.low, settings.share.high, settings.share.salt)
+    if settings.limit is not None:
+        examples = sample(examples, settings.limit, seed)
+    if not examples:
+        raise DataError(f"{settings.path or settings.name}: no example is left", "; ".join(report.lines()))
+    report.examples = len(examples)
+    return examples, report
+
+
+def _settings(spec: str | Mapping[str, Any] | DataSpec, base: Path | None) -> DataSpec:
+    if isinstance(spec, DataSpec):
+        return spec
+    if isinstance(spec, Mapping):
+        try:
+            return DataSpec.model_validate(spec)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(["data", *map(str, first["loc"])])
+            raise ConfigError(f"{where}: {first['msg']}", f"the keys are {', '.join(DataSpec.model_fields)}") from error
+    is_file = spec.startswith("task:") or (base or Path()).joinpath(spec).exists() or spec.endswith((*READERS, ".gz"))
+    is_hub = not is_file and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec) is not None
+    return DataSpec(name=spec) if is_hub else DataSpec(path=spec)
+
+
+def _read(settings: DataSpec, base: Path | None, seed: int) -> Iterable[Row]:
+    if settings.name is not None:
+        return read_hub(settings.name, subset=settings.subset, split=settings.split)
+    path = settings.path or ""
+    if path.startswith("task:"):
+        from rung.tiny.tasks import rows
+
+        return (
+            Row(path, number, columns) for number, columns in enumerate(rows(path.removeprefix("task:"), seed=seed), 1)
+        )
+    return read_path((base or Path()) / path, split=settings.split)
+
+
+def _given(number: int, item: object) -> Row:
+    if not isinstance(item, Mapping):
+        raise DataError(
+            f"rows, row {number}: not a mapping but {type(item).__name__}", "give rows as dicts, or all as Example"
+        )
+    return Row("rows", number, item)
+
+
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    """The row with the user's names for our columns; `group` is no column of an example, so it is not renamed."""
+    if row.fault is not None or not columns:
+        return row
+    names = {theirs: ours for ours, theirs in columns.items() if ours != "group"}
+    missing = next((theirs for theirs in columns.values() if theirs not in row.columns), None)
+    if missing is not None:
+        known = ", ".join(row.columns)
+        return replace(row, fault=BadRow(f"no column `{missing}`", f"`columns:` names it; there are {known}"))
+    kept = {name: value for name, value in row.columns.items() if name not in names and name not in names.values()}
+    return replace(row, columns=kept | {ours: row.columns[theirs] for theirs, ours in names.items()})
+
+
+def _with_all_columns(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the union of all columns, null where a row has none: a reward sees the same names everywhere."""
+    names = dict.fromkeys(name for row in rows for name in row.columns)
+    return [replace(row, columns=dict.fromkeys(names) | dict(row.columns)) for row in rows]
+
+
+def _convert(
+    rows: Sequence[Row], form: Format, group: str | None, report: Report
+) -> tuple[list[Example], dict[int, BadRow]]:
+    examples: list[Example] = []
+    bad: dict[int, BadRow] = {}
+    for index, row in enumerate(rows):
+        try:
+            if row.fault is not None:
+                raise row.fault
+            made = form.convert(row.columns, row.source)
+        except BadRow as fault:
+            bad[index] = fault
+            report.drop(fault.cause, row.source)
+            continue
+        if not made:
+            report.drop(f"{form.name}: nothing to train on in the row", row.source)
+        examples += [replace(one, group=digest(row.columns[group])) for one in made] if group else made
+    return examples, bad
+
+
+def _judge(
+    bad: Mapping[int, BadRow], rows: Sequence[Row], on_bad: OnBad, max_bad_share: float, quarantine: Path | None
+) -> None:
+    """Raise, or write the bad rows aside, as `on_bad` says. The first bad row is named in either error."""
+    if not bad:
+        return
+    first = min(bad)
+    if on_bad == "error":
+        raise DataError(f"{rows[first].place}: {bad[first]}", "fix the row, or set `on_bad: skip` (or `quarantine`)")
+    if quarantine is not None:
+        quarantine.parent.mkdir(parents=True, exist_ok=True)
+        lines = [{"source": rows[i].source, "cause": str(fault), "row": rows[i].columns} for i, fault in bad.items()]
+        quarantine.write_text("".join(json.dumps(line, default=str) + "\n" for line in lines), encoding="utf-8")
+    if len(bad) > max_bad_share * len(rows):
+        cause, n = Counter(fault.cause for fault in bad.values()).most_common(1)[0]
+        raise DataError(
+            f"{rows[first].place}: {bad[first]}; {len(bad)} of {len(rows)} rows are bad ({n}: {cause})",
+            f"fix the rows; at most {max_bad_share:.0%} may be left out (`max_bad_share`)",
+        )
+
+
+def _finish(examples: list[Example], form: Format, report: Report) -> list[Example]:
+    """What only all examples together tell: repeated prompts, the label set, exact duplicates."""
+    if form.name == "preference":
+        stripped = strip_repeated_prompts(examples)
+        for example in stripped or ():
+            report.notice("the prompt repeated at the head of both sides is taken off", example.source)
+        examples = stripped or examples
+    if form.name == "classification":
+        report.labels = tuple(sorted({str(example.completion) for example in examples}))
+    seen: set[str] = set()
+    for example in examples:
+        if example.id in seen:
+            report.notice("an exact duplicate of an earlier row", example.source)
+        seen.add(example.id)
+    return examples

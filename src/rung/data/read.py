@@ -1,0 +1,194 @@
+"""Files, folders and hub data sets become rows that know their place.
+
+A fault of one line (broken JSON, bytes that are not UTF-8) travels with its row, so that `on_bad` decides about it;
+a fault of the whole file (empty, cut off in the compressed stream, not the format of its name) is raised at once.
+"""
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from rung.data.records import BadRow
+from rung.errors import DataError
+
+MAX_CSV_FIELD = 2**31 - 1  # the default of 128 KiB is shorter than many documents
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as read: its file, its number (from 1; the line of a JSONL file), and its columns or its fault."""
+
+    file: str
+    number: int
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    fault: BadRow | None = None
+
+    @property
+    def source(self) -> str:
+        """Short, as in `pairs.jsonl:12`."""
+        return f"{self.file}:{self.number}"
+
+    @property
+    def place(self) -> str:
+        """For a sentence, as in `pairs.jsonl, row 12`."""
+        return f"{self.file}, row {self.number}"
+
+
+def read_path(path: Path, *, split: str | None = None) -> Iterator[Row]:
+    """The rows of a file, or of all known files under a folder in the order of their names.
+
+    `split` keeps the files of a folder whose name, or whose folder's name, begins with it (`train-00001.parquet`).
+    Raises `DataError` where nothing can be read.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder", "check the path; it is relative to the config that names it")
+    if path.is_file():
+        if split is not None:
+            raise DataError(f"{path}: `split: {split}` is set, and a single file has no splits", "remove `split`")
+        yield from _read_file(path, path.name)
+        return
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _wanted(file.relative_to(path), split)]
+    if not files:
+        wanted = f" of split `{split}`" if split else ""
+        raise DataError(f"{path}: the folder holds no data file{wanted}", f"known are {', '.join(READERS)}, and .gz")
+    for file in files:
+        yield from _read_file(file, file.relative_to(path).as_posix())
+
+
+def read_hub(name: str, *, subset: str | None = None, split: str | None = None) -> Iterator[Row]:
+    """The rows of a data set of the hub (or of any folder that `datasets` can load); `split` defaults to `train`.
+
+    Raises `DataError` where it cannot be had: no such data set, subset or split, or no connection.
+    """
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(name, subset, split=split or "train")
+    except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
+        said = str(error).partition("\n")[0]
+        raise DataError(
+            f"{name}: neither a file here nor a data set that can be loaded ({said})",
+            "check path, name, `subset`, `split` and the connection",
+        ) from error
+    for number, columns in enumerate(rows, 1):
+        yield Row(name, number, dict(columns))
+
+
+def _read_file(path: Path, name: str) -> Iterator[Row]:
+    reader = _reader(path)
+    if reader is None:
+        raise DataError(f"{path}: unknown kind of file", f"known are {', '.join(READERS)}, and .gz of each")
+    last = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as content:
+            for row in reader(cast(BinaryIO, content), name):
+                last = row.number
+                yield row
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}, after row {last}: the compressed file is broken or cut off ({error})",
+            "fetch or compress it again",
+        ) from error
+    if not last:
+        raise DataError(f"{path}: the file is empty", "it must hold at least one row")
+
+
+def _json_lines(content: BinaryIO, name: str) -> Iterator[Row]:
+    for number, line in enumerate(content, 1):
+        if not line.strip():
+            continue
+        try:
+            columns = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            yield Row(name, number, fault=BadRow("not UTF-8", f"byte {error.start} of the line"))
+        except (json.JSONDecodeError, RecursionError) as error:
+            end = "" if line.endswith(b"\n") else ", at the end of the file: cut off?"
+            yield Row(name, number, fault=BadRow("not valid JSON", f"{error}{end}"))
+        else:
+            yield _as_row(name, number, columns)
+
+
+def _json(content: BinaryIO, name: str) -> Iterator[Row]:
+    raw = content.read()
+    if not raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):  # many files called .json hold JSON lines
+        yield from _json_lines(io.BytesIO(raw), name)
+        return
+    try:
+        rows = json.loads(_decode(raw, name))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{name}: not valid JSON ({error})", "the file must be one list of objects") from error
+    for number, columns in enumerate(rows, 1):
+        yield _as_row(name, number, columns)
+
+
+def _csv(content: BinaryIO, name: str) -> Iterator[Row]:
+    text = _decode(content.read(), name)
+    csv.field_size_limit(MAX_CSV_FIELD)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    header = reader.fieldnames or []
+    if len(set(header)) < len(header):
+        raise DataError(f"{name}: the header names a column twice ({', '.join(header)})", "rename one of them")
+    number = 0
+    try:
+        for number, columns in enumerate(reader, 1):
+            whole = None not in columns and None not in columns.values()
+            fault = None if whole else BadRow("not as many fields as the header", f"line {reader.line_num}")
+            yield Row(name, number, columns if whole else {}, fault)
+    except csv.Error as error:
+        raise DataError(f"{name}, row {number + 1}: not valid CSV ({error})", "check the quotes of this row") from error
+
+
+def _parquet(content: BinaryIO, name: str) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for chunk in pyarrow.parquet.ParquetFile(content).iter_batches():
+            for columns in chunk.to_pylist():
+                number += 1
+                yield Row(name, number, columns)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{name}, after row {number}: not a readable parquet file ({error})", "write it again"
+        ) from error
+
+
+READERS: dict[str, Callable[[BinaryIO, str], Iterator[Row]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
+
+
+def _reader(path: Path) -> Callable[[BinaryIO, str], Iterator[Row]] | None:
+    inner = path.with_suffix("") if path.suffix == ".gz" else path
+    return READERS.get(inner.suffix.lower())
+
+
+def _wanted(path: Path, split: str | None) -> bool:
+    if _reader(path) is None or any(part.startswith(".") for part in path.parts):
+        return False
+    return split is None or any(re.match(rf"{re.escape(split)}([-_.]|$)", part) for part in path.parts)
+
+
+def _as_row(name: str, number: int, columns: Any) -> Row:
+    if isinstance(columns, dict):
+        return Row(name, number, columns)
+    return Row(name, number, fault=BadRow("not a JSON object", f"but {type(columns).__name__}"))
+
+
+def _decode(raw: bytes, name: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(f"{name}, line {line}: not UTF-8 (byte {error.start})", "save the file as UTF-8") from error

@@ -1,0 +1,167 @@
+"""What a row becomes: an `Example` (text), then an `Encoded` (token ids)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NotRequired, TypedDict
+
+Kind = Literal["text", "messages", "prompt-completion", "preference", "unpaired", "prompt"]
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+    name: NotRequired[str]
+    tool_calls: NotRequired[list[Any]]
+
+
+Messages = tuple[Message, ...]
+Text = str | Messages
+
+
+class BadRow(ValueError):
+    """A row that cannot be used: `cause` is what rows are counted by, `detail` what is special about this one."""
+
+    def __init__(self, cause: str, detail: str = ""):
+        super().__init__(f"{cause} ({detail})" if detail else cause)
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A row in rung's own form; which fields are set is told by `kind`.
+
+    `columns` holds every column that the conversion did not use up, and the gold answer as `ground_truth` where the
+    format has one; rewards and metrics read them. `group` is what a split never cuts (default: the prompt).
+    """
+
+    kind: Kind
+    source: str  # file and row, as in "pairs.jsonl:12"
+    id: str  # 16 hex digits of the content
+    group: str
+    prompt: Text | None = None
+    completion: Text | None = None
+    chosen: Text | None = None
+    rejected: Text | None = None
+    text: str | None = None
+    messages: Messages | None = None
+    label: bool | None = None
+    margin: float | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The token ids of one completion and which of them are trained; equal lengths."""
+
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An example as token ids: a prompt of at least one token and its answers.
+
+    One answer for text and completions, two for a pair (chosen first), none for a prompt to sample from.
+    """
+
+    id: str
+    source: str
+    prompt_ids: tuple[int, ...]
+    answers: tuple[Answer, ...]
+    example: Example
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and completion tokens together."""
+        return len(self.prompt_ids) + sum(len(answer.ids) for answer in self.answers)
+
+
+def digest(*content: Any) -> str:
+    """16 hex digits that depend on the content alone, not on the process or on the order of keys.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def make_example(
+    kind: Kind,
+    source: str,
+    columns: Mapping[str, Any],
+    *,
+    prompt: Text | None = None,
+    completion: Text | None = None,
+    chosen: Text | None = None,
+    rejected: Text | None = None,
+    text: str | None = None,
+    messages: Messages | None = None,
+    label: bool | None = None,
+    margin: float | None = None,
+) -> Example:
+    """An example with its id from the content and its group from the prompt.
+
+    >>> a = make_example("prompt", "x.jsonl:1", {"answer": "4"}, prompt="2 + 2?")
+    >>> b = make_example("prompt", "y.jsonl:7", {"answer": "5"}, prompt="2 + 2?")
+    >>> a.id == b.id, a.group == b.group
+    (False, True)
+    """
+    known = {name: value for name, value in columns.items() if value is not None}
+    asked = first_turns(messages) if messages is not None else prompt if prompt is not None else text
+    return Example(
+        kind=kind,
+        source=source,
+        id=digest(kind, prompt, completion, chosen, rejected, text, messages, label, margin, known),
+        group=digest(asked),
+        prompt=prompt,
+        completion=completion,
+        chosen=chosen,
+        rejected=rejected,
+        text=text,
+        messages=messages,
+        label=label,
+        margin=margin,
+        columns=columns,
+    )
+
+
+def first_turns(messages: Messages) -> Messages:
+    """The turns before the first assistant turn.
+
+    >>> first_turns(({"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}))
+    ({'role': 'user', 'content': 'hi'},)
+    """
+    end = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
+    return messages[:end]
+
+
+def as_prompt(example: Example) -> Example:
+    """The example as a prompt to sample from, with its id kept; a conversation is asked for its last assistant turn.
+
+    The gold text goes to the column `ground_truth` where the row has none. Raises `ValueError` for raw text.
+    """
+    if example.kind == "text":
+        raise ValueError(f"{example.source}: raw text has no prompt to sample from")
+    prompt, gold = example.prompt, None
+    if example.messages is not None:
+        prompt, gold = example.messages[:-1], example.messages[-1]["content"]
+    columns = example.columns if gold is None else {"ground_truth": gold} | dict(example.columns)
+    return replace(
+        example,
+        kind="prompt",
+        prompt=prompt,
+        completion=None,
+        chosen=None,
+        rejected=None,
+        messages=None,
+        label=None,
+        margin=None,
+        columns=columns,
+    )

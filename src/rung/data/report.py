@@ -1,0 +1,122 @@
+"""What happened to the rows: how many came, how many were lost and why, and what is worth a look."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+NUM_NAMED = 5  # rows named per cause
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many rows something happened to, and the first few of them."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, source: str) -> None:
+        """Count one row."""
+        self.count += 1
+        if len(self.first) < NUM_NAMED:
+            self.first.append(source)
+
+
+@dataclass(slots=True)
+class Report:
+    """Counts by cause with the first rows of each, token lengths, and the label set of a classification.
+
+    >>> report = Report(rows=2, examples=1)
+    >>> report.drop("prompt is empty", "a.jsonl:2")
+    >>> print("\\n".join(report.lines()))
+    2 rows, 1 examples
+    dropped 1: prompt is empty (a.jsonl:2)
+    """
+
+    rows: int = 0
+    examples: int = 0
+    formats: dict[str, int] = field(default_factory=dict)  # rows by format
+    dropped: dict[str, Tally] = field(default_factory=dict)
+    noticed: dict[str, Tally] = field(default_factory=dict)  # kept rows that are worth a look
+    warnings: list[str] = field(default_factory=list)
+    lengths: dict[str, list[int]] = field(default_factory=dict)  # tokens: prompt, completion
+    labels: tuple[str, ...] = ()
+
+    @property
+    def num_dropped(self) -> int:
+        """Rows and examples lost, all causes together."""
+        return sum(tally.count for tally in self.dropped.values())
+
+    def drop(self, cause: str, source: str) -> None:
+        """Count a row or example that was left out."""
+        self.dropped.setdefault(cause, Tally()).add(source)
+
+    def notice(self, what: str, source: str) -> None:
+        """Count a row that was kept and is worth a look."""
+        self.noticed.setdefault(what, Tally()).add(source)
+
+    def measure(self, name: str, num_tokens: int) -> None:
+        """Remember the length of a prompt or completion."""
+        self.lengths.setdefault(name, []).append(num_tokens)
+
+    def merge(self, other: "Report") -> "Report":
+        """One report on the rows of both."""
+        merged = Report(
+            rows=self.rows + other.rows,
+            examples=self.examples + other.examples,
+            warnings=self.warnings + other.warnings,
+            labels=tuple(sorted({*self.labels, *other.labels})),
+        )
+        for report in (self, other):
+            for name, count in report.formats.items():
+                merged.formats[name] = merged.formats.get(name, 0) + count
+            for name, lengths in report.lengths.items():
+                merged.lengths[name] = merged.lengths.get(name, []) + lengths
+            for mine, theirs in ((merged.dropped, report.dropped), (merged.noticed, report.noticed)):
+                for cause, tally in theirs.items():
+                    before = mine.get(cause, Tally())
+                    mine[cause] = Tally(before.count + tally.count, (before.first + tally.first)[:NUM_NAMED])
+        return merged
+
+    def lines(self) -> list[str]:
+        """The report for the terminal."""
+        formats = ", ".join(f"{name} ({count})" for name, count in self.formats.items())
+        shown = [f"{self.rows} rows, {self.examples} examples" + (f", format {formats}" if formats else "")]
+        shown += [f"{len(self.labels)} labels"] if self.labels else []
+        shown += [f"dropped {_told(cause, tally)}" for cause, tally in self.dropped.items()]
+        shown += [f"noticed {_told(what, tally)}" for what, tally in self.noticed.items()]
+        for name, quantiles in self._quantiles().items():
+            shown.append(f"{name} tokens: " + ", ".join(f"{q} {value}" for q, value in quantiles.items()))
+        return shown + self.warnings
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "rows": self.rows,
+            "examples": self.examples,
+            "formats": self.formats,
+            "dropped": {cause: {"count": t.count, "first": t.first} for cause, t in self.dropped.items()},
+            "noticed": {what: {"count": t.count, "first": t.first} for what, t in self.noticed.items()},
+            "warnings": self.warnings,
+            "tokens": self._quantiles(),
+            "labels": list(self.labels),
+        }
+
+    def _quantiles(self) -> dict[str, dict[str, int]]:
+        return {name: quantiles(lengths) for name, lengths in self.lengths.items() if lengths}
+
+
+def quantiles(values: Iterable[int]) -> dict[str, int]:
+    """Median, 90th and 99th percentile (nearest rank) and largest of some integers; at least one.
+
+    >>> quantiles(range(1, 101))
+    {'p50': 50, 'p90': 90, 'p99': 99, 'max': 100}
+    """
+    ordered = sorted(values)
+    ranks = [max(-(-int(q * 100) * len(ordered) // 100), 1) for q in QUANTILES]
+    return dict(zip(("p50", "p90", "p99", "max"), (ordered[rank - 1] for rank in ranks), strict=True))
+
+
+def _told(cause: str, tally: Tally) -> str:
+    more = ", ..." if tally.count > len(tally.first) else ""
+    return f"{tally.count}: {cause} ({', '.join(tally.first)}{more})"

@@ -1,0 +1,49 @@
+"""Splits and samples that are functions of the content: a new row never moves an old one."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+
+from rung.data.records import Example
+from rung.errors import ConfigError
+
+
+def position(group: str, salt: str) -> float:
+    """Where a group falls in [0, 1): sha256 of salt and group, the upper 53 bits.
+
+    >>> position("a", "") == position("a", ""), 0 <= position("a", "x") < 1
+    (True, True)
+    """
+    number = int.from_bytes(hashlib.sha256(f"{salt}{group}".encode()).digest()[:8])
+    return (number >> 11) / 2**53
+
+
+def split(examples: Sequence[Example], shares: Mapping[str, float], salt: str = "") -> dict[str, list[Example]]:
+    """The examples of each share, in their order; examples of one group fall on the same side.
+
+    Raises `ConfigError` where the shares are not positive numbers that sum to 1.
+    """
+    if not shares or min(shares.values()) <= 0 or not math.isclose(sum(shares.values()), 1.0):
+        raise ConfigError(
+            f"shares: {dict(shares)} are not positive numbers that sum to 1", "such as train 0.9, test 0.1"
+        )
+    parts: dict[str, list[Example]] = {name: [] for name in shares}
+    bounds: list[tuple[float, str]] = []
+    for name, share in shares.items():
+        bounds.append((share + (bounds[-1][0] if bounds else 0.0), name))
+    last = bounds[-1][1]
+    for example in examples:
+        where = position(example.group, salt)
+        parts[next((name for bound, name in bounds if where < bound), last)].append(example)
+    return parts
+
+
+def between(examples: Sequence[Example], low: float, high: float, salt: str = "") -> list[Example]:
+    """The examples whose group falls in [low, high)."""
+    return [example for example in examples if low <= position(example.group, salt) < high]
+
+
+def sample(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
+    """At most `n` examples, drawn by the hash of seed and id, in their order: never the first n."""
+    drawn = sorted(range(len(examples)), key=lambda i: (position(examples[i].id, f"sample {seed} "), i))[:n]
+    return [examples[i] for i in sorted(drawn)]

@@ -1,0 +1,103 @@
+"""A path's evaluations: which items, metrics, shots and decoding, the same for every model that it measures."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rung.data.load import load_examples
+from rung.data.records import Example
+from rung.data.splits import sample
+from rung.errors import ConfigError
+from rung.evaluate import OUTPUT_TOKENS, TRUNCATED, Evaluation, evaluate
+from rung.reward import Rewards
+from rung.rollout.draw import Sampling
+from rung.rollout.philox import Key
+
+if TYPE_CHECKING:
+    from rung.comparison import Goal
+    from rung.config import PathConfig
+
+ExamSet = Literal["validation", "test"]
+
+
+class Exam:
+    """The evaluations that a resolved config asks for; data are read on first use.
+
+    Raises UserError, naming key, file or row, where the data, the metrics or the shots cannot be had.
+    """
+
+    def __init__(self, config: PathConfig):
+        self.config = config
+        self.block = config.evaluate
+        self.metrics = Rewards(self.block.metrics, base=config.base)
+
+    @property
+    def goals(self) -> dict[str, Goal]:
+        """Whether more or less is better, by metric, for all that an evaluation holds."""
+        return {**self.metrics.goals, OUTPUT_TOKENS: "min", TRUNCATED: "min"}
+
+    @cached_property
+    def validation(self) -> list[Example]:
+        """The items that gates read; none where the config names no set."""
+        return self._examples("validation")
+
+    @cached_property
+    def test(self) -> list[Example]:
+        """The items that are read once, at the end; none where the config names no set."""
+        return self._examples("test")
+
+    @cached_property
+    def _shots_from(self) -> list[Example]:
+        if self.block.shots_from is None:
+            what = "shots are asked for, and `evaluate.shots_from` does not say where examples come from"
+            raise ConfigError(what, "name data with answers, such as the training data")
+        data = self.config.data_of(self.block.shots_from)
+        return load_examples(data, base=self.config.base, seed=self.config.seed)[0]
+
+    def shots(self, count: int) -> list[Example]:
+        """The first `count` of one drawn order, so that more shots hold the fewer ones."""
+        if count == 0:
+            return []
+        return sample(self._shots_from, count, self.config.seed)
+
+    def check(self) -> None:
+        """Raises UserError for a metric that cannot read a set, or a set or a shot that is not there."""
+        for name, examples in (("validation", self.validation), ("test", self.test)):
+            if examples:
+                self.metrics.check(set.intersection(*(set(example.columns) for example in examples)))
+            elif name == "validation" and self.block.metrics:
+                raise ConfigError("`evaluate.metrics` are given without `evaluate.validation`", "name the items to measure on")
+
+    def take(self, location: str, exam_set: ExamSet, num_shots: int, file: Path | None = None) -> Evaluation:
+        """How a model does on a set with so many shots; read from `file` where it is, else measured and kept there."""
+        if file is not None and file.exists():
+            return Evaluation.load(file)
+        from rung.models import load_model
+        from rung.rollout.sampler import LocalSampler
+
+        model, tokenizer = load_model(location, seed=self.config.seed)
+        assert isinstance(self.block.max_completion_length, int), "the config is resolved"
+        measured = evaluate(
+            LocalSampler(model, tokenizer),
+            tokenizer,
+            getattr(self, exam_set),
+            self.metrics,
+            shots=self.shots(num_shots),
+            sampling=Sampling(
+                max_completion_length=self.block.max_completion_length,
+                temperature=self.block.temperature,
+                stop=self.block.stop,
+            ),
+            key=Key(self.config.seed, exam_set, "evaluate"),
+        )
+        if file is not None:
+            measured.save(file)
+        return measured
+
+    def _examples(self, name: ExamSet) -> list[Example]:
+        spec = getattr(self.block, name)
+        if spec is None:
+            return []
+        return load_examples(self.config.data_of(spec), base=self.config.base, seed=self.config.seed)[0]

@@ -1,0 +1,137 @@
+"""Trains one stage into its folder: logs, shows, saves, resumes, and leaves `model/` for the next stage."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rung import checkpoint
+from rung.config import PathConfig, StageConfig
+from rung.console import progress, show_completions
+from rung.loop import Step
+from rung.metrics import values
+from rung.models import save_model
+from rung.opening import open_stage
+from rung.ranks import Ranks
+from rung.signals import StopFlag
+from rung.stage import Stage
+from rung.state import RunState, flatten, unflatten
+from rung.stopping import BestSoFar, validation_loss
+from rung.tracking import JsonLines, Tracker, make_trackers
+
+SHOWN_ROWS = 16  # completions kept of each rollout
+
+
+def fit(
+    config: StageConfig,
+    path: PathConfig,
+    *,
+    start: str,
+    reference: str | None,
+    folder: Path,
+    ranks: Ranks,
+    stop: StopFlag,
+) -> bool:
+    """Trains the stage, from its newest checkpoint where it has one; True once `folder/model` is written.
+
+    False where `stop` was requested: the state is saved, and the same call goes on. Raises UserError.
+    """
+    stage = open_stage(config, path, start=start, reference=reference, ranks=ranks)
+    early = config.early_stopping
+    best = BestSoFar(early.threshold, early.patience) if early else None
+    trackers = open_trackers(path, config, folder) if ranks.rank == 0 else []
+    logged = next((tracker for tracker in trackers if isinstance(tracker, JsonLines)), JsonLines(folder))
+    resume(stage, best, folder, logged)
+    for tracker in trackers:
+        tracker.start(config.model_dump(mode="json", by_alias=True))
+
+    completed = train(stage, best, config, folder, trackers, logged, stop)
+    if completed:
+        if best is not None:
+            best.restore(stage.policy)
+        if ranks.rank == 0:
+            save_model(stage.policy.model, stage.tokenizer, folder)
+    else:
+        save(stage, best, folder, logged)
+    for tracker in trackers:
+        tracker.finish()
+    return completed
+
+
+def train(
+    stage: Stage,
+    best: BestSoFar | None,
+    config: StageConfig,
+    folder: Path,
+    trackers: Sequence[Tracker],
+    logged: JsonLines,
+    stop: StopFlag,
+) -> bool:
+    """Goes through the steps that are left; False where it was asked to stop before the last one."""
+    every = config.eval_steps or max(1, math.ceil(stage.steps_per_epoch))
+    table: list[dict[str, Any]] = []
+    with progress(stage.total_steps, stage.name, start=stage.step) as show:
+        begun = time.perf_counter()
+        for step in stage:
+            metrics, rows = stage.source.pop_report()
+            seen = summary(stage, step) | values(metrics)
+            if best is not None and (stage.step % every == 0 or stage.step == stage.total_steps):
+                seen["eval_loss"] = validation_loss(stage.policy, stage.algorithm, stage.held_out, stage.ranks)
+                best.see(seen["eval_loss"], stage.policy)
+            elapsed, begun = time.perf_counter() - begun, time.perf_counter()
+            timing = {"step_time": elapsed, "tokens_per_second": step.num_tokens / elapsed}
+            table = rows[:SHOWN_ROWS] or table
+            for tracker in trackers:
+                tracker.log(stage.step, seen, timing, rows[:SHOWN_ROWS])
+            show(stage.step, seen | timing)
+            if best is not None and best.exhausted:
+                break
+            if stage.ranks.agree(not stop.requested) is False:
+                return stage.step == stage.total_steps
+            if stage.step % config.save_steps == 0 and stage.step < stage.total_steps:
+                save(stage, best, folder, logged)
+    if table and stage.ranks.rank == 0:
+        show_completions(table, f"{stage.name}: sampled at the last step")
+    return True
+
+
+def summary(stage: Stage, step: Step) -> dict[str, float]:
+    """A step as numbers by TRL's names; a loss of several terms is also told term by term."""
+    seen = {
+        "loss": step.loss,
+        "grad_norm": step.grad_norm,
+        "learning_rate": step.learning_rate,
+        "epoch": round(stage.step / stage.steps_per_epoch, 4),
+        "num_tokens": float(stage.num_tokens),
+    }
+    terms = {f"loss/{name}": term for name, term in step.terms.items()} if len(step.terms) > 1 else {}
+    skipped = {} if step.stepped else {"skipped_step": 1.0}
+    return seen | terms | skipped | values(step.metrics)
+
+
+def save(stage: Stage, best: BestSoFar | None, folder: Path, logged: JsonLines) -> None:
+    """A checkpoint of the stage, its early stopping, and how far the logs had come; rank 0 writes it."""
+    state = {"stage": stage.state(), "best": best.state_dict() if best else None, "logs": logged.offset()}
+    if stage.ranks.rank == 0:
+        checkpoint.save(folder / "checkpoints", stage.step, RunState(*flatten(state)))
+
+
+def resume(stage: Stage, best: BestSoFar | None, folder: Path, logged: JsonLines) -> None:
+    """Goes on from the newest valid checkpoint; without one, logs of an attempt that saved nothing are cut to nothing."""
+    found = checkpoint.load_newest(folder / "checkpoints")
+    state: Mapping[str, Any] = unflatten(found[1].tensors, found[1].values) if found else {"logs": {}}
+    if found:
+        stage.load(state["stage"])
+        if best is not None:
+            best.load_state_dict(state["best"])
+    if stage.ranks.rank == 0:
+        logged.truncate(state["logs"])
+
+
+def open_trackers(path: PathConfig, config: StageConfig, folder: Path) -> list[Tracker]:
+    """The trackers of the path for one stage; the JSON lines are always kept, since resuming reads them."""
+    names = tuple(dict.fromkeys(("jsonl", *path.trackers)))
+    return make_trackers(names, folder, project="rung", run_name=f"{path.name}-{config.name}")

@@ -1,0 +1,251 @@
+"""Pure functions on tensors: reductions, ratios, clipped objectives, KL estimates, group advantages, pair losses.
+
+Letters as in the papers: N rows, T completion tokens, V vocabulary, A advantage, rho the ratio pi / pi_old.
+Every (N, T) tensor is aligned with completion tokens. Log-probs are in nats. Nothing here divides by a count of
+its own: sums come back, and the engine divides them by denominators that it counted over the whole step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+MAX_LOG_RATIO = 20.0
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum over tokens where `mask` is true; a NaN under a false mask does not leak.
+
+    Shapes: (N, T), (N, T) bool -> (N,).
+
+    >>> masked_sum(torch.tensor([[1.0, float("nan")]]), torch.tensor([[True, False]]))
+    tensor([1.])
+    """
+    return torch.where(mask, values, 0).sum(-1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over tokens where `mask` is true, 0 for a row without any.
+
+    Shapes: (N, T), (N, T) bool -> (N,).
+
+    >>> masked_mean(torch.tensor([[1.0, 3.0], [5.0, 5.0]]), torch.tensor([[True, True], [False, False]]))
+    tensor([2., 0.])
+    """
+    return masked_sum(values, mask) / mask.sum(-1).clamp(min=1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of the softmax over the vocabulary; a readout.
+
+    Shapes: (n, V) -> (n,). Unit: nats.
+
+    >>> entropy(torch.zeros(1, 4)).exp().round(decimals=4)
+    tensor([4.])
+    """
+    logps = logits.log_softmax(-1)
+    return -(logps.exp() * logps).sum(-1)
+
+
+def entropy_detached(logits: Tensor) -> Tensor:
+    """`entropy` without a gradient: a readout for monitoring.
+
+    Shapes: (n, V) -> (n,). Unit: nats.
+    """
+    return entropy(logits.detach())
+
+
+def top_logp(logits: Tensor) -> Tensor:
+    """The largest log-prob of the vocabulary, without a gradient: a readout that tells whether a token was the top one.
+
+    Shapes: (n, V) -> (n,). Unit: nats.
+    """
+    return logits.detach().log_softmax(-1).amax(-1)
+
+
+def token_log_ratio(logps: Tensor, old_logps: Tensor) -> Tensor:
+    """log rho of each token: log pi - log pi_old.
+
+    Shapes: (N, T), (N, T) -> (N, T). Source: arXiv 1707.06347.
+    """
+    return logps - old_logps
+
+
+def sequence_log_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
+    """log s of each row, the mean of log rho over its tokens (the geometric mean of the ratios), for every token.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, 1). Source: arXiv 2507.18071, eq. 7.
+    """
+    return masked_mean(logps - old_logps, mask)[:, None]
+
+
+def clipped_objective(ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float) -> Tensor:
+    """PPO's pessimistic loss per token, -min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A).
+
+    Shapes: (N, T) or (N, 1), (N, T) -> (N, T). Source: arXiv 1707.06347, eq. 7; two bounds: arXiv 2503.14476, eq. 8.
+
+    >>> clipped_objective(torch.tensor([[1.5, 0.7]]), torch.tensor([[1.0, -1.0]]), 0.2, 0.28)
+    tensor([[-1.2800,  0.8000]])
+    """
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def dual_clip(loss: Tensor, advantages: Tensor, delta: float) -> Tensor:
+    """Bounds the loss of a negative advantage by -delta A, however large the ratio.
+
+    Shapes: (N, T), (N, T) -> (N, T). Source: arXiv 1912.09729, eq. 5.
+
+    >>> dual_clip(torch.tensor([[20.0]]), torch.tensor([[-1.0]]), 3.0)
+    tensor([[3.]])
+    """
+    return torch.where(advantages < 0, torch.minimum(loss, -delta * advantages), loss)
+
+
+def k1(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """Unbiased, signed estimate of KL(policy || reference) for each sampled token: log pi - log ref.
+
+    Shapes: (N, T), (N, T) -> (N, T). Unit: nats. As a loss its expected gradient is 0: use it in rewards.
+    Source: http://joschu.net/blog/kl-approx.html.
+    """
+    return logps - ref_logps
+
+
+def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """Non-negative, unbiased estimate of KL(policy || reference) for each sampled token: exp(-x) - 1 + x, x = k1.
+
+    Shapes: (N, T), (N, T) -> (N, T). Unit: nats. x is clamped to +-20, where exp would overflow the sum.
+    Source: arXiv 2402.03300, eq. 4.
+
+    >>> k3(torch.tensor([0.1, -0.2]), torch.zeros(2))
+    tensor([0.0048, 0.0214])
+    """
+    x = (logps - ref_logps).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return torch.expm1(-x) + x
+
+
+def group_mean(values: Tensor, group_of: Tensor) -> Tensor:
+    """The mean over each row's group, NaN left out; NaN where a group holds nothing else.
+
+    Shapes: (N,), (N,) int64 -> (N,).
+
+    >>> group_mean(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]))
+    tensor([2., 2., 5.])
+    """
+    known = ~values.isnan()
+    total = _per_group(torch.where(known, values, 0), group_of)
+    return (total / _per_group(known.to(values.dtype), group_of))[group_of]
+
+
+def group_std(values: Tensor, group_of: Tensor) -> Tensor:
+    """The Bessel-corrected standard deviation of each row's group, NaN left out; 0 for fewer than two values.
+
+    Shapes: (N,), (N,) int64 -> (N,).
+
+    >>> group_std(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.tensor([0, 0, 0, 0])).round(decimals=4)
+    tensor([0.5774, 0.5774, 0.5774, 0.5774])
+    """
+    known = ~values.isnan()
+    centred = torch.where(known, values - group_mean(values, group_of), 0)
+    freedom = _per_group(known.to(values.dtype), group_of) - 1
+    return (_per_group(centred**2, group_of) / freedom.clamp(min=1)).sqrt()[group_of]
+
+
+def is_mixed(values: Tensor, group_of: Tensor) -> Tensor:
+    """Which groups hold at least two different values, NaN left out.
+
+    Shapes: (N,), (N,) int64 -> (groups,) bool. Source: arXiv 2503.14476, eq. 11.
+
+    >>> is_mixed(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([0, 0, 1, 1]))
+    tensor([False,  True])
+    """
+    groups = _num_groups(group_of)
+    low = values.new_full((groups,), torch.inf).scatter_reduce(0, group_of, values.nan_to_num(torch.inf), "amin")
+    high = values.new_full((groups,), -torch.inf).scatter_reduce(0, group_of, values.nan_to_num(-torch.inf), "amax")
+    return high > low
+
+
+def soft_overlong(lengths: Tensor, max_length: int, buffer: int) -> Tensor:
+    """DAPO's length penalty: 0 up to `max_length - buffer` tokens, then falling to -1 at `max_length`, never below.
+
+    Shapes: (N,) tokens -> (N,) in [-1, 0]. Source: arXiv 2503.14476, eq. 13, clamped.
+
+    >>> soft_overlong(torch.tensor([16, 17, 20, 21]), 20, 4)
+    tensor([ 0.0000, -0.2500, -1.0000, -1.0000])
+    """
+    return ((max_length - buffer - lengths) / buffer).clamp(-1, 0)
+
+
+def centre(rewards: Tensor, group_of: Tensor) -> Tensor:
+    """Reward minus the mean of its group; exactly 0 where unscored (NaN) or where a group agrees.
+
+    Shapes: (N,), (N,) int64 -> (N,). Source: Dr.GRPO, arXiv 2503.20783, section 3.2.
+
+    >>> centre(torch.tensor([1.0, 0.0, float("nan")]), torch.tensor([0, 0, 0]))
+    tensor([ 0.5000, -0.5000,  0.0000])
+    """
+    mixed = is_mixed(rewards, group_of)[group_of]
+    return torch.where(mixed & ~rewards.isnan(), rewards - group_mean(rewards, group_of), 0)
+
+
+def standardise(rewards: Tensor, group_of: Tensor, eps: float = 1e-4) -> Tensor:
+    """Group-relative advantage: (R - mean) / (std + eps) over each group, std Bessel-corrected.
+
+    Shapes: (N,), (N,) int64 -> (N,). Source: GRPO, arXiv 2402.03300, section 4.1.2; eps as in TRL.
+
+    >>> standardise(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.zeros(4, dtype=torch.long)).round(decimals=4)
+    tensor([ 0.8659, -0.8659, -0.8659,  0.8659])
+    """
+    return centre(rewards, group_of) / (group_std(rewards, group_of) + eps)
+
+
+def standardise_over_batch(rewards: Tensor, group_of: Tensor, eps: float = 1e-4) -> Tensor:
+    """Centred over each group, scaled by the Bessel-corrected std of all raw rewards of the batch.
+
+    Shapes: (N,), (N,) int64 -> (N,). Source: arXiv 2508.08221; TRL's `scale_rewards="batch"`.
+    """
+    whole = torch.zeros_like(group_of)
+    return centre(rewards, group_of) / (group_std(rewards, whole) + eps)
+
+
+def sigmoid_pair(margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """DPO's loss per pair, -log sigma(margin); with smoothing, conservative DPO.
+
+    Shapes: (pairs,) -> (pairs,). `margin` is beta ((log-ratio of chosen) - (log-ratio of rejected)).
+    Source: arXiv 2305.18290, eq. 7; smoothing: https://ericmitchell.ai/cdpo.pdf, eq. 3.
+
+    >>> sigmoid_pair(torch.tensor([0.08]))
+    tensor([0.6539])
+    """
+    return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
+
+
+def hinge_pair(margin: Tensor) -> Tensor:
+    """SLiC's loss per pair, max(0, 1 - margin).
+
+    Shapes: (pairs,) -> (pairs,). Source: arXiv 2305.10425; margin as in arXiv 2309.06657.
+
+    >>> hinge_pair(torch.tensor([0.08]))
+    tensor([0.9200])
+    """
+    return torch.relu(1 - margin)
+
+
+def ipo_pair(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """IPO's loss per pair, (h - 1 / (2 beta))^2, h = difference of the log-ratios averaged over tokens.
+
+    Shapes: (pairs,), (pairs,) -> (pairs,). Source: arXiv 2310.12036, eq. 17; averaged per token as in TRL.
+
+    >>> ipo_pair(torch.tensor([0.5 / 4]), torch.tensor([-0.3 / 2]), 0.1)
+    tensor([22.3256])
+    """
+    return (chosen - rejected - 1 / (2 * beta)) ** 2
+
+
+def _per_group(values: Tensor, group_of: Tensor) -> Tensor:
+    return values.new_zeros(_num_groups(group_of)).index_add(0, group_of, values)
+
+
+def _num_groups(group_of: Tensor) -> int:
+    return int(group_of.max()) + 1 if len(group_of) else 0

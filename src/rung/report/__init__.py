@@ -1,0 +1,7 @@
+"""The report of a run: what every stage scored, what the gates decided and why, as Markdown, HTML and in the terminal."""
+
+from rung.report.content import Entry, Report, Section, Table, sections
+from rung.report.files import write
+from rung.report.terminal import render
+
+__all__ = ["Entry", "Report", "Section", "Table", "render", "sections", "write"]

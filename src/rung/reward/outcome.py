@@ -1,0 +1,83 @@
+"""The four outcomes of a reward: scored, abstained, timeout, error. Only a score is credited, a failure is no zero."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rung.reward.contract import Verdict
+
+Kind = Literal["scored", "abstained", "timeout", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one reward said of one completion; `value` is a finite float where it is scored, else None.
+
+    `note` is the judge's reason or the error in a line, `detail` the traceback of an error.
+    """
+
+    kind: Kind
+    value: float | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+    cost: float = 0.0
+    detail: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it timed out or erred."""
+        return self.kind in ("timeout", "error")
+
+
+def judged(returned: object, range: tuple[float, float] | None) -> Outcome:
+    """What a function returned for one completion, as an outcome.
+
+    A float, None or Verdict counts. A bool, a string, NaN, an infinity or a value outside `range` is an error: a
+    comparison returned by mistake, or a failure written as a number, must not train a policy.
+
+    >>> judged(0.5, (0, 1)).value
+    0.5
+    >>> judged(None, (0, 1)).kind
+    'abstained'
+    >>> judged(True, (0, 1)).note
+    'returned the bool True; a score is a number'
+    """
+    verdict = returned if isinstance(returned, Verdict) else Verdict(returned)  # type: ignore[arg-type]
+    value = verdict.value
+    if value is None:
+        return Outcome("abstained", None, verdict.parts, verdict.note, verdict.cost)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return Outcome("error", note=f"returned the {type(value).__name__} {value!r:.60}; a score is a number")
+    value = float(value)
+    if not math.isfinite(value):
+        return Outcome("error", note=f"returned {value}; to abstain, return None")
+    if range is not None and not range[0] <= value <= range[1]:
+        return Outcome("error", note=f"returned {value}, outside its range [{range[0]:g}, {range[1]:g}]")
+    return Outcome("scored", value, verdict.parts, verdict.note, verdict.cost)
+
+
+def judged_many(returned: object, count: int, range: tuple[float, float] | None) -> list[Outcome]:
+    """What a function returned for `count` completions at once: a list of that length, else an error for each."""
+    if not isinstance(returned, Sequence) or isinstance(returned, str):
+        return [Outcome("error", note=f"returned a {type(returned).__name__}, not a list of {count} scores")] * count
+    if len(returned) != count:
+        return [Outcome("error", note=f"returned {len(returned)} scores for {count} completions")] * count
+    return [judged(value, range) for value in returned]
+
+
+def raised(error: BaseException) -> Outcome:
+    """An exception as an outcome; its note says where it was raised."""
+    detail = "".join(traceback.format_exception(error, limit=-8))
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return Outcome("error", note=f"{type(error).__name__}: {error}{place}", detail=detail)
+
+
+def timed_out(seconds: float) -> Outcome:
+    """A passed deadline as an outcome."""
+    return Outcome("timeout", note=f"no score within {seconds:g} s")

@@ -1,0 +1,71 @@
+"""A sampled completion as rewards see it, and the standard fields that they may ask for by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Text = str | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One completion, the prompt it answers and the columns of the row that the prompt came from.
+
+    `prompt` and `completion` are text, or messages where the data is conversational. `n_tokens` counts trained tokens,
+    EOS included. Rows with one `group` answer one prompt and are compared.
+    """
+
+    prompt: Text
+    completion: Text
+    completion_ids: Sequence[int]
+    finish_reason: str
+    n_tokens: int
+    row_id: str
+    group: int
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+def text_of(text: Text) -> str:
+    """Text as it is; of messages, their contents joined by a blank line.
+
+    >>> text_of([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
+    'Be brief.\\n\\nWhy?'
+    """
+    if isinstance(text, str):
+        return text
+    return "\n\n".join(str(message.get("content") or "") for message in text)
+
+
+def messages_of(text: Text, role: str) -> list[dict[str, Any]]:
+    """Messages as a list; of text, one message of `role`.
+
+    >>> messages_of("Why?", "user")
+    [{'role': 'user', 'content': 'Why?'}]
+    """
+    if isinstance(text, str):
+        return [{"role": role, "content": text}]
+    return [dict(message) for message in text]
+
+
+def native(text: Text, role: str) -> str | list[dict[str, Any]]:
+    """The form that TRL hands to a reward function: a string, or a list of messages."""
+    return text if isinstance(text, str) else messages_of(text, role)
+
+
+STANDARD_FIELDS: Mapping[str, Callable[[Sample], Any]] = {
+    "prompt": lambda sample: text_of(sample.prompt),
+    "messages": lambda sample: messages_of(sample.prompt, "user") + messages_of(sample.completion, "assistant"),
+    "completion": lambda sample: text_of(sample.completion),
+    "completion_ids": lambda sample: list(sample.completion_ids),
+    "finish_reason": lambda sample: sample.finish_reason,
+    "n_tokens": lambda sample: sample.n_tokens,
+    "row_id": lambda sample: sample.row_id,
+}
+
+TRL_FIELDS: Mapping[str, Callable[[Sample], Any]] = {
+    "prompts": lambda sample: native(sample.prompt, "user"),
+    "completions": lambda sample: native(sample.completion, "assistant"),
+    "completion_ids": lambda sample: list(sample.completion_ids),
+}

@@ -1,0 +1,92 @@
+"""A reward's signature is its schema: which columns it reads and which settings it takes, checked before any call."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+from rung.errors import RewardError
+from rung.registry import hint
+from rung.reward.contract import declaration, is_declared
+
+Style = Literal["sample", "group", "trl"]
+
+HOOKS = ("trainer_state", "log_extra", "log_metric")
+_TRL_MARKS = ("prompts", "completions")
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How a reward is called: for one `sample`, for a `group`, or as TRL calls one, with lists for the whole batch.
+
+    `reads` are the standard fields and columns it takes (true where it must have them), `settings` its keyword-only
+    parameters, `hooks` what TRL offers beside data, `reads_all` whether it takes every column there is.
+    """
+
+    style: Style
+    reads: Mapping[str, bool]
+    settings: Mapping[str, inspect.Parameter]
+    hooks: tuple[str, ...] = ()
+    reads_all: bool = False
+
+
+def read_signature(function: Callable[..., Any], label: str, args: Collection[str]) -> Signature:
+    """The signature of a reward; of a function in TRL's manner, the parameters named in `args` are the settings.
+
+    Raises RewardError where it cannot be called by name.
+    """
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters
+    except (NameError, TypeError, ValueError) as error:
+        remedy = "import at run time what its annotations name"
+        raise RewardError(f"reward `{label}`: its signature cannot be read: {error}", remedy) from None
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if inspect.Parameter.POSITIONAL_ONLY in kinds or inspect.Parameter.VAR_POSITIONAL in kinds:
+        raise RewardError(f"reward `{label}` has parameters without a name", "write it without `/` and `*args`")
+    named = {name: parameter for name, parameter in parameters.items() if parameter.kind in _NAMED}
+    reads_all = inspect.Parameter.VAR_KEYWORD in kinds
+    if not is_declared(function) and (reads_all or any(mark in named for mark in _TRL_MARKS)):
+        settings = {name: p for name, p in named.items() if name in args}
+        reads = {n: p.default is p.empty for n, p in named.items() if n not in args and n not in HOOKS}
+        return Signature("trl", reads, settings, tuple(h for h in HOOKS if reads_all or h in named), reads_all)
+    if reads_all:
+        raise RewardError(f"reward `{label}` takes `**kwargs`", "name its columns, and its settings after `*`")
+    settings = {name: p for name, p in named.items() if p.kind == inspect.Parameter.KEYWORD_ONLY}
+    reads = {name: p.default is p.empty for name, p in named.items() if name not in settings}
+    return Signature("group" if declaration(function).group else "sample", reads, settings)
+
+
+def read_settings(signature: Signature, label: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a config gives, of the types that the function's annotations ask for; no lenient conversion.
+
+    Values are JSON values: a list becomes the tuple or set that is asked for. Raises RewardError for a setting that is
+    unknown, missing or of a wrong type.
+    """
+    for name in args:
+        if name not in signature.settings:
+            raise RewardError(f"reward `{label}`: unknown setting `{name}`", hint(name, signature.settings))
+    for name, parameter in signature.settings.items():
+        if parameter.default is parameter.empty and name not in args:
+            raise RewardError(f"reward `{label}`: setting `{name}` is missing", f"write `args: {{{name}: ...}}`")
+    return {name: _typed(signature.settings[name], label, value) for name, value in args.items()}
+
+
+def _typed(parameter: inspect.Parameter, label: str, value: Any) -> Any:
+    where = f"reward `{label}`: setting `{parameter.name}` is {value!r:.80}"
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        raise RewardError(where, "give a value that JSON can hold") from None
+    annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
+    try:
+        return TypeAdapter(annotation).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise RewardError(where, error.errors()[0]["msg"]) from None
+    except PydanticUserError:
+        raise RewardError(where, f"annotate `{parameter.name}` with a type that a config can hold") from None

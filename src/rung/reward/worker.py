@@ -1,0 +1,151 @@
+"""A process of its own for rewards that may hang: killed with all it started when a deadline passes.
+
+A thread cannot be stopped; a process group can, also in a busy loop in C and when it ignores SIGTERM. Frames are a
+4-byte big-endian length and JSON, never pickle: what comes back is data from a process that ran foreign text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import struct
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from rung.reward.call import Reply
+from rung.reward.contract import Verdict
+from rung.reward.outcome import Outcome, timed_out
+
+START_TIMEOUT_S = 120.0  # for starting Python and importing the module of a reward, apart from its own deadline
+MAX_REPLY_BYTES = 64 * 2**20
+
+
+class _Dead(Exception):
+    """The process ended or answered nonsense."""
+
+
+class Worker:
+    """One killable process that runs rewards, started at the first call and after a kill. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._loaded: set[str] = set()
+        self._finalizer: weakref.finalize | None = None
+
+    def call(
+        self, key: str, address: Mapping[str, Any], arguments: Mapping[str, Any], step: int, timeout: float
+    ) -> Reply | Outcome:
+        """One call of the reward at `address` (its `name`, `base` and `args`), under a deadline in seconds.
+
+        `key` tells rewards of one worker apart. A passed deadline is a timeout, a dead process an error.
+        """
+        waiting = START_TIMEOUT_S
+        try:
+            process = self._running()
+            if key not in self._loaded:
+                self._send(process, {"op": "load", "key": key, **address})
+                loaded = self._receive(process, waiting)
+                if "error" in loaded:
+                    return _outcome(loaded["error"])
+                self._loaded.add(key)
+            self._send(process, {"op": "call", "key": key, "arguments": arguments, "step": step})
+            waiting = timeout
+            return _reply(self._receive(process, waiting))
+        except TimeoutError:
+            self.close()
+            return timed_out(waiting)
+        except (_Dead, BrokenPipeError) as error:
+            self.close()
+            return Outcome("error", note=f"the worker died: {error}")
+
+    def close(self) -> None:
+        """Kill the process and all that it started."""
+        if self._finalizer is not None:
+            self._finalizer()
+        self._process, self._finalizer = None, None
+        self._loaded.clear()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "rung.reward.serve"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # a group of its own, which Ctrl-C leaves alone and `killpg` ends
+            )
+            self._finalizer = weakref.finalize(self, _kill, self._process)
+        return self._process
+
+    @staticmethod
+    def _send(process: subprocess.Popen[bytes], request: Mapping[str, Any]) -> None:
+        payload = json.dumps(request).encode()
+        assert process.stdin is not None
+        process.stdin.write(struct.pack(">I", len(payload)) + payload)
+        process.stdin.flush()
+
+    @staticmethod
+    def _receive(process: subprocess.Popen[bytes], timeout: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        length = struct.unpack(">I", _read(process, 4, deadline))[0]
+        if length > MAX_REPLY_BYTES:
+            raise _Dead(f"it answered {length} bytes")
+        try:
+            answer = json.loads(_read(process, length, deadline))
+        except ValueError:
+            raise _Dead("its answer is not JSON") from None
+        if not isinstance(answer, dict):
+            raise _Dead("its answer is no mapping")
+        return answer
+
+
+def _read(process: subprocess.Popen[bytes], count: int, deadline: float) -> bytes:
+    """`count` bytes of the process's answer; TimeoutError at the deadline."""
+    assert process.stdout is not None
+    descriptor, received = process.stdout.fileno(), bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while len(received) < count:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not selector.select(remaining):
+                raise TimeoutError
+            chunk = os.read(descriptor, count - len(received))
+            if not chunk:
+                raise _Dead(f"it ended with {process.wait()}")
+            received += chunk
+    return bytes(received)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        with contextlib.suppress(BrokenPipeError):
+            if stream is not None:
+                stream.close()
+
+
+def _reply(answer: dict[str, Any]) -> Reply | Outcome:
+    if "error" in answer:
+        return _outcome(answer["error"])
+    returned = answer.get("returned")
+    many = [_verdict(value) for value in returned] if isinstance(returned, list) else _verdict(returned)
+    return Reply(many, answer.get("columns", {}), answer.get("metrics", {}))
+
+
+def _verdict(value: object) -> object:
+    return Verdict(**value["verdict"]) if isinstance(value, dict) and "verdict" in value else value
+
+
+def _outcome(error: dict[str, Any]) -> Outcome:
+    return Outcome("error", note=str(error.get("note", "")), detail=str(error.get("detail", "")))

@@ -1,0 +1,45 @@
+"""The random number generators of a process, as JSON values."""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def capture() -> dict[str, Any]:
+    """The states of Python's, NumPy's (legacy global) and torch's generators (CPU, and the current CUDA device)."""
+    version, words, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=False)
+    key = numpy_state["state"]
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": numpy_state | {"state": {"key": key["key"].tolist(), "pos": key["pos"]}},
+        "torch": _text(torch.get_rng_state()),
+        "cuda": _text(torch.cuda.get_rng_state()) if torch.cuda.is_available() else None,
+    }
+
+
+def restore(state: Mapping[str, Any]) -> None:
+    """Set every generator as `capture` found it; a CUDA state is left out where there is no such device."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    key = state["numpy"]["state"]
+    words = np.array(key["key"], dtype=np.uint32)
+    np.random.set_state(dict(state["numpy"]) | {"state": {"key": words, "pos": key["pos"]}})
+    torch.set_rng_state(_tensor(state["torch"]))
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(_tensor(state["cuda"]))
+
+
+def _text(state: Tensor) -> str:
+    return base64.b64encode(state.numpy().tobytes()).decode("ascii")
+
+
+def _tensor(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

@@ -1,0 +1,1 @@
+"""Rollouts: keyed uniforms (`philox`), draws (`draw`), the decode cache (`cache`) and the sampler (`sampler`)."""

@@ -1,0 +1,80 @@
+"""The decode cache: transformers' own, with full-attention layers that grow by doubling instead of by concatenation."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from rung.errors import ConfigError
+
+
+class GrowingLayer(DynamicLayer):
+    """A full-attention layer whose keys and values (rows, heads, length, size) are views of a doubling buffer.
+
+    For inference only: a later update writes into memory that earlier views share, so no gradient may flow through it.
+    A shallow copy shares the buffer too; take one with `branch`, which selects rows and thereby leaves it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._buffers: tuple[Tensor, Tensor] | None = None
+        self._view: Tensor | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append (rows, heads, new, size) keys and values; returns views of all of them.
+
+        Raises AssertionError where a gradient would be lost.
+        """
+        assert not (key_states.requires_grad and torch.is_grad_enabled()), "a growing cache serves inference alone"
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        # Whoever replaced `keys` (selecting rows, cropping) left the buffer behind, whatever its size.
+        if self._buffers is None or self.keys is not self._view or self._buffers[0].shape[-2] < end:
+            self._buffers = self._grown(self.keys, key_states, start), self._grown(self.values, value_states, start)
+        keys, values = self._buffers
+        keys[:, :, start:end], values[:, :, start:end] = key_states, value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        self._view = self.keys
+        return self.keys, self.values
+
+    @staticmethod
+    def _grown(old: Tensor | None, new: Tensor, length: int) -> Tensor:
+        rows, heads, count, size = new.shape
+        buffer = new.new_empty(rows, heads, 2 * (length + count), size)
+        if length and old is not None:
+            buffer[:, :, :length] = old
+        return buffer
+
+
+def new_cache(config: PreTrainedConfig) -> Cache:
+    """An empty decode cache for a model: growing full-attention layers, transformers' own sliding-window ones.
+
+    Raises ConfigError for a layer that keeps another state, such as a recurrent one.
+    """
+    cache = DynamicCache(config=config)
+    foreign = {type(layer).__name__ for layer in cache.layers} - {"DynamicLayer", "DynamicSlidingWindowLayer"}
+    if foreign:
+        raise ConfigError(
+            f"model `{config.model_type}` has layers whose state cannot be shared: {', '.join(sorted(foreign))}",
+            "use a model with full or sliding-window attention in every layer",
+        )
+    return Cache([layer if isinstance(layer, DynamicSlidingWindowLayer) else GrowingLayer() for layer in cache.layers])
+
+
+def branch(cache: Cache, rows: Tensor) -> Cache:
+    """A cache of its own with the given rows (n,) of another, repeats allowed; the other stays as it was.
+
+    The layers are copied and select rows. Filling new ones with `update` would lose the position count of
+    sliding-window layers.
+    """
+    part = copy(cache)
+    part.layers = [copy(layer) for layer in cache.layers]
+    part.batch_select_indices(rows)
+    return part

@@ -1,0 +1,135 @@
+"""The decode loop of rows that run together: draw, see which have ended, let them leave, compute the next position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+
+from rung.batch import Completion, FinishReason
+from rung.errors import SamplingError
+from rung.rollout.cache import branch
+from rung.rollout.draw import Sampling, draw
+from rung.rollout.philox import Key, uniforms
+
+Step = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]  # ids (n, s), mask, positions, cache -> logits (n, V)
+
+_KEYED_TOKENS = 128  # uniforms are made for so many tokens ahead
+_LIVE_SHARE = 0.8  # below this share of unfinished rows the ended ones leave the batch
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """A block of P prompts of width S as the model left it."""
+
+    cache: Cache
+    logits: Tensor  # (P, V) float32 after the last prompt token
+    mask: Tensor  # (P, S) bool, left-padded
+    lengths: Tensor  # (P,)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which completions to draw: n rows, each with its prompt in the block and the two ordinals that name its draws."""
+
+    prompt_of: Tensor  # (n,)
+    visits: Tensor  # (n,)
+    samples: Tensor  # (n,)
+
+
+class Ending:
+    """What ends a completion before its length does: the EOS tokens and the stop texts."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int], stop: tuple[str, ...]):
+        self.tokenizer, self.eos_ids, self.stop = tokenizer, tuple(eos_ids), stop
+        # A token is at least one byte, so as many tokens as the longest stop text has bytes hold it; four more keep
+        # a character cut in two, and the leading space that some decoders strip, away from it.
+        self._tail = max((len(text.encode()) for text in stop), default=0) + 4
+
+    def eos(self, tokens: Tensor) -> Tensor:
+        """(n,) bool: rows whose newest token (n,) is an EOS."""
+        return torch.isin(tokens, torch.tensor(self.eos_ids, dtype=torch.long, device=tokens.device))
+
+    def stopped(self, ids: Tensor) -> Tensor:
+        """(n,) bool: rows whose text, of completion ids (n, t), holds a stop text near its end."""
+        if not self.stop:
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        tails = ids[:, -self._tail :].tolist()
+        texts = [str(self.tokenizer.decode(tail, clean_up_tokenization_spaces=False)) for tail in tails]
+        return torch.tensor([any(stop in text for stop in self.stop) for text in texts], device=ids.device)
+
+
+class Wave:
+    """Rows that decode together; `live` are those still in the batch, `alive` marks the unfinished ones among them."""
+
+    def __init__(self, step: Step, ending: Ending, prefill: Prefill, rows: Rows, *, key: Key, sampling: Sampling):
+        device = prefill.logits.device
+        self.step, self.ending, self.prefill, self.key, self.sampling = step, ending, prefill, key, sampling
+        self.rows, self.prompt_of = rows, rows.prompt_of.to(device)
+        self.limit = sampling.max_completion_length
+        self.live = torch.arange(len(self.prompt_of), device=device)
+        self.alive = torch.ones_like(self.live, dtype=torch.bool)
+        self.ids = torch.zeros((len(self.live), self.limit), dtype=torch.long, device=device)
+        self.logps = torch.zeros((len(self.live), self.limit), device=device)
+        self.lengths = torch.full_like(self.live, self.limit)
+        self.reasons: list[FinishReason] = ["length"] * len(self.live)
+        self.uniforms = self._uniforms(0)
+
+    def run(self) -> list[Completion]:
+        """Decode until every row has ended. Raises SamplingError where the policy gives non-finite numbers."""
+        width = self.prefill.mask.shape[1]
+        cache = branch(self.prefill.cache, self.prompt_of)
+        mask = nn.functional.pad(self.prefill.mask[self.prompt_of], (0, self.limit), value=True)
+        positions = self.prefill.lengths[self.prompt_of]
+        logits = self.prefill.logits[self.prompt_of]
+        for t in range(self.limit):
+            tokens = self._draw(logits, t)
+            self._finish(tokens, t)
+            num_alive = int(self.alive.sum())
+            if num_alive == 0 or t + 1 == self.limit:
+                break
+            if num_alive < _LIVE_SHARE * len(self.alive):
+                kept = self.alive.nonzero()[:, 0]
+                cache.batch_select_indices(kept)
+                mask, positions, tokens = mask[kept], positions[kept], tokens[kept]
+                self.live, self.alive, self.uniforms = self.live[kept], self.alive[kept], self.uniforms[kept]
+            logits = self.step(tokens[:, None], mask[:, : width + t + 1], (positions + t)[:, None], cache)
+        return self._completions()
+
+    def _draw(self, logits: Tensor, t: int) -> Tensor:
+        if t and t % _KEYED_TOKENS == 0:
+            self.uniforms = self._uniforms(t)
+        tokens, logps = draw(logits, self.uniforms[:, t % _KEYED_TOKENS], self.sampling)
+        self.ids[self.live, t], self.logps[self.live, t] = tokens, logps
+        return tokens
+
+    def _uniforms(self, t: int) -> Tensor:
+        live, count = self.live.cpu(), min(_KEYED_TOKENS, self.limit - t)
+        return uniforms(self.key, self.rows.visits[live], self.rows.samples[live], t, count).to(self.live.device)
+
+    def _finish(self, tokens: Tensor, t: int) -> None:
+        """Mark the rows that ended with token t. What one draws between its end and its leaving is cut off at last."""
+        ended: list[tuple[FinishReason, Tensor]] = [
+            ("eos", self.ending.eos(tokens)),
+            ("stop", self.ending.stopped(self.ids[self.live, : t + 1])),
+        ]
+        for reason, rows in ended:
+            new = self.live[self.alive & rows]
+            self.lengths[new] = t + 1
+            for row in new.tolist():
+                self.reasons[row] = reason
+            self.alive = self.alive & ~rows
+
+    def _completions(self) -> list[Completion]:
+        drawn = torch.arange(self.limit, device=self.live.device) < self.lengths[:, None]
+        if not self.logps[drawn].isfinite().all():
+            raise SamplingError(
+                "the policy gave non-finite log-probs while it was sampled",
+                "go back to an earlier checkpoint, or lower `learning_rate`",
+            )
+        rows = zip(self.ids.tolist(), self.logps.tolist(), self.lengths.tolist(), self.reasons, strict=True)
+        return [Completion(tuple(ids[:n]), tuple(logps[:n]), reason) for ids, logps, n, reason in rows]

@@ -1,0 +1,159 @@
+"""Pure functions from logits to tokens: what is kept of a distribution, and which token a uniform picks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rung.errors import ConfigError
+
+_BLOCK = 512  # tokens whose weights are summed together before the scan: a flat float64 scan of 152k tokens costs 7x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How completions are drawn; raises ConfigError for a value out of range."""
+
+    max_completion_length: int  # tokens, EOS included
+    temperature: float = 1.0  # 0: the likeliest token
+    top_p: float = 1.0  # (0, 1]
+    top_k: int = 0  # 0: all tokens
+    min_p: float = 0.0  # [0, 1], relative to the likeliest token
+    stop: tuple[str, ...] = ()  # texts that end a completion, and stay in it
+
+    def __post_init__(self):
+        allowed = {
+            "max_completion_length": (self.max_completion_length >= 1, "at least 1"),
+            "temperature": (0.0 <= self.temperature < float("inf"), "0 (greedy) or more"),
+            "top_p": (0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
+            "top_k": (self.top_k >= 0, "0 (all tokens) or more"),
+            "min_p": (0.0 <= self.min_p <= 1.0, "between 0 and 1"),
+            "stop": (all(self.stop), "a list of texts, none of them empty"),
+        }
+        for name, (valid, range_) in allowed.items():
+            if not valid:
+                raise ConfigError(f"`{name}`: {getattr(self, name)!r} is out of range", f"`{name}` must be {range_}")
+
+    @property
+    def untruncated(self) -> bool:
+        """Whether tokens come from the policy's whole distribution, so that their log-probs are those of the draw."""
+        return self.temperature > 0 and self.top_p == 1.0 and self.top_k == 0 and self.min_p == 0.0
+
+
+def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """The token that each row's uniform picks, and its log-prob under the untruncated distribution.
+
+    Log-probs are nats at the sampling temperature (at 1 when greedy, where the uniforms are not read).
+    Shapes: (n, V) float32, (n,) float64 in [0, 1) -> (n,) int64, (n,) float32. Raises nothing.
+
+    >>> logits = torch.tensor([[0.5, 0.2, 0.3]]).log()
+    >>> greedy = Sampling(max_completion_length=1, temperature=0)
+    >>> token, logp = draw(logits, torch.tensor([0.9]).double(), greedy)
+    >>> token.item(), round(logp.exp().item(), 3)
+    (0, 0.5)
+    """
+    if sampling.temperature == 0:
+        logps = logits.log_softmax(-1)
+        tokens = logits.argmax(-1)
+    else:
+        logps = (logits / sampling.temperature).log_softmax(-1)
+        kept = truncate(logps, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p)
+        tokens = inverse_cdf(kept.exp(), uniforms)
+    return tokens, logps.gather(1, tokens[:, None])[:, 0]
+
+
+def keep_top_k(logps: Tensor, top_k: int) -> Tensor:
+    """Where a token is among the `top_k` likeliest of its row; ties with the last one stay.
+
+    Shapes: (n, V) -> (n, V) bool. `top_k` is at least 1. Raises nothing.
+
+    >>> keep_top_k(torch.tensor([[0.5, 0.2, 0.3]]).log(), 2).tolist()
+    [[True, False, True]]
+    """
+    smallest = logps.topk(min(top_k, logps.shape[-1]), dim=-1).values[:, -1:]
+    return logps >= smallest
+
+
+def keep_top_p(logps: Tensor, top_p: float) -> Tensor:
+    """Where a token belongs to the smallest set of likeliest tokens that holds `top_p` of the row's mass.
+
+    Shares are of the mass that the row holds. The token that crosses the threshold stays, so that one always does, and
+    so do ties with it.
+    Shapes: (n, V) -> (n, V) bool. `top_p` in (0, 1]. Raises nothing. Source: arXiv 1904.09751, section 3.1.
+
+    >>> keep_top_p(torch.tensor([[0.5, 0.2, 0.3]]).log(), 0.6).tolist()
+    [[True, False, True]]
+    """
+    vocabulary = logps.shape[-1]
+    mass = logps.exp().sum(-1, keepdim=True, dtype=torch.float64)
+    for width in (min(_BLOCK, vocabulary), vocabulary):  # sorting a whole vocabulary is rarely needed, and dear
+        ordered = logps.topk(width, dim=-1).values
+        shares = ordered.double().exp() / mass
+        held = shares.cumsum(-1)
+        if (held[:, -1] >= top_p).all():
+            break
+    last = ((held - shares) < top_p).sum(-1, keepdim=True) - 1
+    return logps >= ordered.gather(-1, last)
+
+
+def keep_min_p(logps: Tensor, min_p: float) -> Tensor:
+    """Where a token is at least `min_p` times as likely as the likeliest of its row.
+
+    Shapes: (n, V) -> (n, V) bool. `min_p` in [0, 1]. Raises nothing. Source: arXiv 2407.01082, section 3.
+
+    >>> keep_min_p(torch.tensor([[0.5, 0.2, 0.3]]).log(), 0.5).tolist()
+    [[True, False, True]]
+    """
+    return logps.exp() >= min_p * logps.amax(-1, keepdim=True).exp()
+
+
+def truncate(logps: Tensor, *, top_k: int, top_p: float, min_p: float) -> Tensor:
+    """Log-probs with -inf where top-k, then top-p of what is left, then min-p drop a token; not renormalised.
+
+    Shapes: (n, V) -> (n, V). `top_k` 0, `top_p` 1 and `min_p` 0 drop nothing. Raises nothing.
+    The order is that of transformers.
+
+    >>> truncate(torch.tensor([[0.5, 0.2, 0.3]]).log(), top_k=2, top_p=0.6, min_p=0.0).exp()
+    tensor([[0.5000, 0.0000, 0.0000]])
+    """
+    if top_k > 0:
+        logps = logps.where(keep_top_k(logps, top_k), -torch.inf)
+    if top_p < 1.0:
+        logps = logps.where(keep_top_p(logps, top_p), -torch.inf)
+    if min_p > 0.0:
+        logps = logps.where(keep_min_p(logps, min_p), -torch.inf)
+    return logps
+
+
+def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The token of each row whose share of the cumulated weights holds the row's uniform; never one of weight zero.
+
+    Weights need not add up to one. They are summed in float64, in blocks of 512 first and then inside the block that
+    holds the draw, so that the cost of a large vocabulary is one pass of sums.
+    Shapes: (n, V) non-negative with a positive entry in each row, (n,) float64 in [0, 1) -> (n,) int64. Raises nothing.
+
+    >>> weights = torch.tensor([[0.0, 1.0, 3.0]])
+    >>> [inverse_cdf(weights, torch.tensor([u], dtype=torch.float64)).item() for u in (0.0, 0.24, 0.25, 0.99)]
+    [1, 1, 2, 2]
+    """
+    vocabulary = weights.shape[1]
+    size = min(_BLOCK, vocabulary)
+    blocks = torch.nn.functional.pad(weights, (0, -vocabulary % size)).unflatten(1, (-1, size))
+    edges = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    target = uniforms[:, None] * edges[:, -1:]
+    block = _pick(edges, target)
+    below = torch.nn.functional.pad(edges, (1, 0)).gather(1, block)
+    inside = blocks.gather(1, block[..., None].expand(-1, 1, size))[:, 0].cumsum(-1, dtype=torch.float64)
+    tokens = block * size + _pick(inside, target - below)
+    return tokens[:, 0].clamp(max=vocabulary - 1)  # only weights that are NaN point beyond the vocabulary
+
+
+def _pick(cdf: Tensor, target: Tensor) -> Tensor:
+    """(n, 1) first place where the sums exceed the target; the last place with weight where rounding lets none do so.
+
+    `right=True` because a target of 0 belongs to the first place with weight, not to a leading one without.
+    """
+    last = torch.searchsorted(cdf, cdf[:, -1:].contiguous()).clamp(max=cdf.shape[1] - 1)
+    return torch.searchsorted(cdf, target, right=True).minimum(last)

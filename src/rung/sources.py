@@ -1,0 +1,59 @@
+"""Where a stage's batches come from: data read from disk, or the policy itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+
+from rung.algorithm import Algorithm
+from rung.batch import Batch
+from rung.data.batches import Dataset
+from rung.metrics import Metric
+from rung.policy import Policy
+
+
+class Source(Protocol):
+    """Batches that are ready for the loop, and what it takes to go on with them."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One batch an optimizer step, prepared and credited, without end."""
+        ...
+
+    def pop_report(self) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
+        """Metrics over all ranks and completions to show, since the last call."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """A tree of tensors and JSON values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the state was taken."""
+        ...
+
+
+class Prepared:
+    """A data set whose batches carry the no-grad outputs that the algorithm asks for."""
+
+    def __init__(self, dataset: Dataset, algorithm: Algorithm, policy: Policy):
+        self.dataset, self.algorithm, self.policy = dataset, algorithm, policy
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.dataset:
+            with torch.no_grad():
+                prepared = self.algorithm.prepare(batch, self.policy)
+            yield prepared
+
+    def pop_report(self) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
+        """Nothing: a data set does not change."""
+        return {}, []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the data set stands."""
+        return dict(self.dataset.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on there."""
+        self.dataset.load_state_dict(state)

@@ -1,0 +1,1 @@
+"""Tiny models and the tasks that they can learn."""

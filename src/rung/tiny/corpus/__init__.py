@@ -1,0 +1,74 @@
+"""The generated text that `tiny:base` is pretrained on: conversations on *other* tasks than the ones in `rung.tiny`.
+
+One kind of row, a conversation whose assistant turns are trained. A few-shot layout is a conversation of several turns
+with one rule. The words of the medication task occur in glossaries and in leaflet sentences; its prompts, its
+directions and its drugs do not occur.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+
+from rung.errors import DataError
+from rung.tiny.corpus import rules, shorthand
+from rung.tiny.corpus.glossary import Glossary, glossary, glossary_list, leaflet
+from rung.tiny.corpus.rules import Rule
+
+# Families and their shares, in percent.
+_MIXTURE: dict[Callable[[Random], Rule], int] = {
+    shorthand.shorthand: 26,
+    shorthand.invented_shorthand: 12,
+    rules.copying: 18,
+    rules.recall: 6,
+    rules.field_lookup: 7,
+    rules.template: 8,
+    rules.select: 3,
+    rules.case: 3,
+    rules.dictionary: 4,
+    rules.spelling: 3,
+    rules.addition: 2,
+    rules.instruction: 2,
+    leaflet: 2,
+}
+_GLOSSARY: dict[Callable[[Random, Glossary], Rule], int] = {glossary: 3, glossary_list: 1}
+_SPLITS = {"train": (0, 100_000), "validation": (1_000_000, 500)}  # first document, number
+
+
+def documents(seed: int, count: int, *, first: int = 0, glossary: Glossary = "full") -> list[dict]:
+    """`count` rows {"messages": [...]} from the `first` on; document i depends on (seed, i, glossary) only.
+
+    `glossary="without_task"` leaves every abbreviation of the medication task out of the glossaries.
+
+    >>> documents(0, 2) == documents(0, 1) + documents(0, 1, first=1)
+    True
+    """
+    return [{"messages": _document(Random(f"{seed}/{index}"), glossary)} for index in range(first, first + count)]
+
+
+def rows(split: str, seed: int = 0, *, glossary: Glossary = "full") -> list[dict]:
+    """The rows of `task:base/<split>` (train or validation). Raises DataError for another split."""
+    if split not in _SPLITS:
+        raise DataError(f"the task `base` has no split `{split}`", f"choose one of {', '.join(_SPLITS)}")
+    first, count = _SPLITS[split]
+    return documents(seed, count, first=first, glossary=glossary)
+
+
+def texts(seed: int = 0, *, count: int) -> Iterator[str]:
+    """What is said in `count` documents, turn by turn: the text that the base's tokenizer is trained on."""
+    for row in documents(seed, count):
+        yield from (message["content"] for message in row["messages"])
+
+
+def _document(rng: Random, which: Glossary) -> list[dict[str, str]]:
+    makers = [*_MIXTURE, *(_bound(maker, which) for maker in _GLOSSARY)]
+    rule = rng.choices(makers, [*_MIXTURE.values(), *_GLOSSARY.values()])[0](rng)
+    messages = [{"role": "system", "content": rule.system}] if rule.system else []
+    for _ in range(rng.randint(*rule.num_turns)):
+        asked, answered = rule.turn()
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return messages
+
+
+def _bound(maker: Callable[[Random, Glossary], Rule], which: Glossary) -> Callable[[Random], Rule]:
+    return lambda rng: maker(rng, which)

@@ -1,0 +1,229 @@
+"""Documents about text itself: copying, recall, fields, case, dictionaries, spelling, sums, short instructions.
+
+A rule is drawn once a document and makes as many turns as are asked for, so that the first turns of a document are
+examples for the later ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from rung.tiny.corpus import words
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one document is about: `turn()` gives (what the user says, what the assistant answers)."""
+
+    turn: Callable[[], tuple[str, str]]
+    system: str | None = None
+    num_turns: tuple[int, int] = (1, 4)
+
+
+def copying(rng: Random) -> Rule:
+    """The assistant repeats a thing, or the part of a sentence that is asked for."""
+    form = rng.choice(
+        (
+            "Repeat: {}",
+            "Copy: {}",
+            "Say {}",
+            "Echo {}",
+            "Write this again: {}",
+            "{}",
+            "Please repeat the name {}.",
+            "Repeat what is in quotes: '{}'",
+            "word={}",
+        )
+    )
+    answer = rng.choice(("{}", "{}", "{}", "{}.", "Name: {}", "It is {}.", "You said {}", "-> {}", "{} {}"))
+    many = rng.choice((1, 1, 1, 2, 3, 4))
+    make = rng.choice((words.thing, words.invented_name, words.invented_name, words.random_string))
+
+    def turn() -> tuple[str, str]:
+        text = rng.choice((" ", ", ", " ")).join(make(rng) for _ in range(many))
+        return form.format(text), answer.format(text, text)
+
+    return Rule(turn)
+
+
+def recall(rng: Random) -> Rule:
+    """Keys and values are stated once; each turn asks for one value."""
+    num = rng.randint(2, 6)
+    keys = rng.sample(words.FIRST_NAMES if rng.random() < 0.5 else words.NOUNS, num)
+    values = [rng.choice((words.invented_name, words.random_string, words.number, words.thing))(rng) for _ in keys]
+    link = rng.choice((" = ", ": ", " has ", " -> ", " is "))
+    facts = rng.choice(("; ", ", ", "\n", ". ")).join(f"{k}{link}{v}" for k, v in zip(keys, values, strict=True))
+    question = rng.choice(("{}?", "What about {}?", "{}{link}", "Value of {}")).replace("{link}", link.strip())
+    answer = rng.choice(("{1}", "{1}", "{0}{link}{1}")).replace("{link}", link)
+    as_system = rng.random() < 0.5
+    first = [not as_system]
+
+    def turn() -> tuple[str, str]:
+        pick = rng.randrange(num)
+        asked = question.format(keys[pick])
+        if first[0]:
+            asked, first[0] = f"{facts}\n{asked}", False
+        return asked, answer.format(keys[pick], values[pick])
+
+    return Rule(turn, facts if as_system else None, (1, 5))
+
+
+_FIELDS: dict[str, Callable[[Random], str]] = {
+    "name": words.invented_name,
+    "item": words.thing,
+    "code": words.random_string,
+    "amount": words.number,
+    "place": lambda rng: rng.choice(words.PHRASES),
+    "colour": lambda rng: rng.choice(words.ADJECTIVES),
+    "owner": lambda rng: rng.choice(words.FIRST_NAMES),
+    "size": lambda rng: f"{words.number(rng)} {rng.choice(words.MEASURES)}",
+    "product": words.invented_name,
+}
+
+
+def _record(rng: Random, fields: list[str]) -> dict[str, str]:
+    return {field: _FIELDS[field](rng) for field in fields}
+
+
+def field_lookup(rng: Random) -> Rule:
+    """A record is given and one field of it asked for, named or always the same."""
+    fields = rng.sample(list(_FIELDS), rng.randint(2, 5))
+    between, link = rng.choice((", ", "; ", " | ", "\n")), rng.choice((": ", "=", " "))
+    always = rng.choice(fields) if rng.random() < 0.4 else None
+    question = rng.choice(("{r}\n{f}?", "What is the {f}? {r}", "Give the {f}.\n{r}", "{r} -> {f}"))
+
+    def turn() -> tuple[str, str]:
+        record = _record(rng, fields)
+        text = between.join(f"{field}{link}{value}" for field, value in record.items())
+        if always:
+            return text, record[always]
+        field = rng.choice(fields)
+        return question.format(r=text, f=field), record[field]
+
+    return Rule(turn)
+
+
+def template(rng: Random) -> Rule:
+    """The fields of a record are put into a sentence of the document's own."""
+    fields = rng.sample(list(_FIELDS), rng.randint(2, 4))
+    verb, adjective = rng.choice(words.VERBS), rng.choice(words.ADJECTIVES)
+    openings = (f"{verb.capitalize()} {{}}", f"We {verb} {{}}", "{}", f"The {adjective} {{}}", "There is {}")
+    links = [rng.choice((" of {}", " with {}", " by {}", " for {}", ", {}", " and {}", " to {}", " {}")) for _ in fields[1:]]
+    sentence = rng.choice(openings) + "".join(links) + rng.choice((".", "", " today."))
+    shuffled = rng.sample(fields, len(fields))
+    between = rng.choice((", ", "; ", " ", " / "))
+    shown = rng.random() < 0.5
+
+    def turn() -> tuple[str, str]:
+        record = _record(rng, fields)
+        if shown:
+            text = between.join(f"{field}={record[field]}" for field in shuffled)
+        else:
+            text = between.join(record[field] for field in shuffled)
+        return text, sentence.format(*record.values())
+
+    system = None if rng.random() < 0.6 else "Fill in: " + sentence.format(*(f"[{field}]" for field in fields))
+    return Rule(turn, system, (2, 5))
+
+
+def select(rng: Random) -> Rule:
+    """The first, second or last of several things."""
+    num = rng.randint(2, 5)
+    which, name = rng.choice(((0, "first"), (1, "second"), (-1, "last")))
+    between = rng.choice((" ", ", ", "; "))
+    form = rng.choice((f"{name}: {{}}", f"Which is {name}? {{}}", "{}"))
+
+    def turn() -> tuple[str, str]:
+        things = [rng.choice((words.invented_name(rng), rng.choice(words.NOUNS))) for _ in range(num)]
+        return form.format(between.join(things)), things[which]
+
+    return Rule(turn)
+
+
+def case(rng: Random) -> Rule:
+    """Upper, lower or capital letters."""
+    name, change = rng.choice((("upper case", str.upper), ("lower case", str.lower), ("capital letters", str.title)))
+    form = rng.choice((f"{name}: {{}}", f"Write in {name}: {{}}", "{}"))
+    distort = rng.choice((str.upper, str.lower, str.title, str))
+
+    def turn() -> tuple[str, str]:
+        text = distort(words.thing(rng))
+        return form.format(text), change(text)
+
+    return Rule(turn)
+
+
+def dictionary(rng: Random) -> Rule:
+    """A made-up dictionary in the system turn; one or several of its words are translated."""
+    num = rng.randint(3, 7)
+    known = rng.sample(words.NOUNS + words.PHRASES, num)
+    invented = [rng.choice((words.random_code, words.random_code, words.invented_name))(rng) for _ in known]
+    facts = rng.choice(("; ", ", ", "\n")).join(f"{code} = {word}" for code, word in zip(invented, known, strict=True))
+    many = rng.randint(1, min(3, num))
+
+    def turn() -> tuple[str, str]:
+        picks = rng.sample(range(num), many)
+        return " ".join(invented[i] for i in picks), " ".join(known[i] for i in picks)
+
+    return Rule(turn, facts, (1, 5))
+
+
+def spelling(rng: Random) -> Rule:
+    """Letters of a word apart, together, or a misspelt word put right."""
+    form = rng.choice(("Spell {}", "{}", "spell: {}"))
+    mode = rng.choice(("apart", "together", "correct"))
+    between = rng.choice((" ", "-"))
+
+    def turn() -> tuple[str, str]:
+        word = words.invented_name(rng) if rng.random() < 0.6 else rng.choice(words.NOUNS)
+        if mode == "correct":
+            word = rng.choice(words.NOUNS + words.VERBS)
+            return f"Correct: {words.typo(rng, word)}", word
+        apart = between.join(word)
+        return (form.format(word), apart) if mode == "apart" else (f"Join {apart}", word)
+
+    return Rule(turn)
+
+
+def addition(rng: Random) -> Rule:
+    """Sums, and products with a small factor."""
+    form = rng.choice(("{} + {}", "{}+{}=", "Add {} and {}.", "{} plus {}"))
+    times = rng.random() < 0.3
+
+    def turn() -> tuple[str, str]:
+        a, b = rng.randint(0, 20), rng.randint(0, 20)
+        if times:
+            a, b = rng.randint(1, 12), rng.randint(2, 4)
+            return f"{a} times {b}", str(a * b)
+        return form.format(a, b), str(a + b)
+
+    return Rule(turn, num_turns=(2, 5))
+
+
+def instruction(rng: Random) -> Rule:
+    """A short instruction with one right answer."""
+    kind = rng.choice(("words", "digits", "how many", "plural", "join", "remove", "quote", "apart"))
+
+    def turn() -> tuple[str, str]:
+        amount, noun, name = rng.randint(1, 10), rng.choice(words.NOUNS), words.invented_name(rng)
+        if kind == "words":
+            return f"Write {amount} as a word.", words.NUMBER_WORDS[str(amount)]
+        if kind == "digits":
+            return f"Write {words.NUMBER_WORDS[str(amount)]} as a number.", str(amount)
+        if kind == "how many":
+            return f"How many? {amount} {noun}s from {name}", str(amount)
+        if kind == "plural":
+            amount = rng.choice((1, 1, amount))
+            return f"{amount} {noun}", f"{amount} {noun if amount == 1 else words.plural(noun)}"
+        if kind == "apart":
+            measure = rng.choice(words.MEASURES)
+            return f"{name} {amount}{measure}", f"{name} {amount} {measure}"
+        if kind == "join":
+            return f"Join with 'and': {noun}, {name}", f"{noun} and {name}"
+        if kind == "remove":
+            return f"Leave out '{noun}': {noun} {name}", name
+        return f"Put {name} in quotes.", f"'{name}'"
+
+    return Rule(turn)

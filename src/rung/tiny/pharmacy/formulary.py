@@ -1,0 +1,75 @@
+"""The drugs: what each is called and how it is plausibly taken, read from `families.toml` beside this file."""
+
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Drug:
+    """One medicine under all its names; `limit` is the most in a day, in the unit of its strengths."""
+
+    names: tuple[str, ...]
+    strengths: tuple[str, ...]
+    limit: float | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Drugs that are taken alike: the choices for each part of an order, and the drugs of each split.
+
+    `prn` is the share taken if needed, `lasting` the share with a duration, `weight` the share of all orders.
+    """
+
+    weight: float
+    unit: str
+    routes: tuple[str, ...]
+    amounts: tuple[str, ...]
+    frequencies: tuple[str, ...]
+    drugs: dict[str, tuple[Drug, ...]]
+    advice: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    prn: float = 0.0
+    durations: tuple[str, ...] = ()
+    lasting: float = 0.0
+    maxima: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    halves: bool = False
+
+
+def drug(line: str) -> Drug:
+    """One drug from its line in the table.
+
+    >>> drug("ibuprofen/Advil 200 400 mg <2400 @pain")
+    Drug(names=('ibuprofen', 'Advil'), strengths=('200 mg', '400 mg'), limit=2400.0, reasons=('pain',))
+    """
+    names, *words = line.split()
+    reasons = tuple(word[1:].replace("_", " ") for word in words if word.startswith("@"))
+    limits = [float(word[1:]) for word in words if word.startswith("<")]
+    *numbers, unit = [word for word in words if word[0] not in "@<"] or [""]
+    strengths = tuple(f"{number} {unit.replace('_', ' ')}" for number in numbers)
+    spelled = tuple(name.replace("_", " ") for name in names.split("/"))
+    return Drug(spelled, strengths, limits[0] if limits else None, reasons)
+
+
+def _family(table: dict[str, Any]) -> Family:
+    choices = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key not in SPLITS}
+    return Family(**choices, drugs={split: tuple(drug(line) for line in table[split]) for split in SPLITS})
+
+
+@lru_cache(maxsize=1)
+def families() -> tuple[Family, ...]:
+    """Every family of the table."""
+    table = tomllib.loads((Path(__file__).parent / "families.toml").read_text(encoding="utf-8"))
+    return tuple(_family(entry) for entry in table["family"])
+
+
+@lru_cache(maxsize=len(SPLITS))
+def drug_names(split: str) -> frozenset[str]:
+    """Every name of every drug of `split`, generic and brand."""
+    return frozenset(name for family in families() for one in family.drugs[split] for name in one.names)

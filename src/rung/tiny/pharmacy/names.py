@@ -1,0 +1,28 @@
+"""Invented drug names, pronounceable and none of a real drug, so that copying can be practised without end."""
+
+from functools import lru_cache
+from random import Random
+
+from rung.tiny.pharmacy.formulary import SPLITS, drug_names
+
+_ONSETS = "b br c cl d dr f fl g gl h j k l m n p pl pr qu r s st t tr v w z".split()
+_VOWELS = "a e i o u a e i o ia eo".split()
+_CODAS = ["", "", "", "l", "m", "n", "r", "s", "x"]
+_ENDINGS = "ine ol ide ate in one am ex ra pril zole tan stat cillin mab ix or ic um il".split()
+BRAND_SHARE = 0.4
+
+
+@lru_cache(maxsize=1)
+def _real() -> frozenset[str]:
+    return frozenset(name.lower() for split in SPLITS for name in drug_names(split))
+
+
+def invent(random: Random) -> str:
+    """A name of two or three syllables, capitalised like a brand in two of five cases."""
+    while True:
+        syllables = [
+            random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(random.randint(1, 2))
+        ]
+        name = "".join(syllables) + random.choice(_ONSETS) + random.choice(_ENDINGS)
+        if 5 <= len(name) <= 12 and name not in _real():
+            return name.capitalize() if random.random() < BRAND_SHARE else name

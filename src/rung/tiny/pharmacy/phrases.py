@@ -1,0 +1,168 @@
+"""Finds the phrases of a text that mean something in a direction, by any hand, with what they mean."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rung.tiny.pharmacy.directions import NUMBER_WORDS
+from rung.tiny.pharmacy.lexicon import (
+    ADVICE,
+    FREQUENCIES,
+    PRN_ALSO,
+    PRN_CLINICAL,
+    PRN_PLAIN,
+    REASONS,
+    ROUTES,
+    STRENGTH_UNITS,
+    UNITS,
+    VERBS,
+)
+
+MAX_WORDS = 80
+FILLERS = frozenset({"please", "your", "of", "the"})
+MARKS = frozenset(".,:;")
+MOST = ("at most", "maximum", "no more than", "up to", "do not take more than", "do not use more than")
+_WORD = re.compile(r"\d+(?:\.\d+)?|[a-z]+(?:[-'][a-z]+)*|[-.,:;/%]")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)?")
+_VALUES = {word: str(number) for number, word in NUMBER_WORDS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Words of a text that mean something: of which kind, and what ("frequency", "2 times a day").
+
+    Kind "name" is a run of words that no phrase covers, "mark" is punctuation, "filler" carries no meaning.
+    """
+
+    kind: str
+    value: str
+    count: int = 1
+
+
+def scan(text: str) -> list[Phrase] | None:
+    """The phrases of `text` in order; None where a character is none that a direction has.
+
+    >>> [(phrase.kind, phrase.value) for phrase in scan("Take 1 tab of xyz twice daily")]
+    [('verb', 'take'), ('dose', '1|tablet'), ('filler', 'of'), ('name', 'xyz'), ('frequency', '2 times a day')]
+    """
+    words = _words(text.lower())
+    if words is None or len(words) > MAX_WORDS:
+        return None
+    phrases: list[Phrase] = []
+    at = 0
+    while at < len(words):
+        phrase = _phrase(words, at) or _single(words[at])
+        if phrase.kind == "name" and phrases and phrases[-1].kind == "name":
+            last = phrases.pop()
+            phrases.append(Phrase("name", f"{last.value} {phrase.value}", last.count + 1))
+            at += 1
+        else:
+            phrases.append(phrase)
+            at += phrase.count
+    return phrases
+
+
+def _words(text: str) -> list[str] | None:
+    """The words of a lower-case text, numbers in digits; None where a character belongs to none."""
+    words = _WORD.findall(text)
+    if len("".join(words)) != len("".join(text.split())):
+        return None
+    return _ranges(_halves([_VALUES.get(word, word) for word in words]))
+
+
+def _halves(words: list[str]) -> list[str]:
+    """`words` with every spelling of a half as a number: "half a", "1/2", "1 and a half"."""
+    if "half" not in words and "/" not in words:
+        return words
+    text = " ".join(words)
+    for spelled, number in ((" and a half", ".5"), (" and half", ".5")):
+        text = re.sub(rf"(?<![\d.])(\d+){spelled}\b", rf"\g<1>{number}", text)
+    text = re.sub(r"(?<![\d.])(\d+) 1 / 2\b", r"\g<1>.5", text)
+    text = re.sub(r"(?<![\d.])1 / 2\b|\bhalf an?\b|\ba half\b|\bhalf\b", "0.5", text)
+    return text.split()
+
+
+def _ranges(words: list[str]) -> list[str]:
+    """`words` with "1 to 2" and "1 - 2" as one word."""
+    joined: list[str] = []
+    for word in words:
+        if len(joined) >= 2 and joined[-1] in ("to", "-") and word[0].isdigit() and joined[-2][0].isdigit():
+            joined.pop()
+            joined.append(f"{joined.pop()} to {word}")
+        else:
+            joined.append(word)
+    return joined
+
+
+def _single(word: str) -> Phrase:
+    if word in MARKS:
+        return Phrase("mark", word)
+    if word in FILLERS:
+        return Phrase("filler", word)
+    return Phrase("name" if word[0].isalpha() else "stray", word)
+
+
+def _phrase(words: list[str], at: int) -> Phrase | None:
+    """The longest phrase that starts at `at`."""
+    start = "#" if words[at][0].isdigit() else words[at]
+    for pattern, kind, value in _patterns().get(start, ()):
+        numbers = _match(pattern, words, at)
+        if numbers is not None:
+            return Phrase(kind, value.format(*numbers), len(pattern))
+    return None
+
+
+def _match(pattern: tuple[str, ...], words: list[str], at: int) -> list[str] | None:
+    if at + len(pattern) > len(words):
+        return None
+    numbers: list[str] = []
+    for expected, word in zip(pattern, words[at : at + len(pattern)], strict=True):
+        if expected == "#" and _NUMBER.fullmatch(word):
+            numbers.append(" to ".join(f"{float(end):g}" for end in word.split(" to ")))
+        elif expected != word:
+            return None
+    return numbers
+
+
+@lru_cache(maxsize=1)
+def _patterns() -> dict[str, list[tuple[tuple[str, ...], str, str]]]:
+    """Every phrase by its first word, the longest first: (words with `#` for a number, kind, value)."""
+    table: dict[str, list[tuple[tuple[str, ...], str, str]]] = {}
+    for kind, wording, value in _wordings():
+        words = tuple("#" if word == "#" else _VALUES.get(word, word) for word in wording.lower().split())
+        first = "#" if words[0][0].isdigit() else words[0]
+        table.setdefault(first, []).append((words, kind, value))
+    return {first: sorted(found, key=lambda one: -len(one[0])) for first, found in table.items()}
+
+
+def _wordings() -> list[tuple[str, str, str]]:
+    found = [("verb", verb, verb) for verb in sorted(set(VERBS).union(*VERBS.values()))]
+    for kind, terms in (("route", ROUTES), ("frequency", FREQUENCIES), ("advice", ADVICE)):
+        for plain, term in terms.items():
+            found += [(kind, wording, plain) for wording in (plain, term.clinical, *term.also)]
+    for plain, term in REASONS.items():
+        found += [("reason", f"for {wording}", plain) for wording in (plain, term.clinical, *term.also)]
+    found += [("prn", wording, PRN_PLAIN) for wording in (PRN_PLAIN, PRN_CLINICAL, *PRN_ALSO)]
+    found += [("link", "and", "and"), ("link", "then", "then")]
+    found += [("link", "and then", "then"), ("link", "followed by", "then")]
+    for unit in STRENGTH_UNITS:
+        words = re.sub(r"([/%])", r" \1 ", unit)
+        found.append(("strength", "# " + re.sub(r"\d+", "#", words), "{} " + re.sub(r"\d+", "{}", unit)))
+    for times in ("a day", "daily", "each day", "per day"):
+        found.append(("frequency", f"# times {times}", "{} times a day"))
+    found += [("frequency", "every # hours", "every {} hours"), ("frequency", "every # days", "every {} days")]
+    found += [("frequency", "# times a week", "{} times a week")]
+    for length in ("day", "days", "week", "weeks"):
+        found += [("duration", f"{word} # {length}", "{} " + length) for word in ("for", "x", "for the next")]
+    return found + _counts()
+
+
+def _counts() -> list[tuple[str, str, str]]:
+    """Doses and maxima: a number of some unit, in full or short."""
+    found = [("dose", "a thin layer", "1|thin layer")]
+    for name, unit in UNITS.items():
+        for counted in {unit.one, unit.many, *unit.short}:
+            found.append(("dose", f"# {counted}", "{}|" + name))
+            for day in ("a day", "daily", "per day", "each day", "in 24 hours"):
+                found += [("maximum", f"{most} # {counted} {day}", "{}|" + name) for most in MOST]
+    return found

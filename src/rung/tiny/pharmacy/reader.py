@@ -1,0 +1,118 @@
+"""Reads a direction as a whole, whatever its wording and mostly in any order.
+
+Reading is strict where leniency could be exploited: one drug, every component said once, nothing left over.
+"""
+
+from dataclasses import dataclass, field
+
+from rung.tiny.pharmacy.phrases import Phrase, scan
+
+MAX_NAME_WORDS = 3
+
+
+@dataclass(slots=True)
+class Dose:
+    """One amount with what belongs to it in the text; `days` is the duration in days."""
+
+    amount: str | None = None
+    unit: str | None = None
+    frequency: str | None = None
+    days: int | None = None
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a direction says; None where it does not say."""
+
+    drug: str | None = None
+    strength: str | None = None
+    route: str | None = None
+    doses: list[Dose] = field(default_factory=lambda: [Dose()])
+    link: str | None = None
+    advice: str | None = None
+    prn: str | None = None
+    reason: str | None = None
+    maximum: str | None = None
+    maximum_unit: str | None = None
+    verb: str | None = None
+
+
+def days(duration: str) -> int:
+    """A duration in days.
+
+    >>> days("10 days"), days("2 weeks")
+    (10, 14)
+    """
+    number, unit = duration.split()
+    return int(float(number)) * (7 if unit.startswith("week") else 1)
+
+
+def read(text: str) -> Reading | None:
+    """What `text` says, or None where it is no single, unambiguous direction.
+
+    >>> read("Take 1 tablet of xyz 5 mg by mouth once a day.").drug
+    'xyz'
+    >>> read("Take 1 tablet of xyz by mouth once a day twice a day.") is None
+    True
+    """
+    phrases = scan(text)
+    if phrases is None or not _punctuated(phrases):
+        return None
+    reading = Reading()
+    for at, phrase in enumerate(phrases):
+        if phrase.kind in ("mark", "filler"):
+            continue
+        if phrase.kind == "link":
+            if reading.link is not None or not _opens_dose(phrases[at + 1 :]):
+                return None
+            reading.link = phrase.value
+            reading.doses.append(Dose())
+        elif not _note(reading, phrase):
+            return None
+    said = (reading.drug, reading.doses[0].amount, reading.doses[0].frequency)
+    return reading if sum(value is not None for value in said) >= 2 else None
+
+
+def _note(reading: Reading, phrase: Phrase) -> bool:
+    """Write `phrase` into `reading`; False where its place is taken or it has none."""
+    dose = reading.doses[-1]
+    match phrase.kind:
+        case "name":
+            return phrase.count <= MAX_NAME_WORDS and _once(reading, "drug", phrase.value)
+        case "dose":
+            amount, unit = phrase.value.split("|")
+            return _once(dose, "amount", amount) and _once(dose, "unit", unit)
+        case "maximum":
+            amount, unit = phrase.value.split("|")
+            return _once(reading, "maximum", amount) and _once(reading, "maximum_unit", unit)
+        case "duration":
+            return _once(reading.doses[0] if reading.link == "and" else dose, "days", days(phrase.value))
+        case "frequency":
+            return _once(dose, "frequency", phrase.value)
+        case "verb" if reading.link is not None:
+            return dose.amount is None
+        case "stray":
+            return False
+        case kind:
+            return _once(reading, kind, phrase.value)
+
+
+def _once(record: Reading | Dose, name: str, value: str | int) -> bool:
+    if getattr(record, name) is not None:
+        return False
+    setattr(record, name, value)
+    return True
+
+
+def _opens_dose(phrases: list[Phrase]) -> bool:
+    """True where a dose follows at once, a verb or filler aside."""
+    rest = [phrase.kind for phrase in phrases[:3] if phrase.kind not in ("verb", "filler")]
+    return rest[:1] == ["dose"]
+
+
+def _punctuated(phrases: list[Phrase]) -> bool:
+    """True where no mark opens the text or follows another, and at most two periods are in it."""
+    kinds = [phrase.kind for phrase in phrases]
+    doubled = any(a == b == "mark" for a, b in zip(kinds, kinds[1:], strict=False))
+    periods = sum(phrase.kind == "mark" and phrase.value == "." for phrase in phrases)
+    return bool(kinds) and kinds[0] != "mark" and not doubled and periods <= 2

@@ -1,0 +1,84 @@
+"""How far a text keeps the house style, rule by rule; what it says may be right or wrong."""
+
+import re
+from functools import lru_cache
+
+from rung.tiny.pharmacy.directions import HANDS, NUMBER_WORDS
+from rung.tiny.pharmacy.lexicon import ADVICE, FREQUENCIES, PRN_PLAIN, REASONS, ROUTES, UNITS, VERBS
+from rung.tiny.pharmacy.phrases import FILLERS, Phrase, scan
+
+ORDER = ("verb", "dose", "name", "strength", "route", "frequency", "advice", "prn", "reason", "duration", "maximum")
+CORE = frozenset({"dose", "route", "frequency"})
+_HOUSE_FILLERS = frozenset({"of", "the"})
+_OPENING = re.compile(r"(\d+(\.\d+)?( to \d+(\.\d+)?)?|half a|a thin) ")
+_WORD = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*|\d+")
+
+
+def style_rules(text: str) -> dict[str, float]:
+    """Each rule of the house for `text`, 1 where it is kept and 0 where it is broken.
+
+    opening: a plain verb, then the amount; numbers: digits, no number words; terms: plain words, no jargon; units: none
+    shortened; manner: no filler; order: components in the house's order; ending: one period, at the end.
+
+    >>> style_rules("xyz: take one tab orally twice daily")["order"]
+    0.0
+    """
+    phrases = scan(text) or []
+    words = [word.lower() for word in _WORD.findall(text)]
+    return {
+        "opening": float(_opens(text)),
+        "numbers": float(not _NUMBERS.intersection(words)),
+        "terms": float(not _jargon().intersection(words)),
+        "units": float(not _SHORT.intersection(words)),
+        "manner": float(not (FILLERS - _HOUSE_FILLERS).intersection(words)),
+        "order": float(_ordered(phrases)),
+        "ending": float(text.endswith(".") and not re.search(r"[:;]|\.(?=\s)| -|- ", text)),
+    }
+
+
+def house_style(text: str) -> float:
+    """The share of the house's rules that `text` keeps, in [0, 1], scaled by how much of a direction it is.
+
+    A text without a dose, a route and a frequency loses a third for each, so that breaking no rule by saying nothing
+    scores 0.
+
+    >>> house_style("Take 1 tablet of xyz 5 mg by mouth 2 times a day.")
+    1.0
+    >>> house_style("Hello.")
+    0.0
+    """
+    rules = style_rules(text)
+    core = CORE.intersection(phrase.kind for phrase in scan(text) or [])
+    return len(core) / len(CORE) * sum(rules.values()) / len(rules)
+
+
+_NUMBERS = frozenset(NUMBER_WORDS.values()) | {"twice", "thrice"}
+_SHORT = frozenset(word for unit in UNITS.values() for word in unit.short if word not in (unit.one, unit.many))
+
+
+def _opens(text: str) -> bool:
+    first, _, rest = text.partition(" ")
+    return first.lower() in VERBS and first.istitle() and _OPENING.match(rest) is not None
+
+
+def _ordered(phrases: list[Phrase]) -> bool:
+    firsts: dict[str, int] = {}
+    for at, phrase in enumerate(phrases):
+        firsts.setdefault(phrase.kind, at)
+    places = [firsts[kind] for kind in ORDER if kind in firsts]
+    return bool(places) and places == sorted(places)
+
+
+@lru_cache(maxsize=1)
+def _jargon() -> frozenset[str]:
+    """The words of the clinical terms and of the shorthand that no plain wording has."""
+    tables = (ROUTES, FREQUENCIES, ADVICE, REASONS)
+    plain = {word for table in tables for key in table for word in key.split()} | set(PRN_PLAIN.split())
+    units = {word for unit in UNITS.values() for word in f"{unit.one} {unit.many}".split()}
+    clinical = [term.clinical for table in tables for term in table.values()] + ["as needed", "maximum", "daily"]
+    shorthand = [sig for table in tables for term in table.values() for sig in term.sigs] + ["prn", "max", "nte"]
+    words = {word for wording in clinical + shorthand for word in _WORD.findall(wording) if word.isalpha()}
+    return frozenset(words - plain - units - set(NUMBER_WORDS.values()) - _COMMON)
+
+
+_COMMON = frozenset({"a", "at", "most", "of", "for", "to", "in", "with", "by", "then", "and"})

@@ -1,0 +1,38 @@
+"""The tasks that a tiny model can learn, by name: `rows("pharmacy/sft")`. A further task is one more entry of `TASKS`."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from rung.errors import DataError
+from rung.tiny.pharmacy import task as pharmacy
+
+Row = dict[str, Any]
+
+TASKS: dict[str, Callable[[int], list[Row]]] = {
+    "pharmacy/sft": pharmacy.sft,
+    "pharmacy/pairs": pharmacy.pairs,
+    "pharmacy/prompts": pharmacy.prompts,
+    "pharmacy/validation": pharmacy.validation,
+    "pharmacy/test": pharmacy.test,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every `task/split` that `rows` knows."""
+    return tuple(TASKS)
+
+
+def rows(name: str, seed: int = 0) -> list[Row]:
+    """The rows of `name` ("task/split") in TRL's conversational form, a pure function of the seed.
+
+    Raises DataError for an unknown name.
+
+    >>> rows("pharmacy/test")[0]["prompt"][0]["role"]
+    'user'
+    """
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(TASKS)}"
+        raise DataError(f"unknown task data `{name}`", remedy)
+    return TASKS[name](seed)

@@ -1,0 +1,97 @@
+"""Small tokenizers of one family: the same special tokens and chat template over bytes or over a trained BPE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ("<|pad|>", "<|eos|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
+PAD_ID, EOS_ID, BOS_ID = 0, 1, 2
+
+# A turn is its role token and its text; only an assistant turn ends with EOS, so that a sampler stops there.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+    {%- if message.role not in ('system', 'user', 'assistant', 'tool') -%}
+        {{- raise_exception('unknown role ' ~ message.role) -}}
+    {%- endif -%}
+    {{- '<|' ~ message.role ~ '|>' -}}
+    {%- if message.role == 'assistant' -%}
+        {%- generation -%}{{- message.content ~ eos_token -}}{%- endgeneration -%}
+    {%- else -%}
+        {{- message.content -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
+"""
+
+
+def byte() -> PreTrainedTokenizerFast:
+    """Tokenizer with one token a byte, behind the special tokens (vocabulary of 263).
+
+    >>> tokenizer = byte()
+    >>> len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id
+    (263, 0, 1, 2)
+    >>> tokenizer.decode(tokenizer.encode("1 tab, 10d"))
+    '1 tab, 10d'
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *letters])}
+    return _finish(Tokenizer(models.BPE(vocab=vocabulary, merges=[])))
+
+
+def bpe(texts: Iterable[str], *, size: int = 1000) -> PreTrainedTokenizerFast:
+    """Byte-level BPE trained on `texts`, at most `size` tokens with the special ones; every digit is a token of its own.
+
+    Any text is representable, since all 256 bytes are in the vocabulary (so `size` is at least 263).
+
+    >>> tokenizer = bpe(["take one tablet by mouth"] * 9, size=300)
+    >>> tokenizer.tokenize("take 10")
+    ['take', '\u0120', '1', '0']
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    smallest = len(SPECIAL_TOKENS) + len(pre_tokenizers.ByteLevel.alphabet())
+    if size < smallest:
+        raise ValueError(f"size is {size}; the special tokens and 256 bytes need at least {smallest}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = _pre_tokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _finish(tokenizer)
+
+
+def _pre_tokenizer():
+    from tokenizers import pre_tokenizers
+
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+
+
+def _finish(tokenizer) -> PreTrainedTokenizerFast:
+    from tokenizers import decoders
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer.pre_tokenizer = _pre_tokenizer()
+    tokenizer.decoder = decoders.ByteLevel()
+    pad, eos, bos, *turns = SPECIAL_TOKENS
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        eos_token=eos,
+        bos_token=bos,
+        additional_special_tokens=turns,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast

@@ -1,0 +1,161 @@
+"""A reward with a deadline runs in a process of its own, which is killed; one file of rewards serves all tests here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rung.errors import RewardError
+from rung.reward import RewardPolicy, Rewards, Verdict, reward
+
+pytestmark = pytest.mark.process
+
+FILE = """
+import os, signal, subprocess, sys, time
+from rung.reward import Verdict, reward
+
+@reward(range=(0, 1), timeout=0.5)
+def judge(completion: str, answer: str, *, labels: tuple[str, ...] = ()) -> float | None:
+    assert isinstance(labels, tuple)
+    print("noise on standard output")
+    if completion == "hang":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        open(answer, "w").write(f"{os.getpid()} {child.pid}")
+        while True: pass
+    if completion == "die":
+        os._exit(3)
+    if completion == "raise":
+        raise OSError("no grader")
+    if completion == "input":
+        return float(sys.stdin.read() == "")
+    return {"yes": 1.0, "abstain": None, "nan": float("nan"), "bool": True, "object": object(),
+            "verdict": Verdict(0.5, {"tone": 1}, "dry")}[completion]
+
+def batched(completions, log_extra, trainer_state, **columns):
+    log_extra("letters", [len(text) for text in completions])
+    return [float(trainer_state.global_step)] * len(completions)
+
+def torch_is_loaded(completion: str) -> float:
+    return float("torch" in sys.modules)
+"""
+LENIENT = RewardPolicy(max_error_rate=1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("rewards")
+    (path / "mine.py").write_text(FILE)
+    return path
+
+
+def kinds(outcomes) -> list[str]:
+    return [outcome.kind for outcome in outcomes]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; a zombie that waits for its reaper does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def ended(pid: int) -> bool:
+    for _ in range(200):
+        if not is_running(pid):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_hung_reward_times_out_its_process_group_is_killed_and_the_next_call_scores(folder, sample, tmp_path) -> None:
+    note = tmp_path / "pids"
+    with Rewards(["./mine.py:judge"], LENIENT, base=folder) as rewards:
+        rewards.check(["answer"])
+        texts = ["yes", "hang", "yes"]
+        scores = rewards.score([sample(text, row=i, answer=str(note)) for i, text in enumerate(texts)])
+        assert scores.totals == [1.0, None, 1.0]
+        assert kinds(scores.by_reward["judge"]) == ["scored", "timeout", "scored"]
+        assert all(ended(int(pid)) for pid in note.read_text().split())
+
+
+def test_what_comes_back_is_judged_again_and_a_dead_process_is_an_error(folder, sample) -> None:
+    texts = ["verdict", "abstain", "nan", "bool", "object", "raise", "input", "die", "yes"]
+    with Rewards([{"name": "./mine.py:judge", "args": {"labels": ["a"]}}], LENIENT, base=folder) as rewards:
+        outcomes = rewards.score([sample(text, row=i, answer="") for i, text in enumerate(texts)]).by_reward["judge"]
+    assert kinds(outcomes) == ["scored", "abstained", "error", "error", "error", "error", "scored", "error", "scored"]
+    assert (outcomes[0].value, outcomes[0].parts, outcomes[0].note) == (0.5, {"tone": 1}, "dry")
+    assert "OSError: no grader" in outcomes[5].note
+    assert "mine.py" in outcomes[5].detail
+    assert outcomes[6].value == 1.0, "standard input is empty"
+    assert "worker died: it ended with 3" in outcomes[7].note
+
+
+def test_a_policy_deadline_sends_every_reward_to_the_worker_which_never_loads_torch(folder, sample) -> None:
+    policy = RewardPolicy(timeout_s=30)
+    names = ["./mine.py:torch_is_loaded", "./mine.py:batched", "final_number", "rung.rewards.exact_match:exact_match"]
+    with Rewards(names, policy, base=folder) as rewards:
+        scores = rewards.score([sample("18", answer="18"), sample("7", row=1, answer="18")], step=4)
+    found = {label: [outcome.value for outcome in outcomes] for label, outcomes in scores.by_reward.items()}
+    assert found == {
+        "torch_is_loaded": [0.0, 0.0],
+        "batched": [4.0, 4.0],
+        "final_number": [1.0, 0.0],
+        "exact_match": [1.0, 0.0],
+    }
+    assert scores.columns == {"letters": [2, 1]}
+
+
+def test_closing_ends_the_process(folder, sample) -> None:
+    rewards = Rewards(["./mine.py:judge"], base=folder)
+    rewards.score([sample("yes", answer="")])
+    process = rewards._worker._process
+    assert process is not None
+    rewards.close()
+    rewards.close()
+    assert ended(process.pid)
+
+
+def test_a_killed_trainer_leaves_no_hanging_worker_behind(folder, tmp_path) -> None:
+    note = tmp_path / "pids"
+    program = f"""
+from pathlib import Path
+from rung.reward import RewardPolicy, Rewards, Sample
+import rung.reward.bound
+hang = Sample(prompt="", completion="hang", completion_ids=[], finish_reason="eos", n_tokens=0, row_id="0", group=0,
+              columns={{"answer": {str(note)!r}}})
+from rung.reward.worker import Worker
+Worker().call("judge", {{"name": "./mine.py:judge", "base": {str(folder)!r}, "args": {{}}}},
+              {{"completion": "hang", "answer": {str(note)!r}}}, 0, 600.0)
+"""
+    trainer = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        if note.exists() and len(note.read_text().split()) == 2:
+            break
+        time.sleep(0.05)
+    worker, child = map(int, note.read_text().split())
+    trainer.kill()
+    trainer.wait()
+    assert ended(worker)
+    os.kill(child, 9)
+
+
+def test_a_function_without_an_address_cannot_have_a_deadline() -> None:
+    @reward(timeout=1.0)
+    def local(completion: str) -> Verdict:
+        return Verdict(0.0)
+
+    with pytest.raises(RewardError, match="process of its own") as caught:
+        Rewards([local])
+    assert "./my_rewards.py:score" in caught.value.remedy
+
+
+def test_a_column_that_json_cannot_hold_is_named(folder, sample) -> None:
+    with Rewards(["./mine.py:judge"], base=folder) as rewards, pytest.raises(RewardError, match="`judge`.*not JSON"):
+        rewards.score([sample("yes", answer=object())])

@@ -1,0 +1,87 @@
+"""The decode cache holds what transformers' own cache holds, after any order of growing, repeating and selecting."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import Mamba2Config, Qwen3Config
+from transformers.cache_utils import Cache, DynamicCache
+
+from rung.errors import ConfigError
+from rung.rollout.cache import branch, new_cache
+
+CONFIG = Qwen3Config(
+    num_hidden_layers=2,
+    layer_types=["full_attention", "sliding_attention"],
+    use_sliding_window=True,
+    sliding_window=5,
+)
+
+
+def states(rows: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(2, rows, 2, count, 4, generator=generator))  # type: ignore[return-value]
+
+
+def append(cache: Cache, rows: int, count: int, seed: int) -> list[torch.Tensor]:
+    """The keys and values that each layer's attention sees."""
+    keys, values = states(rows, count, seed)
+    return [tensor.clone() for layer in range(2) for tensor in cache.update(keys, values, layer)]
+
+
+@given(st.lists(st.sampled_from(["grow", "repeat", "select"]), max_size=8), st.integers(1, 12), st.integers(0, 99))
+def test_attention_sees_what_it_sees_with_the_stock_cache(steps: list[str], length: int, seed: int):
+    ours, stock = new_cache(CONFIG), DynamicCache(config=CONFIG)
+    rows = 2
+    append(ours, rows, length, seed)
+    append(stock, rows, length, seed)
+    for i, step in enumerate(steps):
+        if step == "repeat" and rows < 20:
+            rows *= 3
+            ours.batch_repeat_interleave(3)
+            stock.batch_repeat_interleave(3)
+        if step == "select":
+            kept = torch.randint(rows, (max(1, rows - 1),), generator=torch.Generator().manual_seed(seed + i))
+            rows = len(kept)
+            ours.batch_select_indices(kept)
+            stock.batch_select_indices(kept)
+        seen = [append(cache, rows, 1, seed + i) for cache in (ours, stock)]
+        assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+        assert ours.get_seq_length() == stock.get_seq_length()
+        assert ours.get_mask_sizes(1, 1) == stock.get_mask_sizes(1, 1)
+
+
+def test_branches_leave_their_origin_alone():
+    """Two branches of one prompt cache grow apart, past the sliding window's position count."""
+    cache = new_cache(CONFIG)
+    append(cache, 2, 7, seed=0)
+    kept = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]  # type: ignore[union-attr]
+    first, second = branch(cache, torch.tensor([0, 0, 1])), branch(cache, torch.tensor([1]))
+    seen = append(first, 3, 1, seed=1)
+    append(second, 1, 1, seed=2)
+    assert torch.equal(seen[0][:2, :, :7], kept[0][0][[0, 0]])
+    assert [c.layers[1].get_seq_length() for c in (cache, first, second)] == [7, 8, 8]
+    for layer, (keys, values) in zip(cache.layers, kept, strict=True):
+        assert torch.equal(layer.keys, keys)
+        assert torch.equal(layer.values, values)
+
+
+def test_most_appends_copy_nothing():
+    cache = new_cache(CONFIG)
+    places = set()
+    for i in range(64):
+        append(cache, 1, 1, seed=i)
+        places.add(cache.layers[0].keys.data_ptr())  # type: ignore[union-attr]
+    assert len(places) <= 7
+
+
+def test_a_gradient_is_refused_rather_than_lost():
+    keys, values = states(1, 2, seed=0)
+    with pytest.raises(AssertionError, match="inference"):
+        new_cache(CONFIG).update(keys.requires_grad_(), values, 0)
+
+
+def test_layers_with_another_state_are_refused():
+    config = Mamba2Config(num_hidden_layers=2, layer_types=["linear_attention", "full_attention"])
+    with pytest.raises(ConfigError, match="LinearAttentionLayer"):
+        new_cache(config)

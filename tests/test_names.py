@@ -1,0 +1,65 @@
+"""Names of runs and stages become folders, and stay inside the output folder."""
+
+import pytest
+
+from rung.errors import ConfigError
+from rung.names import inside, safe_name
+
+UNSAFE = [
+    *("", ".", "..", "...", ".hidden", "/", "/etc", "a/b", "a/../b", "../a", "..\\a", "a\\b", "C:", "a:b", "~"),
+    *(
+        "~root",
+        "a b",
+        " a",
+        "a ",
+        "a\n",
+        "\n",
+        "a\tb",
+        "a\0b",
+        "a;b",
+        "a&b",
+        "a|b",
+        "$(a)",
+        "`a`",
+        "$HOME",
+        "a'b",
+        'a"b',
+    ),
+    *("a*", "a?b", "a<b", "a>b", "{a}", "[a]", "a,b", "a=b", "a%2fb", "a#b", "a!", "a@b", "a+b", "a^b", "a(b)"),
+    *("\u00e9", "\u0430", "\u2024\u2024", "\uff0e\uff0e", "a\u2215b", "\u202ea", "\u0661", "x" * 129),
+]
+
+
+@pytest.mark.parametrize("name", UNSAFE, ids=ascii)
+def test_an_unsafe_name_is_refused_and_named(name, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        safe_name(name, "stage")
+    assert f"stage name {name!r}" in caught.value.what
+    with pytest.raises(ConfigError):
+        inside(tmp_path, "run", name)
+
+
+@pytest.mark.parametrize("name", ["a", "A-b_c.d", "0", "-", "_", "a..b", "x" * 128])
+def test_a_safe_name_is_kept(name, tmp_path):
+    assert safe_name(name, "run") == name
+    assert inside(tmp_path, name) == tmp_path / name
+
+
+def test_a_link_that_leads_out_of_the_root_is_refused(tmp_path):
+    root, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    (root / "out").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="leads out of"):
+        inside(root, "out")
+    with pytest.raises(ConfigError, match="leads out of"):
+        inside(root, "out", "dpo")
+
+
+def test_a_link_within_the_root_and_a_root_that_is_a_link_are_fine(tmp_path):
+    root = tmp_path / "runs"
+    (root / "first").mkdir(parents=True)
+    (root / "latest").symlink_to(root / "first")
+    (tmp_path / "alias").symlink_to(root)
+    assert inside(root, "latest", "dpo") == root / "latest" / "dpo"
+    assert inside(tmp_path / "alias", "first") == tmp_path / "alias" / "first"

@@ -1,0 +1,83 @@
+"""One signal asks a run to stop after its step, a second one ends it at once; on real processes."""
+
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from rung.signals import EXIT_STOPPED, StopFlag
+
+pytestmark = pytest.mark.process
+
+# a "run": steps until asked to stop, then saves, which takes as long as its argument says
+RUN = """
+import sys, time
+from rung.signals import EXIT_STOPPED, StopFlag
+
+with StopFlag() as stop:
+    print("ready", flush=True)
+    while not stop.requested:
+        time.sleep(0.01)
+    print("saving", flush=True)
+    time.sleep(float(sys.argv[1]))
+    print("saved", flush=True)
+sys.exit(EXIT_STOPPED)
+"""
+
+
+def read_line(run):
+    assert run.stdout is not None
+    return run.stdout.readline()
+
+
+def start(saving_s):
+    command = [sys.executable, "-c", RUN, str(saving_s)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert read_line(run) == "ready\n"
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_lets_the_run_save_and_says_so(number):
+    run = start(saving_s=0)
+    run.send_signal(number)
+    output, errors = run.communicate(timeout=30)
+    assert output == "saving\nsaved\n"
+    assert "stopping after this step" in errors
+    assert "Traceback" not in errors
+    assert run.returncode == EXIT_STOPPED == 75
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_exits_at_once_with_75(second):
+    run = start(saving_s=60)
+    run.send_signal(signal.SIGINT)
+    assert read_line(run) == "saving\n"
+    run.send_signal(second)
+    output, _ = run.communicate(timeout=30)  # the save alone would take 60 s
+    assert run.returncode == 75
+    assert output == ""
+
+
+def test_the_handlers_of_before_are_back_after_leaving():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with StopFlag() as stop:
+        assert signal.getsignal(signal.SIGINT) not in before
+        assert not stop.requested
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_the_handlers_are_back_after_an_error_and_nest():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopFlag() as outer:
+        inner = StopFlag()
+        with suppress(RuntimeError), inner:
+            signal.raise_signal(signal.SIGTERM)
+            raise RuntimeError
+        assert inner.requested
+        assert not outer.requested
+        signal.raise_signal(signal.SIGTERM)
+        assert outer.requested
+    assert signal.getsignal(signal.SIGTERM) == before

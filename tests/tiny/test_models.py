@@ -1,0 +1,101 @@
+"""Random tiny models and their tokenizers: small, seeded, and with a chat template that marks the assistant's words."""
+
+import pytest
+import torch
+
+from rung.errors import ConfigError
+from rung.tiny import models, tokenizers
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "1 tab po bid?"},
+    {"role": "assistant", "content": "Yes: 1."},
+    {"role": "user", "content": "and\nnow"},
+    {"role": "assistant", "content": " 22"},
+]
+TOKENIZERS = {"byte": tokenizers.byte, "bpe": lambda: tokenizers.bpe([m["content"] for m in CHAT] * 5, size=290)}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request):
+    return TOKENIZERS[request.param]()
+
+
+@pytest.mark.parametrize("name", models.FAMILIES)
+def test_equal_seeds_give_equal_weights_and_leave_the_global_random_state_alone(name):
+    before = torch.get_rng_state()
+    first, second, other = (dict(models.build(name, seed=seed)[0].named_parameters()) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", models.FAMILIES)
+def test_a_random_model_is_small_fp32_knows_its_special_tokens_and_has_no_dropout(name):
+    model, tokenizer = models.build(name)
+    assert sum(p.numel() for p in model.parameters()) < 50_000
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id != tokenizer.pad_token_id
+    assert model.generation_config.pad_token_id == tokenizer.pad_token_id
+    ids = torch.arange(20).view(1, -1)
+    with torch.no_grad():
+        assert torch.equal(model.train()(ids).logits, model.eval()(ids).logits)
+
+
+def test_llama_shares_keys_between_queries():
+    config = models.build("llama")[0].config
+    assert config.num_key_value_heads < config.num_attention_heads
+
+
+def test_gemma3_forgets_in_its_sliding_layer_and_remembers_in_the_full_one():
+    config = models.build("gemma3")[0].config
+    assert config.sliding_window == 8
+    assert set(config.layer_types) == {"sliding_attention", "full_attention"}
+
+
+def test_an_unknown_name_says_which_names_there_are():
+    with pytest.raises(ConfigError, match="tiny:lama") as error:
+        models.load_spec("lama")
+    assert "tiny:llama" in error.value.remedy
+
+
+@pytest.mark.parametrize("text", ["", "1 tab po c food x10d", "caf\u00e9 \u20ac \U0001f600\n\ttab  two", "<|nothing|>"])
+def test_any_text_survives_encoding(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert max(tokenizer.encode(text), default=0) < len(tokenizer) <= 300
+
+
+def test_every_digit_is_a_token(tokenizer):
+    assert [token for token in tokenizer.tokenize("take 250 22") if token.isdigit()] == list("25022")
+
+
+def test_only_the_assistants_words_and_their_end_are_marked_for_training(tokenizer):
+    encoded = tokenizer.apply_chat_template(CHAT, return_dict=True, return_assistant_tokens_mask=True)
+    pairs = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
+    assert tokenizer.decode([token for token, marked in pairs if marked]) == "Yes: 1.<|eos|> 22<|eos|>"
+
+
+def test_the_prompt_as_a_sampler_sees_it_is_a_prefix_of_the_conversation(tokenizer):
+    prompt = tokenizer.apply_chat_template(CHAT[:-1], add_generation_prompt=True, return_dict=False)
+    whole = tokenizer.apply_chat_template(CHAT, return_dict=False)
+    assert whole[: len(prompt)] == prompt
+    assert tokenizer.decode(whole[len(prompt) :]) == " 22<|eos|>"
+
+
+def test_a_role_that_the_template_does_not_know_is_refused(tokenizer):
+    with pytest.raises(Exception, match="unknown role critic"):
+        tokenizer.apply_chat_template([{"role": "critic", "content": "no"}], tokenize=False)
+
+
+def test_a_saved_tokenizer_loads_with_its_template_and_ids(tokenizer, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert loaded.apply_chat_template(CHAT) == tokenizer.apply_chat_template(CHAT)
+    assert (loaded.pad_token_id, loaded.eos_token_id, loaded.bos_token_id) == (0, 1, 2)
+
+
+def test_a_bpe_smaller_than_its_bytes_is_refused():
+    with pytest.raises(ValueError, match="at least 263"):
+        tokenizers.bpe(["text"], size=200)
