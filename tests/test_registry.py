@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -147,4 +148,5 @@ def test_every_shipped_algorithm_is_registered_under_its_own_name() -> None:
 
 def test_looking_up_a_reward_does_not_load_torch() -> None:
     program = "import sys; from rung import registry; registry.reward_names(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", program], env=path, check=False).returncode == 0

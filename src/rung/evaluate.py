@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rung.data.records import Example, as_prompt
+from rung.data.records import BadRow, Example, as_prompt
 from rung.errors import CheckpointError, DataError
 from rung.fewshot import SEPARATOR, answer, last_text, question, with_shots
 from rung.files import sha256_text, write_text
@@ -123,12 +123,10 @@ def evaluate(
     meet the same draws. Raises DataError for no items, for raw text and for a shot that is one of the items, and
     RewardError where a metric cannot run on these columns, both before anything is sampled.
     """
-    from rung.data.encode import encode_prompt
-
     _check(examples, shots)
     items = [as_prompt(example) for example in examples]
     metrics.check(set.intersection(*(set(item.columns) for item in items)))
-    prompts = [encode_prompt(with_shots(item, shots), tokenizer) for item in items]
+    prompts = [_encoded(item, shots, tokenizer) for item in items]
     drawn = sampler.sample(prompts, 1, visits=range(len(prompts)), key=key, sampling=sampling)
     completions = [completion for (completion,) in drawn]
     texts = [str(tokenizer.decode(list(done.ids), skip_special_tokens=True)) for done in completions]
@@ -180,6 +178,15 @@ def _check(examples: Sequence[Example], shots: Sequence[Example]) -> None:
         if shot.id in items:
             what = f"{shot.source}: a shot is one of the items ({items[shot.id].source})"
             raise DataError(what, "take shots from the training data")
+
+
+def _encoded(item: Example, shots: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    from rung.data.encode import encode_prompt
+
+    try:
+        return encode_prompt(with_shots(item, shots), tokenizer)
+    except BadRow as error:
+        raise DataError(f"{item.source}: {error}", "repair the row, or leave it out") from error
 
 
 def _scores(

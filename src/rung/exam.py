@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rung.data.load import load_examples
-from rung.data.records import Example
+from rung.data.records import Example, as_prompt
 from rung.data.splits import sample
 from rung.errors import ConfigError
 from rung.evaluate import OUTPUT_TOKENS, TRUNCATED, Evaluation, evaluate
@@ -57,7 +57,7 @@ class Exam:
         return load_examples(data, base=self.config.base, seed=self.config.seed)[0]
 
     def shots(self, count: int) -> list[Example]:
-        """The first `count` of one drawn order, so that more shots hold the fewer ones."""
+        """So many examples; more of them include the fewer."""
         if count == 0:
             return []
         return sample(self._shots_from, count, self.config.seed)
@@ -66,9 +66,11 @@ class Exam:
         """Raises UserError for a metric that cannot read a set, or a set or a shot that is not there."""
         for name, examples in (("validation", self.validation), ("test", self.test)):
             if examples:
-                self.metrics.check(set.intersection(*(set(example.columns) for example in examples)))
+                self.metrics.check(set.intersection(*(set(as_prompt(example).columns) for example in examples)))
             elif name == "validation" and self.block.metrics:
-                raise ConfigError("`evaluate.metrics` are given without `evaluate.validation`", "name the items to measure on")
+                raise ConfigError(
+                    "`evaluate.metrics` are given without `evaluate.validation`", "name the items to measure on"
+                )
 
     def take(self, location: str, exam_set: ExamSet, num_shots: int, file: Path | None = None) -> Evaluation:
         """How a model does on a set with so many shots; read from `file` where it is, else measured and kept there."""

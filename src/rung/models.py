@@ -59,6 +59,16 @@ def starts_equal(lora: Mapping[str, Any]) -> bool:
     return lora.get("init_lora_weights", True) in (True, "gaussian")
 
 
+def frozen(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without gradients, in eval mode."""
+    return model.requires_grad_(False).eval()  # type: ignore[return-value]
+
+
+def on(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """The model on a device; transformers types `to` for one argument kind too few."""
+    return model.to(device)  # type: ignore[arg-type]
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes `folder/model`, always merged, and `folder/adapter` beside it where there is one."""
     merged = model

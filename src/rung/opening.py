@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rung.algorithm import Algorithm
-from rung.config import PathConfig, StageConfig
+from rung.config import PathConfig, StageConfig, TokenBatch
 from rung.data.batches import Dataset
 from rung.data.collate import collate
 from rung.data.encode import encode
@@ -20,7 +20,7 @@ from rung.data.records import Encoded, Example, as_prompt
 from rung.data.report import Report
 from rung.data.splits import split
 from rung.errors import ConfigError, DataError
-from rung.models import load_model, starts_equal, with_adapter
+from rung.models import frozen, load_model, on, starts_equal, with_adapter
 from rung.optimizers import make_optimizer, make_schedule
 from rung.policy import Policy
 from rung.ranks import Ranks
@@ -42,7 +42,28 @@ LEARNS_FROM = {
 HELD_OUT_SHARE = 0.1
 
 
-def open_stage(config: StageConfig, path: PathConfig, *, start: str, reference: str | None, ranks: Ranks) -> Stage:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Objects of a Python program that stand for what a config can only name."""
+
+    algorithm: Algorithm | None = None
+    model: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+    rows: Sequence[Mapping[str, Any]] | None = None
+    rewards: tuple[str | Mapping[str, Any] | Callable[..., Any], ...] = ()
+
+
+NOTHING_GIVEN = Given()
+
+
+def open_stage(
+    config: StageConfig,
+    path: PathConfig,
+    *,
+    start: str,
+    reference: str | None,
+    ranks: Ranks,
+    given: Given = NOTHING_GIVEN,
+) -> Stage:
     """Loads the model, reads the data and makes everything ready.
 
     `config` is resolved: no `auto` is left in it. `start` and `reference` are what `load_model` takes; None refers to
@@ -50,12 +71,16 @@ def open_stage(config: StageConfig, path: PathConfig, *, start: str, reference: 
     """
     seed = path.seed if config.seed is None else config.seed
     torch.manual_seed(seed)  # for the weights of fresh adapters and heads
-    algorithm = find_algorithm(config.algorithm, path.base)
-    report = Report()
-    examples = read_examples(algorithm, config, path, seed, report)
-    policy, tokenizer = open_policy(algorithm, config, start=start, reference=reference, seed=seed)
+    algorithm = given.algorithm or find_algorithm(config.algorithm, path.base)
+    examples, report = read_examples(algorithm, config, path, seed, given.rows)
+    model, tokenizer = given.model or load_model(start, seed=seed)
+    policy = open_policy(algorithm, config, model, reference, lambda: load_model(start, seed=seed)[0])
     encoded, held_out = encode_examples(algorithm, config, examples, tokenizer, report)
-    source, steps_per_epoch = open_source(algorithm, config, path, policy, tokenizer, encoded, seed, ranks)
+    if "prompts" in algorithm.requires():
+        rewards = open_rewards(config, path, encoded, given.rewards)
+        source, steps_per_epoch = open_rollouts(algorithm, config, policy, tokenizer, encoded, rewards, seed, ranks)
+    else:
+        source, steps_per_epoch = open_data(algorithm, config, policy, tokenizer, encoded, seed, ranks)
     total_steps = config.max_steps or math.ceil(steps_per_epoch * (config.num_train_epochs or 1))
     optimizer = make_optimizer(
         config.optimizer,
@@ -82,41 +107,50 @@ def open_stage(config: StageConfig, path: PathConfig, *, start: str, reference: 
 
 
 def open_policy(
-    algorithm: Algorithm, config: StageConfig, *, start: str, reference: str | None, seed: int
-) -> tuple[Policy, PreTrainedTokenizerBase]:
-    """The policy with its adapter and, where the algorithm wants one, its reference."""
-    model, tokenizer = load_model(start, seed=seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    algorithm: Algorithm,
+    config: StageConfig,
+    model: PreTrainedModel,
+    reference: str | None,
+    reload: Callable[[], PreTrainedModel],
+) -> Policy:
+    """The policy with its adapter and, where the algorithm wants one, its reference; `reload` loads the start again."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     adapter = config.adapter
     policy = Policy(
-        (with_adapter(model, adapter.lora) if adapter else model).to(device),  # type: ignore[arg-type]
+        on(with_adapter(model, adapter.lora) if adapter else model, device),
         temperature=config.rollout.temperature if "prompts" in algorithm.requires() else 1.0,
         token_budget=_number(config.token_budget),
     )
     if "reference" not in algorithm.requires():
-        return policy, tokenizer
+        return policy
     policy.reference_is_start = reference is None
-    if reference is None and adapter is None:
+    if reference is not None:
+        policy.reference = frozen(on(load_model(reference)[0], device))
+    elif adapter is None:
         policy.reference = policy.snapshot()
-    elif reference is not None or (adapter is not None and not starts_equal(adapter.lora)):
-        loaded = load_model(reference or start, seed=seed)[0]
-        policy.reference = loaded.requires_grad_(False).eval().to(device)  # type: ignore[arg-type]
-    return policy, tokenizer
+    elif not starts_equal(adapter.lora):
+        policy.reference = frozen(on(reload(), device))
+    return policy
 
 
-def read_examples(algorithm: Algorithm, config: StageConfig, path: PathConfig, seed: int, report: Report) -> list[Example]:
-    """The stage's data as examples of a kind that the algorithm learns from; `report` takes what happened to the rows."""
+def read_examples(
+    algorithm: Algorithm,
+    config: StageConfig,
+    path: PathConfig,
+    seed: int,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> tuple[list[Example], Report]:
+    """The stage's data as examples of a kind that the algorithm learns from, and what happened to the rows."""
     if config.data is None:
         raise ConfigError(f"stage `{config.name}` has no data", f"set `data` to one of {', '.join(path.data)} or to a file")
     spec = path.data.get(config.data, config.data) if isinstance(config.data, str) else config.data
-    examples, read = load_examples(spec, on_bad=config.on_bad, base=path.base, seed=seed)
-    report.rows, report.dropped, report.noticed, report.warnings = read.rows, read.dropped, read.noticed, read.warnings
+    examples, report = load_examples(spec if rows is None else rows, on_bad=config.on_bad, base=path.base, seed=seed)
     need = next(kind for kind in LEARNS_FROM if kind in algorithm.requires())
     for example in examples:
         if example.kind not in LEARNS_FROM[need]:
             what = f"{example.source}: stage `{config.name}` learns from {need}, and this row is {example.kind} data"
             raise DataError(what, f"give it one of: {', '.join(sorted(LEARNS_FROM[need]))}")
-    return [as_prompt(example) for example in examples] if need == "prompts" else examples
+    return [as_prompt(example) for example in examples] if need == "prompts" else examples, report
 
 
 def encode_examples(
@@ -147,22 +181,33 @@ def encode_examples(
     return ids(shares["train"]), [collate(held[i : i + 64], pad_id=pad) for i in range(0, len(held), 64)]
 
 
-def open_source(
+def open_data(
     algorithm: Algorithm,
     config: StageConfig,
-    path: PathConfig,
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[Encoded],
     seed: int,
     ranks: Ranks,
 ) -> tuple[Source, float]:
-    """The stage's batches, and how many optimizer steps make an epoch of its data."""
-    if "prompts" not in algorithm.requires():
-        size = config.batch_size
-        batch_size = {"tokens": size.tokens} if not isinstance(size, int | str) else _number(size)
-        dataset = Dataset(encoded, batch_size=batch_size, seed=seed, pad_id=_pad(tokenizer), ranks=ranks)
-        return Prepared(dataset, algorithm, policy), dataset.steps_per_epoch
+    """Batches of a data set, and how many optimizer steps make an epoch of it."""
+    size = config.batch_size
+    batch_size = {"tokens": size.tokens} if isinstance(size, TokenBatch) else _number(size)
+    dataset = Dataset(encoded, batch_size=batch_size, seed=seed, pad_id=_pad(tokenizer), ranks=ranks)
+    return Prepared(dataset, algorithm, policy), dataset.steps_per_epoch
+
+
+def open_rollouts(
+    algorithm: Algorithm,
+    config: StageConfig,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Encoded],
+    rewards: Rewards,
+    seed: int,
+    ranks: Ranks,
+) -> tuple[Source, float]:
+    """Batches sampled from the policy, and how many optimizer steps make an epoch of the prompts."""
     rollout, updates = config.rollout, config.updates
     generator = Generator(
         sampler=LocalSampler(policy.model, tokenizer),
@@ -176,7 +221,7 @@ def open_source(
         ),
         key=Key(seed, config.name, "rollout"),
         samples=algorithm.samples_per_prompt(),
-        rewards=open_rewards(config, path, encoded),
+        rewards=rewards,
         tokenizer=tokenizer,
     )
     size, minibatches, epochs = _number(rollout.batch_size), _number(updates.minibatches), _number(updates.epochs)
@@ -194,9 +239,14 @@ def open_source(
     return source, len(encoded) / size * minibatches * epochs
 
 
-def open_rewards(config: StageConfig, path: PathConfig, encoded: Sequence[Encoded]) -> Rewards:
+def open_rewards(
+    config: StageConfig,
+    path: PathConfig,
+    encoded: Sequence[Encoded],
+    given: Sequence[str | Mapping[str, Any] | Callable[..., Any]] = (),
+) -> Rewards:
     """The stage's rewards, or the path's; their columns are checked against every row."""
-    specs = path.rewards if config.rewards is None else config.rewards
+    specs = given or (path.rewards if config.rewards is None else config.rewards)
     if not specs:
         raise ConfigError(f"stage `{config.name}` samples completions and has no rewards", "set `rewards: [name, ...]`")
     rewards = Rewards(specs, path.reward_policy, path.base)

@@ -220,7 +220,7 @@ def _draw_clusters(columns: NDArray[np.float64], rng: np.random.Generator, block
     offsets = np.arange(block)[:, None] * num
     sums = np.empty((DRAWS, columns.shape[1]))
     for start in range(0, DRAWS, block):
-        drawn = rng.integers(0, num, size=(block, num), dtype=np.int32) + offsets
+        drawn = rng.integers(0, num, size=(block, num), dtype=np.min_scalar_type(num)) + offsets
         counts = np.bincount(drawn.ravel(), minlength=block * num).reshape(block, num)
         sums[start : start + block] = counts.astype(float) @ columns
     return sums

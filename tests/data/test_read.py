@@ -97,10 +97,11 @@ def test_a_broken_file_is_named_with_its_row(tmp_path, name):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(DataError, match="pairs.jsonl: no such file"):
+    with pytest.raises(DataError, match=r"pairs\.jsonl: no such file"):
         load_examples("pairs.jsonl", base=tmp_path)
 
 
+@pytest.mark.process
 def test_a_data_set_is_loaded_through_the_library(tmp_path):
     """In a process of its own: offline, where a hub id that is not cached is an error with the id in it."""
     (tmp_path / "train.jsonl").write_bytes(lines(ROWS))
@@ -111,5 +112,7 @@ def test_a_data_set_is_loaded_through_the_library(tmp_path):
         "except Exception as error: print(type(error).__name__, error)\n"
     )
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ":".join(sys.path), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("True\nDataError nobody/nothing: neither a file here nor a data set"), done.stdout

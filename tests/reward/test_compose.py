@@ -55,7 +55,7 @@ def tensor(totals: list[float | None]) -> torch.Tensor:
 
 @pytest.mark.maths
 def test_golden_8_a_row_on_which_every_reward_abstains_leaves_the_group(table) -> None:
-    """R = [1, None, 0, 1]: mean 2/3, std .57735 over three rows; A = (1/3) / .57745, 0, -(2/3) / .57745, (1/3) / .57745."""
+    """R = [1, None, 0, 1]: mean 2/3, std .57735 over three rows; A = .3333 / .57745, 0, -.6667 / .57745 ..."""
     scores = Rewards([first]).score(table([0] * 4, a=[1.0, None, 0.0, 1.0]))
     assert scores.totals == [1.0, None, 0.0, 1.0]
     advantages = standardise(tensor(scores.totals), torch.zeros(4, dtype=torch.long), 1e-4)

@@ -82,7 +82,7 @@ def test_an_async_function_past_its_deadline_times_out_alone(sample) -> None:
 
 @pytest.mark.oracle
 def test_the_rewards_of_trl_run_by_name_and_as_objects_and_agree_with_ours(sample) -> None:
-    from trl.rewards import get_soft_overlong_punishment
+    from trl.rewards import get_soft_overlong_punishment  # pyright: ignore[reportPrivateImportUsage]
 
     ours = {"name": "soft_overlong", "args": {"max_length": 20, "buffer": 4}}
     samples = [sample("x" * n, row=n) for n in (10, 16, 17, 18, 20, 21)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ FILE = """
 import os, signal, subprocess, sys, time
 from rung.reward import Verdict, reward
 
-@reward(range=(0, 1), timeout=0.5)
+@reward(range=(0, 1), timeout=2.0)
 def judge(completion: str, answer: str, *, labels: tuple[str, ...] = ()) -> float | None:
     assert isinstance(labels, tuple)
     print("noise on standard output")
@@ -112,38 +114,43 @@ def test_a_policy_deadline_sends_every_reward_to_the_worker_which_never_loads_to
     assert scores.columns == {"letters": [2, 1]}
 
 
-def test_closing_ends_the_process(folder, sample) -> None:
-    rewards = Rewards(["./mine.py:judge"], base=folder)
-    rewards.score([sample("yes", answer="")])
+def worker_of(rewards: Rewards) -> int:
     process = rewards._worker._process
     assert process is not None
+    return process.pid
+
+
+def test_closing_ends_the_process_and_so_does_forgetting_to(folder, sample) -> None:
+    rewards = Rewards(["./mine.py:judge"], base=folder)
+    assert rewards.score([sample("yes", answer="")]).totals == [1.0]
+    first = worker_of(rewards)
     rewards.close()
     rewards.close()
-    assert ended(process.pid)
+    assert ended(first)
+    assert rewards.score([sample("yes", answer="")]).totals == [1.0]
+    second = worker_of(rewards)
+    del rewards
+    gc.collect()
+    assert ended(second)
 
 
 def test_a_killed_trainer_leaves_no_hanging_worker_behind(folder, tmp_path) -> None:
     note = tmp_path / "pids"
     program = f"""
-from pathlib import Path
-from rung.reward import RewardPolicy, Rewards, Sample
-import rung.reward.bound
-hang = Sample(prompt="", completion="hang", completion_ids=[], finish_reason="eos", n_tokens=0, row_id="0", group=0,
-              columns={{"answer": {str(note)!r}}})
 from rung.reward.worker import Worker
 Worker().call("judge", {{"name": "./mine.py:judge", "base": {str(folder)!r}, "args": {{}}}},
               {{"completion": "hang", "answer": {str(note)!r}}}, 0, 600.0)
 """
-    trainer = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
-    for _ in range(600):
-        if note.exists() and len(note.read_text().split()) == 2:
-            break
-        time.sleep(0.05)
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", program], env=path) as trainer:
+        for _ in range(600):
+            if note.exists() and len(note.read_text().split()) == 2:
+                break
+            time.sleep(0.05)
+        trainer.kill()
     worker, child = map(int, note.read_text().split())
-    trainer.kill()
-    trainer.wait()
     assert ended(worker)
-    os.kill(child, 9)
+    os.kill(child, signal.SIGKILL)
 
 
 def test_a_function_without_an_address_cannot_have_a_deadline() -> None:
@@ -157,5 +164,5 @@ def test_a_function_without_an_address_cannot_have_a_deadline() -> None:
 
 
 def test_a_column_that_json_cannot_hold_is_named(folder, sample) -> None:
-    with Rewards(["./mine.py:judge"], base=folder) as rewards, pytest.raises(RewardError, match="`judge`.*not JSON"):
+    with Rewards(["./mine.py:judge"], base=folder) as rewards, pytest.raises(RewardError, match=r"`judge`.*not JSON"):
         rewards.score([sample("yes", answer=object())])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import Mamba2Config, Qwen3Config
+from transformers import Qwen3Config, Qwen3NextConfig
 from transformers.cache_utils import Cache, DynamicCache
 
 from rung.errors import ConfigError
@@ -82,6 +82,6 @@ def test_a_gradient_is_refused_rather_than_lost():
 
 
 def test_layers_with_another_state_are_refused():
-    config = Mamba2Config(num_hidden_layers=2, layer_types=["linear_attention", "full_attention"])
+    config = Qwen3NextConfig(num_hidden_layers=2, layer_types=["linear_attention", "full_attention"])
     with pytest.raises(ConfigError, match="LinearAttentionLayer"):
         new_cache(config)

@@ -6,7 +6,7 @@ import pytest
 
 from rung.errors import DataError
 from rung.tiny import corpus
-from rung.tiny.corpus.glossary import OTHER, TASK
+from rung.tiny.corpus.meanings import OTHER, TASK
 from rung.tiny.corpus.shorthand import DOMAINS
 from rung.tiny.pharmacy import formulary, lexicon
 
@@ -31,13 +31,15 @@ def test_every_row_is_a_conversation_that_the_assistant_ends():
         assert list(row) == ["messages"]
         roles = [message["role"] for message in row["messages"]]
         turns = roles[roles[0] == "system" :]
-        assert turns and turns == ["user", "assistant"] * (len(turns) // 2)
+        assert len(turns) >= 2
+        assert turns == ["user", "assistant"] * (len(turns) // 2)
         assert all(message["content"] for message in row["messages"])
 
 
 def test_train_and_validation_share_no_document():
     train, validation = (
-        {str(row) for row in corpus.documents(0, number, first=first)} for first, number in ((0, 4000), (1_000_000, 500))
+        {str(row) for row in corpus.documents(0, number, first=first)}
+        for first, number in ((0, 4000), (1_000_000, 500))
     )
     assert [str(row) for row in corpus.rows("validation")] == list(map(str, corpus.documents(0, 500, first=1_000_000)))
     few_answers = sum(row in train for row in validation)
@@ -59,7 +61,9 @@ def test_no_document_holds_a_drug_of_the_task():
 def test_no_document_holds_the_tasks_prompt_or_a_full_direction():
     assert not [text for text in _texts(ROWS) if "Sig:" in text]
     unit = "|".join(re.escape(word) for unit in lexicon.UNITS.values() for word in (unit.one, unit.many))
-    often = "|".join(re.escape(phrase) for term in lexicon.FREQUENCIES for phrase in (term, lexicon.FREQUENCIES[term].clinical))
+    often = "|".join(
+        re.escape(phrase) for term in lexicon.FREQUENCIES for phrase in (term, lexicon.FREQUENCIES[term].clinical)
+    )
     direction = re.compile(rf"\b\d[\d ./-]*(to \d+ )?({unit})\b.*\b({often})\b", re.IGNORECASE)
     assert not [text for text in _texts(ROWS) if direction.search(text)]
 
@@ -71,7 +75,9 @@ def test_the_ablation_leaves_out_every_abbreviation_of_the_task():
     others = set(OTHER) | {code for d in DOMAINS for table in (d.units, d.spans, *d.slots) for code in table}
     assert not others & (sigs | set(TASK))
     rows = corpus.documents(0, 3000, glossary="without_task")
-    asked = [re.findall(r"(?:What does|Explain|Meaning of) ([^?.]+?)(?: mean\?| stand for\?|\.|$)", t) for t in _texts(rows)]
+    asked = [
+        re.findall(r"(?:What does|Explain|Meaning of) ([^?.]+?)(?: mean\?| stand for\?|\.|$)", t) for t in _texts(rows)
+    ]
     named = {code.lower() for found in asked for group in found for code in group.split(", ")}
     assert named
     assert not named & set(TASK)

@@ -57,18 +57,22 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def find_config(name_or_file: str | Path) -> Path:
-    """The file of a config: itself where it is one, else the shipped config of that name (`pharmacy`, `paths/pharmacy`)."""
+    """The file of a config: itself where it is one, else the shipped one of that name, as `pharmacy`, `paths/pharmacy`."""
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
-            raise ConfigError(f"{path}: there is no such file", "check the path, or give a name that `rung list configs` has")
+            raise ConfigError(
+                f"{path}: there is no such file", "check the path, or give a name that `rung list configs` has"
+            )
         return path.resolve()
     shipped = shipped_configs()
     for full in (str(name_or_file), *(f"{folder}/{name_or_file}" for folder in FOLDERS)):
         if full in shipped:
             return shipped[full]
     known = {full.split("/")[1] for full in shipped}
-    raise ConfigError(f"there is no config `{name_or_file}`", f"give a .yaml file, or a shipped name; {hint(str(path), known)}")
+    raise ConfigError(
+        f"there is no config `{name_or_file}`", f"give a .yaml file, or a shipped name; {hint(str(path), known)}"
+    )
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -86,7 +90,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any], source: str) -> dict
 def _merged(key: str, mine: Any, value: Any, source: str) -> Any:
     if key == "algorithm":
         mine, value = named(mine), named(value)
-        if isinstance(mine, Mapping) and isinstance(value, Mapping) and value.get("name", mine.get("name")) != mine.get("name"):
+        if (
+            isinstance(mine, Mapping)
+            and isinstance(value, Mapping)
+            and value.get("name", mine.get("name")) != mine.get("name")
+        ):
             return value
     if isinstance(value, Mapping) and isinstance(mine, Mapping):
         return merge(mine, value, source)
@@ -109,7 +117,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: byte {error.start} is not UTF-8", "save the file as UTF-8") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: not YAML: {_one_line(error)}", "mend it there; a tab or an unclosed bracket is common") from None
+        raise ConfigError(
+            f"{file}: not YAML: {_one_line(error)}", "mend it there; a tab or an unclosed bracket is common"
+        ) from None
 
 
 def _mapping(value: object, source: str) -> dict[str, Any]:
@@ -129,13 +139,17 @@ def _numbers(value: Any) -> Any:
 
 def _extended(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if file in above:
-        raise ConfigError(f"{file}: extends itself", "break the circle: " + " -> ".join(str(each) for each in (*above, file)))
+        raise ConfigError(
+            f"{file}: extends itself", "break the circle: " + " -> ".join(str(each) for each in (*above, file))
+        )
     raw = read_yaml(file)
     if "extends" not in raw:
         return raw
     extended = raw.pop("extends")
     if not isinstance(extended, str):
-        raise ConfigError(f"{file}: `extends` is {extended!r}", "name one config: a file, from this one's folder, or a shipped name")
+        raise ConfigError(
+            f"{file}: `extends` is {extended!r}", "name one config: a file, from this one's folder, or a shipped name"
+        )
     beside = file.parent / extended
     return merge(_extended(find_config(beside if beside.is_file() else extended), (*above, file)), raw, str(file))
 
@@ -145,7 +159,9 @@ def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
     dotted, equals, value = text.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"override `{text}`: not `key=value`", "write `seed=1`, or `<stage>.learning_rate=1e-5` for one stage")
+        raise ConfigError(
+            f"override `{text}`: not `key=value`", "write `seed=1`, or `<stage>.learning_rate=1e-5` for one stage"
+        )
     try:
         nested: Any = _numbers(yaml.safe_load(value))
     except yaml.YAMLError as error:
@@ -161,7 +177,7 @@ def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _only_name(raw: Mapping[str, Any]) -> str:
-    """The name of the stage of a path of one: the algorithm's word, or `stage` where the algorithm is a user's object."""
+    """The name of the stage of a path of one: the algorithm's word, or `stage` where it is a user's own class."""
     algorithm = named(raw.get("algorithm"))
     name = str(algorithm.get("name")) if isinstance(algorithm, Mapping) else ""
     return name if name.isidentifier() else "stage"
@@ -190,8 +206,10 @@ def _explained(error: ValidationError, raw: Mapping[str, Any], source: str) -> U
         return ConfigError(f"{source}: unknown key `{key}`", _instead(loc, raw))
     if fault["type"] == "missing":
         return ConfigError(f"{source}: `{key}` is missing", "add it; `rung list configs` names examples to start from")
-    reasons = dict.fromkeys(other["msg"] for other in faults if _dotted(other["loc"], raw) == key)
-    return ConfigError(f"{source}: `{key}` is {fault['input']!r}", " or ".join(reasons))
+    reasons = dict.fromkeys(
+        other["msg"].removeprefix("Value error, ") for other in faults if _dotted(other["loc"], raw) == key
+    )
+    return ConfigError(f"{source}: `{key}` is {fault['input']!r}", "; or: ".join(reasons))
 
 
 def _instead(loc: tuple[int | str, ...], raw: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ DataSpec = str | dict[str, Any]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
 
 
-def named(value: object) -> object:
+def named(value: Any) -> Any:
     """A plain word as the mapping that it stands for: `dpo` is `{name: dpo}`; anything else as it is."""
     return {"name": value} if isinstance(value, str) else value
 
@@ -59,9 +59,9 @@ class RolloutConfig(Section):
     batch_size: PositiveInt | Auto = "auto"
     max_completion_length: PositiveInt | Auto = "auto"
     temperature: PositiveFloat = 1.0
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: NonNegativeInt = 0
-    min_p: float = Field(0.0, ge=0, lt=1)
+    min_p: float = Field(default=0.0, ge=0, lt=1)
     stop: tuple[str, ...] = ()
 
 
@@ -118,7 +118,7 @@ class StageConfig(Section):
     token_budget: PositiveInt | Auto = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     early_stopping: EarlyStopping | None = None
-    shots: tuple[NonNegativeInt, ...] | None = None
+    shots: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     gate: GateConfig | None = None
     eval_steps: PositiveInt | None = None
     save_steps: PositiveInt = 100
@@ -155,7 +155,7 @@ class EvaluateConfig(Section):
     validation: DataSpec | None = None
     test: DataSpec | None = None
     metrics: Rewards = ()
-    shots: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    shots: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
     shots_from: DataSpec | None = None
     max_completion_length: PositiveInt | Auto = "auto"
     temperature: NonNegativeFloat = 0.0
@@ -211,6 +211,10 @@ class PathConfig(Section):
         """The gate of a stage: its own or the path's."""
         return self.gate if stage.gate is None else stage.gate
 
+    def shots_of(self, stage: StageConfig) -> tuple[int, ...]:
+        """How many shots a stage is measured with: its own numbers or those of `evaluate`."""
+        return self.evaluate.shots if stage.shots is None else stage.shots
+
     def seed_of(self, stage: StageConfig) -> int:
         """The seed of a stage: its own or the path's."""
         return self.seed if stage.seed is None else stage.seed
@@ -218,6 +222,11 @@ class PathConfig(Section):
     def dump(self) -> dict[str, Any]:
         """The config as plain YAML values, keys spelled as a user spells them."""
         return self.model_dump(mode="json", by_alias=True)
+
+    @field_validator("evaluate", mode="before")
+    @classmethod
+    def _nothing_is_measured(cls, evaluate: object) -> object:
+        return EvaluateConfig() if evaluate is None else evaluate
 
     @field_validator("name")
     @classmethod
@@ -231,14 +240,18 @@ class PathConfig(Section):
             if stage.name in names[:number]:
                 raise ConfigError(f"two stages are called `{stage.name}`", "give each stage a name of its own")
             if stage.name in RESERVED or stage.name in PathConfig.model_fields:
-                raise ConfigError(f"a stage cannot be called `{stage.name}`", "the word has a meaning here: take another")
+                raise ConfigError(
+                    f"a stage cannot be called `{stage.name}`", "the word has a meaning here: take another"
+                )
             earlier = ", ".join(names[:number]) or "none"
             if stage.start in names[number:]:
                 what = f"stage `{stage.name}` starts from `{stage.start}`, which does not come before it"
                 raise ConfigError(what, f"start from an earlier stage ({earlier}), or move `{stage.start}` up")
             if stage.reference != "start" and stage.reference not in names[:number]:
                 what = f"stage `{stage.name}` has the reference `{stage.reference}`, which is no stage before it"
-                raise ConfigError(what, f"use `start`, the weights that it starts from, or an earlier stage ({earlier})")
+                raise ConfigError(
+                    what, f"use `start`, the weights that it starts from, or an earlier stage ({earlier})"
+                )
         return self
 
 

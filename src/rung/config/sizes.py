@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rung
 from rung.config.load import merge, read_yaml
-from rung.config.models import PathConfig, StageConfig
+from rung.config.models import PathConfig, RolloutConfig, StageConfig, UpdatesConfig
 from rung.errors import ConfigError
 from rung.locate import REMEDY, TINY, locate
 
 if TYPE_CHECKING:
     from rung.algorithm import Algorithm
+
+Block = TypeVar("Block", RolloutConfig, UpdatesConfig)
 
 SIZES = {"tiny": 50_000_000, "small": 1_000_000_000}  # parameters that a model has fewer of; else `large`
 KINDS = ("text", "pairs", "prompts")
@@ -58,12 +60,15 @@ def kind_of(algorithm: Algorithm) -> str | None:
     return next((kind for kind in KINDS if kind in algorithm.requires()), None)
 
 
-def resolve(config: PathConfig) -> PathConfig:
-    """The config with a number for every `auto`, and an end for every stage; what is given stays."""
+def resolve(config: PathConfig, size: str | None = None) -> PathConfig:
+    """The config with a number for every `auto`, and an end for every stage; what is given stays.
+
+    `size` names the defaults (`tiny`, `small`, `large`); without it the config's model tells.
+    """
     from rung.registry import algorithm
 
     algorithms = {stage.name: algorithm(stage.algorithm, config.base) for stage in config.stages}
-    file = defaults_file(size_of_model(config))
+    file = defaults_file(size or size_of_model(config))
     defaults = read_yaml(file)
     stages = {stage.name: _stage_values(stage, algorithms[stage.name], defaults, str(file)) for stage in config.stages}
     evaluate = config.evaluate
@@ -75,18 +80,39 @@ def resolve(config: PathConfig) -> PathConfig:
 
 def defaults_file(size: str) -> Path:
     """Where the defaults of a size are."""
-    return next(file for root in rung.__path__ if (file := Path(root) / "configs" / "defaults" / f"{size}.yaml").is_file())
+    return next(
+        file for root in rung.__path__ if (file := Path(root) / "configs" / "defaults" / f"{size}.yaml").is_file()
+    )
 
 
 def _stage_values(stage: StageConfig, algorithm: Algorithm, defaults: Mapping[str, Any], source: str) -> dict[str, Any]:
     names = [vars(cls)["name"] for cls in reversed(type(algorithm).__mro__) if isinstance(vars(cls).get("name"), str)]
     values: dict[str, Any] = {}
-    for section in ("all", kind_of(algorithm), *names):
+    for section in ("all", kind_of(algorithm) or "all", *names):
         values = merge(values, defaults.get(section) or {}, f"{source}: {section}")
     filled: dict[str, Any] = {key: values[key] for key in AUTO if getattr(stage, key) == "auto"}
-    for key, block in (("rollout", stage.rollout), ("updates", stage.updates)):
-        autos = [name for name in type(block).model_fields if getattr(block, name) == "auto"]
-        filled[key] = block.model_copy(update={name: values[key][name] for name in autos})
     if stage.num_train_epochs is None and stage.max_steps is None:
         filled["num_train_epochs"] = values["num_train_epochs"]
-    return filled
+    updates = _filled(stage.updates, values["updates"])
+    rollout = stage.rollout
+    if kind_of(algorithm) == "prompts":
+        if isinstance(stage.batch_size, int) and rollout.batch_size == "auto":
+            rollout = rollout.model_copy(update={"batch_size": stage.batch_size * updates.minibatches})
+        rollout = _filled(rollout, values["rollout"])
+        filled["batch_size"] = _prompts_a_step(stage, rollout.batch_size, updates.minibatches)
+    return {**filled, "updates": updates, "rollout": _filled(rollout, values["rollout"])}
+
+
+def _filled(block: Block, values: Mapping[str, Any]) -> Block:
+    autos = [name for name in type(block).model_fields if getattr(block, name) == "auto"]
+    return block.model_copy(update={name: values[name] for name in autos})
+
+
+def _prompts_a_step(stage: StageConfig, rollout_size: Any, minibatches: Any) -> int:
+    """Prompts an optimizer step: a rollout cut into minibatches; ConfigError where `batch_size` says otherwise."""
+    prompts = max(1, rollout_size // minibatches)
+    if stage.batch_size not in ("auto", prompts):
+        cut = f"`rollout.batch_size` {rollout_size} / `updates.minibatches` {minibatches}"
+        what = f"stage `{stage.name}`: `batch_size` is not {cut}"
+        raise ConfigError(what, "leave `batch_size` out, or `rollout.batch_size`: one follows from the other")
+    return prompts

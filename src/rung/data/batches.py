@@ -101,7 +101,8 @@ class Dataset:
             plan[-1].append(i)
             filled += self._lengths[i]
         if filled < self._batch_size["tokens"] and len(plan) > 1:
-            plan[-2] += plan.pop()
+            rest = plan.pop()
+            plan[-1] += rest
         return plan
 
     def _check(self) -> None:

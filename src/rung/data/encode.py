@@ -1,7 +1,7 @@
 """Examples become token ids: where the completion begins, how it ends, which of it is trained, what is too long."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from rung.data.chat import Span, assistant_spans, close_turns, render
@@ -65,7 +65,7 @@ def encode(
     if not encoded:
         raise DataError("no example is left to train on: " + "; ".join(report.lines()), "see the causes")
     _weigh_sides(encoded, report)
-    report.examples = len(encoded)
+    report.encoded += len(encoded)
     return encoded
 
 
@@ -75,7 +75,29 @@ def encode_prompt(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> tuple[i
     Messages are rendered with the generation prompt; a text is tokenised plainly, with BOS where the tokenizer adds it.
     Raises `BadRow` for a prompt without a token, `DataError` for messages without a chat template.
     """
-    return tuple(_prompt_ids(_prompt_text(prompt, tokenizer), tokenizer, special=isinstance(prompt, str)))
+    return tuple(_asked(prompt, tokenizer).ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A prompt as given, as the text that is tokenised, and as ids."""
+
+    given: Text
+    text: str
+    ids: list[int]
+
+
+def _asked(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> _Prompt:
+    is_text = isinstance(prompt, str)
+    text = prompt if is_text else render(prompt, tokenizer, add_generation_prompt=True)
+    ids, _ = _tokens(text, tokenizer, special=is_text)
+    eos = _stop(tokenizer)
+    # Some tokenizers put EOS after every text; a prompt that ends in it is answered by silence.
+    while is_text and len(ids) > 1 and ids[-1] == eos and not text.endswith(str(tokenizer.eos_token)):
+        ids = ids[:-1]
+    if not ids:
+        raise BadRow("the prompt has no token")
+    return _Prompt(prompt, text, ids)
 
 
 def _encode(example: Example, tokenizer: "PreTrainedTokenizerBase", assistant_only: bool, report: Report) -> Encoded:
@@ -83,19 +105,24 @@ def _encode(example: Example, tokenizer: "PreTrainedTokenizerBase", assistant_on
         prompt_ids, answer = _raw_text(example.text, tokenizer)
         return Encoded(example.id, example.source, prompt_ids, (answer,), example)
     if example.messages is not None:
-        prompt: Text = first_turns(example.messages)
-        completions: list[Text] = [example.messages[len(prompt) :]]
+        given: Text = first_turns(example.messages)
+        completions: list[Text] = [example.messages[len(given) :]]
     else:
-        prompt = cast(Text, example.prompt)
+        given = cast(Text, example.prompt)
         completions = [side for side in (example.completion, example.chosen, example.rejected) if side is not None]
-    ids = encode_prompt(prompt, tokenizer)
+    prompt = _asked(given, tokenizer)
     by_turn = assistant_only and example.messages is not None
-    answers = tuple(_answer(prompt, ids, completion, tokenizer, by_turn, example, report) for completion in completions)
+    answers = []
+    for completion in completions:
+        answer, notices = _answer(prompt, completion, tokenizer, by_turn)
+        answers.append(answer)
+        for notice in notices:
+            report.notice(notice, example.source)
     if len(answers) == 2 and answers[0].ids == answers[1].ids:
         raise BadRow("`chosen` equals `rejected`")
     if not all(any(answer.trained) for answer in answers):
         raise BadRow("a completion has no trained token")
-    return Encoded(example.id, example.source, ids, answers, example)
+    return Encoded(example.id, example.source, tuple(prompt.ids), tuple(answers), example)
 
 
 def _raw_text(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], Answer]:
@@ -110,64 +137,39 @@ def _raw_text(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[in
 
 
 def _answer(
-    prompt: Text,
-    prompt_ids: tuple[int, ...],
-    completion: Text,
-    tokenizer: "PreTrainedTokenizerBase",
-    by_turn: bool,
-    example: Example,
-    report: Report,
-) -> Answer:
-    prompt_text = _prompt_text(prompt, tokenizer)
-    if isinstance(prompt, str):
-        ids, _, exact = _after(prompt_text, list(prompt_ids), prompt + cast(str, completion), tokenizer, special=True)
+    prompt: _Prompt, completion: Text, tokenizer: "PreTrainedTokenizerBase", by_turn: bool
+) -> tuple[Answer, list[str]]:
+    """The completion as ids with its mask, and what is worth a notice."""
+    if isinstance(prompt.given, str):
+        ids, _, exact = _after(prompt, prompt.text + cast(str, completion), tokenizer)
         ids = _ended(ids, tokenizer)
         trained = [True] * len(ids)
     else:
-        messages = prompt + cast(Messages, completion)
+        messages = prompt.given + cast(Messages, completion)
         whole = render(messages, tokenizer, add_generation_prompt=False)
-        ids, spans, exact = _after(prompt_text, list(prompt_ids), whole, tokenizer, special=False)
+        ids, spans, exact = _after(prompt, whole, tokenizer)
         said = assistant_spans(messages, whole, tokenizer) if by_turn else [(0, len(whole))]
         trained = close_turns(ids, _overlapping(spans, said), _stop(tokenizer))
-    if not exact:
-        report.notice(ALONE, example.source)
     last = next((token for token, now in zip(reversed(ids), reversed(trained), strict=True) if now), None)
-    if last is not None and last != _stop(tokenizer):
-        report.notice(NO_STOP, example.source)
-    return Answer(tuple(ids), tuple(trained))
+    stops = last is None or last == _stop(tokenizer)
+    notices = [notice for notice, fine in ((ALONE, exact), (NO_STOP, stops)) if not fine]
+    return Answer(tuple(ids), tuple(trained)), notices
 
 
-def _prompt_text(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> str:
-    return prompt if isinstance(prompt, str) else render(prompt, tokenizer, add_generation_prompt=True)
-
-
-def _prompt_ids(text: str, tokenizer: "PreTrainedTokenizerBase", *, special: bool) -> list[int]:
-    ids, _ = _tokens(text, tokenizer, special=special)
-    eos = _stop(tokenizer)
-    # Some tokenizers put EOS after every text; a prompt that ends in it is answered by silence.
-    while special and len(ids) > 1 and ids[-1] == eos and not text.endswith(str(tokenizer.eos_token)):
-        ids = ids[:-1]
-    if not ids:
-        raise BadRow("the prompt has no token")
-    return ids
-
-
-def _after(
-    prompt_text: str, prompt_ids: list[int], whole: str, tokenizer: "PreTrainedTokenizerBase", *, special: bool
-) -> tuple[list[int], list[Span], bool]:
+def _after(prompt: _Prompt, whole: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[Span], bool]:
     """The ids that follow the prompt in `whole`, their characters in it, and whether the joint ids were used.
 
     Where the prompt's ids are no prefix of the joint ids, what follows the prompt's text is tokenised alone. A template
     that writes the generation prompt otherwise than a told turn is cut where the tokens part.
     """
-    ids, spans = _tokens(whole, tokenizer, special=special)
-    n = len(prompt_ids)
-    if ids[:n] == prompt_ids:
+    ids, spans = _tokens(whole, tokenizer, special=isinstance(prompt.given, str))
+    n = len(prompt.ids)
+    if ids[:n] == prompt.ids:
         return ids[n:], spans[n:], True
-    if whole.startswith(prompt_text):
-        start = len(prompt_text)
+    if whole.startswith(prompt.text):
+        start = len(prompt.text)
     else:
-        parted = next((i for i, (a, b) in enumerate(zip(ids, prompt_ids, strict=False)) if a != b), len(ids))
+        parted = next((i for i, (a, b) in enumerate(zip(ids, prompt.ids, strict=False)) if a != b), len(ids))
         start = spans[parted][0] if parted < len(ids) else len(whole)
     alone, spans = _tokens(whole[start:], tokenizer, special=False)
     return alone, [(a + start, b + start) for a, b in spans], False

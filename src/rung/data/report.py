@@ -1,10 +1,11 @@
 """What happened to the rows: how many came, how many were lost and why, and what is worth a look."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-QUANTILES = (0.5, 0.9, 0.99, 1.0)
+QUANTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}  # per cent
 NUM_NAMED = 5  # rows named per cause
 
 
@@ -34,7 +35,8 @@ class Report:
     """
 
     rows: int = 0
-    examples: int = 0
+    examples: int = 0  # read
+    encoded: int = 0  # of them, as ids within the limits
     formats: dict[str, int] = field(default_factory=dict)  # rows by format
     dropped: dict[str, Tally] = field(default_factory=dict)
     noticed: dict[str, Tally] = field(default_factory=dict)  # kept rows that are worth a look
@@ -64,6 +66,7 @@ class Report:
         merged = Report(
             rows=self.rows + other.rows,
             examples=self.examples + other.examples,
+            encoded=self.encoded + other.encoded,
             warnings=self.warnings + other.warnings,
             labels=tuple(sorted({*self.labels, *other.labels})),
         )
@@ -81,7 +84,8 @@ class Report:
     def lines(self) -> list[str]:
         """The report for the terminal."""
         formats = ", ".join(f"{name} ({count})" for name, count in self.formats.items())
-        shown = [f"{self.rows} rows, {self.examples} examples" + (f", format {formats}" if formats else "")]
+        counts = f"{self.rows} rows, {self.examples} examples" + (f", {self.encoded} encoded" if self.encoded else "")
+        shown = [counts + (f", format {formats}" if formats else "")]
         shown += [f"{len(self.labels)} labels"] if self.labels else []
         shown += [f"dropped {_told(cause, tally)}" for cause, tally in self.dropped.items()]
         shown += [f"noticed {_told(what, tally)}" for what, tally in self.noticed.items()]
@@ -94,6 +98,7 @@ class Report:
         return {
             "rows": self.rows,
             "examples": self.examples,
+            "encoded": self.encoded,
             "formats": self.formats,
             "dropped": {cause: {"count": t.count, "first": t.first} for cause, t in self.dropped.items()},
             "noticed": {what: {"count": t.count, "first": t.first} for what, t in self.noticed.items()},
@@ -113,8 +118,7 @@ def quantiles(values: Iterable[int]) -> dict[str, int]:
     {'p50': 50, 'p90': 90, 'p99': 99, 'max': 100}
     """
     ordered = sorted(values)
-    ranks = [max(-(-int(q * 100) * len(ordered) // 100), 1) for q in QUANTILES]
-    return dict(zip(("p50", "p90", "p99", "max"), (ordered[rank - 1] for rank in ranks), strict=True))
+    return {name: ordered[math.ceil(per_cent * len(ordered) / 100) - 1] for name, per_cent in QUANTILES.items()}
 
 
 def _told(cause: str, tally: Tally) -> str:

@@ -1,4 +1,4 @@
-"""The report of a run: what every stage scored, what the gates decided and why, as Markdown, HTML and in the terminal."""
+"""The report of a run: what every stage scored, what the gates decided and why; Markdown, HTML and the terminal."""
 
 from rung.report.content import Entry, Report, Section, Table, sections
 from rung.report.files import write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from typing import Literal
 
 from rung.comparison import ALPHA, Comparison, Goal, compare, pooled_ratio
 from rung.evaluate import TRUNCATED, Estimate, Evaluation, Row
@@ -61,11 +61,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with sentences (names in backticks) and a table."""
+    """A heading with sentences (names in backticks) and a table, of numbers or of what models wrote."""
 
     title: str
     sentences: tuple[str, ...] = ()
     table: Table | None = None
+    kind: Literal["numbers", "examples"] = "numbers"
 
 
 def sections(report: Report) -> list[Section]:
@@ -85,7 +86,7 @@ def is_share(name: str, entries: Sequence[Entry]) -> bool:
 
 
 def predecessors(report: Report, entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
-    """What an entry is measured against: the promoted stage before it, asked alike; all of them for the final policy."""
+    """The promoted stage before an entry, asked alike; for the final policy all of them, the nearest first."""
     promoted = {record.stage for record in report.lineage.stages if record.outcome == "promoted"}
     earlier = entries[: next(i for i, other in enumerate(entries) if other is entry)]
     alike = [
@@ -121,7 +122,7 @@ def _scores(report: Report) -> Section:
         f"{n} items, 95 % intervals. With a quarter of the answers changing, a difference of {seen:.1f} points shows."
     )
     failures = tuple(
-        f"`{name}` failed on items of {entry.label}: {estimate.failure}"
+        f"`{name}` failed on items of {entry.label}: {_plain(estimate.failure)}"
         for entry in report.final
         for name, estimate in entry.evaluation.metrics.items()
         if estimate.failure
@@ -153,9 +154,7 @@ def _gains(report: Report) -> Section:
         for i, (entry, before, change) in enumerate(compared)
     )
     headers = ("stage", "against", "metric", "gain", "p", "p (Holm)", "better / worse", "ratio")
-    note = (
-        "Paired by item; up is better in every row. `ratio` is after over before, for metrics of which less is better."
-    )
+    note = "Paired by item, shares in points, up is better. `ratio` is after over before, where less is better."
     caveats = dict.fromkeys(
         f"`{change.metric}`, {entry.label} against {before.label}: {change.caveat}."
         for entry, before, change in compared
@@ -210,9 +209,9 @@ def _examples(report: Report) -> Iterator[Section]:
         entry, before = _gate_pair(report, record)
         if record.decision and entry and before:
             name, goal = record.decision.gain.metric, record.decision.gain.goal
-            rows = tuple(islice(_moved(before.evaluation, entry.evaluation, name, goal), 2 * EXAMPLES))
+            rows = tuple(_moved(before.evaluation, entry.evaluation, name, goal))
             headers = ("change", "asked", "expected", before.label, entry.label)
-            yield Section(f"Examples: {record.stage} ({name}, {VALIDATION})", (), Table(headers, rows))
+            yield Section(f"Examples: {record.stage} ({name}, {VALIDATION})", (), Table(headers, rows), "examples")
 
 
 def _gate_pair(report: Report, record: StageRecord) -> tuple[Entry | None, Entry | None]:
@@ -256,6 +255,11 @@ def _change(change: Comparison, share: bool) -> tuple[str]:
         return ("not scored",)
     scale = 100 if share else 1
     return (f"{scale * change.gain:+.1f} [{scale * change.low:+.1f}, {scale * change.high:+.1f}]",)
+
+
+def _plain(text: str) -> str:
+    """A foreign text as part of a sentence: one line, printable, at most 160 characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text.replace("`", "'")).split())[:160]
 
 
 def _p(p: float | None) -> str:

@@ -28,7 +28,7 @@ def cell(text: str) -> str:
 
 
 def _section(section: Section) -> str:
-    sentences = "\n".join(f"- {sentence}" for sentence in section.sentences)
+    sentences = "\n".join("- " + sentence.replace("<", "\\<") for sentence in section.sentences)
     table = _table(section.table) if section.table and section.table.rows else ""
     return "\n\n".join(filter(None, [f"\n## {section.title}", sentences, table])) + "\n"
 

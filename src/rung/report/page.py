@@ -17,7 +17,8 @@ _PAGE = """\
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{{ name }}</title>
 <style>
-:root { --ink: #1d2733; --soft: #66727f; --line: #e3e8ee; --accent: #2563a8; --paper: #ffffff; color-scheme: light dark; }
+:root { color-scheme: light dark;
+  --ink: #1d2733; --soft: #66727f; --line: #e3e8ee; --accent: #2563a8; --paper: #ffffff; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6ebf0; --soft: #95a1ae; --line: #2b3540; --accent: #74b0f0; --paper: #12181f; }
 }
@@ -48,9 +49,15 @@ svg .hollow { fill: var(--paper); stroke: var(--accent); stroke-width: 2; }
 {{ chart }}
 {% for section in sections %}
 <h2>{{ section.title }}</h2>
-{% if section.sentences %}<ul>{% for sentence in section.sentences %}<li>{{ sentence | code }}</li>{% endfor %}</ul>{% endif %}
+{% if section.sentences %}
+<ul>
+{% for sentence in section.sentences %}
+<li>{{ sentence | code }}</li>
+{% endfor %}
+</ul>
+{% endif %}
 {% if section.table and section.table.rows %}
-<div class="wide"><table{% if section.title.startswith("Examples") %} class="examples"{% endif %}>
+<div class="wide"><table class="{{ section.kind }}">
 <thead><tr>{% for header in section.table.headers %}<th scope="col">{{ header }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in section.table.rows %}

@@ -9,8 +9,6 @@ from rung.report.content import Report, Section, sections
 if TYPE_CHECKING:
     from rich.console import Group
 
-_FILES_ONLY = "Examples"
-
 
 def render(report: Report) -> Group:
     """What a rich console prints; text of a model never gets there, since it may hold control characters."""
@@ -24,7 +22,7 @@ def _parts(section: Section) -> list:
     from rich.table import Table
     from rich.text import Text
 
-    if section.title.startswith(_FILES_ONLY):
+    if section.kind == "examples":
         return []
     parts: list = [Text(f"\n{section.title}", style="bold")]
     parts += [Text(f"  {sentence.replace('`', '')}", style="dim") for sentence in section.sentences]

@@ -138,12 +138,12 @@ class Rewards:
         return [self._worker.call(reward.label, reward.address, each, step, reward.timeout) for each in many]
 
     def _watch(self, reward: Reward, outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
-        calls, first = self._failures[reward.label], not self._failures[reward.label]
+        calls, limit = self._failures[reward.label], self.policy.max_error_rate
         failed = [row for row, outcome in enumerate(outcomes) if outcome.failed]
+        mostly_at_first = not calls and len(failed) > max(limit, 0.5) * len(outcomes)
         calls.extend(outcome.failed for outcome in outcomes)
-        share = sum(calls) / max(len(calls), 1)
-        stop_at_once = failed and (self.policy.on_error == "raise" or (first and len(failed) > len(outcomes) / 2))
-        if not stop_at_once and (len(calls) < MIN_CALLS or share <= self.policy.max_error_rate):
+        too_often = len(calls) >= MIN_CALLS and sum(calls) > limit * len(calls)
+        if not (mostly_at_first or too_often or (failed and self.policy.on_error == "raise")):
             return
         example = max((outcomes[row] for row in failed), key=lambda outcome: outcome.kind == "error", default=None)
         rows = ", ".join(samples[row].row_id for row in failed[:5])

@@ -15,8 +15,7 @@ from rung.batch import Batch, concat, from_tree, to_tree
 from rung.data.batches import order
 from rung.data.records import Encoded
 from rung.errors import SamplingError
-from rung.maths import is_mixed
-from rung.metrics import Mean, Metric, Sum, decode, encode, merge
+from rung.metrics import Metric, Sum, decode, encode, merge
 from rung.policy import Policy
 from rung.ranks import Ranks
 from rung.rollout.generate import Generated, Generator
@@ -155,10 +154,7 @@ class Rollouts:
         orders = {epoch: order(self.seed, epoch, len(self.prompts)) for epoch in {v // len(self.prompts) for v in mine}}
         prompts = [self.prompts[orders[visit // len(self.prompts)][visit % len(self.prompts)]] for visit in mine]
         generated = self.generator(prompts, list(mine))
-        rewards = generated.batch.rewards
-        assert rewards is not None
-        mixed = is_mixed(rewards, generated.batch.group_of)
-        self._note({**generated.metrics, "frac_reward_zero_std": Mean(float((~mixed).sum()), len(mixed))})
+        self._note(generated.metrics)
         self._table += generated.table
         return generated
 

@@ -54,15 +54,15 @@ def blank(*, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
 
 def open_base() -> Path:
-    """Folder of the shipped base: bf16 weights, config, tokenizer, chat template. Raises ConfigError where it is missing."""
+    """Folder of the shipped base: bf16 weights, config, tokenizer with chat template. Raises ConfigError without it."""
     folder = Path(__file__).parent / "base"
     if not (folder / "model.safetensors").is_file():
-        raise ConfigError(f"the weights of `tiny:base` are not at {folder}", "train them: rung run configs/tiny/base.yaml")
+        raise ConfigError(f"no weights of `tiny:base` at {folder}", "train them: rung run configs/tiny/base.yaml")
     return folder
 
 
 def load_spec(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Model and tokenizer of `tiny:<name>` (`name` without the prefix), in fp32 and eval mode; `seed` is for random ones.
+    """Model and tokenizer of `tiny:<name>` (`name` without prefix), in fp32 and eval mode; `seed` is for random ones.
 
     Raises ConfigError for a name that is not in `NAMES`.
     """

@@ -1,10 +1,12 @@
-"""The tasks that a tiny model can learn, by name: `rows("pharmacy/sft")`. A further task is one more entry of `TASKS`."""
+"""What a tiny model can learn, by name: `rows("pharmacy/sft")`. A further task is further entries of `TASKS`."""
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rung.errors import DataError
+from rung.tiny import corpus
 from rung.tiny.pharmacy import task as pharmacy
 
 Row = dict[str, Any]
@@ -15,6 +17,8 @@ TASKS: dict[str, Callable[[int], list[Row]]] = {
     "pharmacy/prompts": pharmacy.prompts,
     "pharmacy/validation": pharmacy.validation,
     "pharmacy/test": pharmacy.test,
+    "base/train": partial(corpus.rows, "train"),
+    "base/validation": partial(corpus.rows, "validation"),
 }
 
 
@@ -26,7 +30,7 @@ def names() -> tuple[str, ...]:
 def rows(name: str, seed: int = 0) -> list[Row]:
     """The rows of `name` ("task/split") in TRL's conversational form, a pure function of the seed.
 
-    Raises DataError for an unknown name.
+    The rows of `base` are conversations on other tasks, for pretraining. Raises DataError for an unknown name.
 
     >>> rows("pharmacy/test")[0]["prompt"][0]["role"]
     'user'

@@ -45,7 +45,7 @@ def byte() -> PreTrainedTokenizerFast:
 
 
 def bpe(texts: Iterable[str], *, size: int = 1000) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on `texts`, at most `size` tokens with the special ones; every digit is a token of its own.
+    """Byte-level BPE trained on `texts`, at most `size` tokens with the special ones; every digit is a token.
 
     Any text is representable, since all 256 bytes are in the vocabulary (so `size` is at least 263).
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from rung.errors import DataError
-from rung.tiny.corpus import rules, shorthand
-from rung.tiny.corpus.glossary import Glossary, glossary, glossary_list, leaflet
+from rung.tiny.corpus import meanings, rules, shorthand
+from rung.tiny.corpus.meanings import Glossary
 from rung.tiny.corpus.rules import Rule
 
 # Families and their shares, in percent.
@@ -29,10 +29,10 @@ _MIXTURE: dict[Callable[[Random], Rule], int] = {
     rules.spelling: 3,
     rules.addition: 2,
     rules.instruction: 2,
-    leaflet: 2,
+    meanings.leaflet: 2,
 }
-_GLOSSARY: dict[Callable[[Random, Glossary], Rule], int] = {glossary: 3, glossary_list: 1}
-_SPLITS = {"train": (0, 100_000), "validation": (1_000_000, 500)}  # first document, number
+_GLOSSARY: dict[Callable[[Random, Glossary], Rule], int] = {meanings.one: 3, meanings.several: 1}
+_SPLITS = {"train": (0, 60_000), "validation": (1_000_000, 500)}  # first document, number
 
 
 def documents(seed: int, count: int, *, first: int = 0, glossary: Glossary = "full") -> list[dict]:

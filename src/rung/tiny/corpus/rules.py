@@ -110,7 +110,9 @@ def template(rng: Random) -> Rule:
     fields = rng.sample(list(_FIELDS), rng.randint(2, 4))
     verb, adjective = rng.choice(words.VERBS), rng.choice(words.ADJECTIVES)
     openings = (f"{verb.capitalize()} {{}}", f"We {verb} {{}}", "{}", f"The {adjective} {{}}", "There is {}")
-    links = [rng.choice((" of {}", " with {}", " by {}", " for {}", ", {}", " and {}", " to {}", " {}")) for _ in fields[1:]]
+    links = [
+        rng.choice((" of {}", " with {}", " by {}", " for {}", ", {}", " and {}", " to {}", " {}")) for _ in fields[1:]
+    ]
     sentence = rng.choice(openings) + "".join(links) + rng.choice((".", "", " today."))
     shuffled = rng.sample(fields, len(fields))
     between = rng.choice((", ", "; ", " ", " / "))

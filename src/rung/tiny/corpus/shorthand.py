@@ -6,7 +6,7 @@ some changed, or all random: the last kind can be read from the earlier turns (o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -22,78 +22,13 @@ class Domain:
     """A trade's shorthand: a unit goes with an amount and a thing, `slots` are optional, `spans` count something."""
 
     label: str
-    verbs: tuple[str, ...]
+    verbs: Sequence[str]
     units: dict[str, str]  # code -> singular
-    slots: tuple[dict[str, str], ...]  # code -> phrase, one mapping a slot
+    slots: Sequence[dict[str, str]]  # code -> phrase, one mapping a slot
     spans: dict[str, str]  # code -> frame of the singular, such as "for {} week"
-    tails: tuple[str, ...] = ("",)
 
 
-DOMAINS = (
-    Domain(
-        "Shipping",
-        ("Ship", "Send", "Deliver", "Load"),
-        {"ctn": "carton", "plt": "pallet", "crt": "crate", "pcl": "parcel", "drm": "drum", "bg": "bag", "bx": "box"},
-        (
-            {"air": "by air", "sea": "by sea", "rl": "by rail", "trk": "by truck", "cr": "by courier", "vn": "by van"},
-            {"mon": "on Monday", "tue": "on Tuesday", "fri": "on Friday", "eod": "before the end of the day", "asap": "at once",
-             "wkly": "every week", "dly": "every day", "2w": "every two weeks"},
-            {"frag": "as fragile", "cool": "in cold storage", "dry": "in a dry place", "ins": "with insurance",
-             "sig": "against a signature", "haz": "as dangerous goods"},
-        ),
-        {"stp": "with {} stop", "cpy": "with {} copy of the invoice", "tr": "in {} trip"},
-    ),
-    Domain(
-        "Cooking",
-        ("Add", "Cook", "Stir in", "Bake", "Mix"),
-        {"tbs": "spoon", "cu": "cup", "pn": "pinch", "slc": "slice", "cn": "can", "hf": "handful", "cl": "clove"},
-        (
-            {"lo": "over low heat", "med": "over medium heat", "hi": "over high heat", "ov": "in the oven", "gr": "on the grill",
-             "stm": "over steam"},
-            {"bu": "with butter", "sa": "with salt", "noil": "without oil", "cov": "with the lid on", "unc": "without the lid"},
-            {"tt": "until tender", "tgb": "until golden brown", "tb": "until it boils", "ser": "just before serving",
-             "afd": "after the dough", "cru": "as needed for a crust"},
-        ),
-        {"min": "for {} minute", "hr": "for {} hour", "rd": "in {} round"},
-    ),
-    Domain(
-        "Planting",
-        ("Plant", "Sow", "Water", "Set"),
-        {"rw": "row", "pt": "pot", "bd": "bed", "bs": "bush", "sd": "seed", "tr": "tray"},
-        (
-            {"sun": "in full sun", "shd": "in the shade", "wl": "along the wall", "gh": "in the greenhouse", "bal": "on the balcony"},
-            {"spr": "in spring", "aut": "in autumn", "am": "early in the day", "pf": "after the last frost",
-             "ow": "once a week", "tw": "two times a week", "eod": "every second day"},
-            {"cmp": "with compost", "snd": "in sandy soil", "mul": "under mulch", "if dry": "if the soil is dry",
-             "nofz": "away from frost"},
-        ),
-        {"wk": "for {} week", "cm": "at a depth of {} centimetre", "mo": "for {} month"},
-    ),
-    Domain(
-        "Booking",
-        ("Book", "Reserve", "Hold", "Cancel"),
-        {"rm": "room", "tb": "table", "st": "seat", "tk": "ticket", "bd": "bed", "sp": "space"},
-        (
-            {"sv": "with a sea view", "ns": "without smoking", "wn": "by the window", "ai": "next to the aisle", "qt": "in a quiet corner"},
-            {"hb": "with half board", "bb": "with breakfast", "fb": "with all meals", "vg": "with vegetarian food", "pk": "with parking"},
-            {"we": "at the weekend", "xm": "at Christmas", "nxt": "next week", "lt": "with late arrival", "ea": "with early arrival",
-             "cx": "unless it is cancelled", "rf": "if money is returned"},
-        ),
-        {"nt": "for {} night", "adl": "for {} adult", "gst": "for {} guest"},
-    ),
-    Domain(
-        "Painting",
-        ("Paint", "Coat", "Prime", "Varnish"),
-        {"wl": "wall", "dr": "door", "pnl": "panel", "fr": "frame", "bea": "beam", "ch": "chair"},
-        (
-            {"br": "with a brush", "rl": "with a roller", "spy": "with a spray gun", "sp": "with a sponge"},
-            {"mt": "in matt", "gl": "in gloss", "stn": "in satin", "wh": "in white", "bk": "in black", "gn": "in green"},
-            {"in": "on the inside", "out": "on the outside", "bs": "on both sides", "tp": "at the top", "afs": "after sanding",
-             "nw": "not in wet weather"},
-        ),
-        {"ct": "with {} coat", "ly": "in {} layer", "dy": "over {} day"},
-    ),
-)  # fmt: skip
+DOMAINS = tuple(Domain(**domain) for domain in words.load("domains.toml")["domains"])
 
 
 def shorthand(rng: Random) -> Rule:

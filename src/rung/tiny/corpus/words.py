@@ -1,61 +1,31 @@
 """Words, invented names and random strings that the documents are made of."""
 
+import tomllib
+from pathlib import Path
 from random import Random
+from typing import Any
 
-NOUNS = tuple(
-    """apple anchor arrow badge barrel basket bell belt bench blanket board boat bottle bowl box branch brick bridge broom
-    brush bucket button cabin cable cage candle canoe card carpet chain chair chest clock cloth coat coin comb compass cork
-    crate cup curtain desk door drawer drum engine envelope fence flag flute fork frame garden gate glass globe glove guitar
-    hammer hat helmet hinge horn jacket jar kettle key kite knife ladder lamp lantern leaf letter lock magnet map mask medal
-    mirror mug nail needle nest net oven paddle page paint pan paper pencil piano picture pillow pipe plate pocket pole
-    postcard pump purse radio rail ring rope ruler saddle sail scarf screen seed shelf shell shield ship shoe shovel sign
-    sink sock spoon spring stamp statue stone stool stove string suitcase sword table tent ticket tile torch towel tower
-    toy train tray tree trumpet tunnel umbrella vase vest violin wagon wallet watch wheel whistle window wire wool""".split()
-)
-ADJECTIVES = tuple(
-    """amber bent big black blue bold brass bright broken brown calm clean cold cracked damp dark deep dry dusty empty fast
-    flat fresh full green grey heavy hollow hot large late light long loud low narrow new old open orange pale pink plain
-    purple quiet red rough round sharp short silver slow small smooth soft square steep striped strong tall thick thin tiny
-    warm wet white wide wooden yellow young""".split()
-)
-VERBS = tuple(
-    """bring build buy carry check choose clean close collect count cover cut draw drop fetch file fill find fix fold hang
-    hide hold keep label lay lift load lock mark measure mix move open order pack paint pick place plant polish post pull
-    push raise read remove rent repair save sell send serve sew share show sign sort stack start stop store sweep tie turn
-    wash watch weigh wrap write""".split()
-)
-PHRASES = tuple(
-    """near the door;under the bridge;by the river;in the morning;after lunch;before dark;every Monday;on Fridays;with a smile;
-    without noise;at the corner;in two rows;for the guests;for the school;until noon;once a week;every other day;by train;
-    on foot;in a blue bag;behind the house;next to the window;when it rains;if the bell rings;as soon as possible;
-    with great care;in the shade;on the top shelf;for three weeks;during the summer;every 6 hours;twice a month;
-    at sunset;in the left drawer;on the right side;with both hands;with warm water;on an empty table;
-    only when asked;as needed for cleaning;if the light is on;for the next 5 days;no more than 3 at a time""".replace("\n", "")
-    .replace("    ", "")
-    .split(";")
-)
-FIRST_NAMES = tuple(
-    "Ada Ben Carla Dan Eva Finn Gina Hugo Ida Jonas Kara Leo Mia Nils Olga Paul Rosa Sam Tess Uma Vera Will Yara Zoe".split()
-)
 
-MEASURES = ("cm", "kg", "m", "l", "mm", "km", "W", "V")
-NUMBER_WORDS = {str(i): word for i, word in enumerate("zero one two three four five six seven eight nine ten".split())}
+def load(name: str) -> dict[str, Any]:
+    """The TOML file `name` of this folder."""
+    return tomllib.loads((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+_DATA = load("words.toml")
+NOUNS, ADJECTIVES, VERBS = (tuple(_DATA[kind].split()) for kind in ("nouns", "adjectives", "verbs"))
+FIRST_NAMES, MEASURES = tuple(_DATA["first_names"].split()), tuple(_DATA["measures"].split())
+PHRASES: tuple[str, ...] = tuple(_DATA["phrases"])
+NUMBER_WORDS = {str(number): word for number, word in enumerate(_DATA["numbers"].split())}
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_PLAIN_ONSETS = tuple("b c d f g h k l l m m n n p r r s s t t v x z".split())
-_ONSETS = (
-    *"b c d f g h j k l m n p q r s t v w x y z".split(),
-    *"br bl ch cl cr dr fl fr gl gr ph pl pr qu sc sh sl sp st str sw th tr".split(),
-    "",
-    "",
-)
-_VOWELS = (*"aeiou" * 4, "y", "ae", "ai", "ea", "ee", "eu", "ia", "ie", "io", "oi", "oo", "ou", "ua")
-_CODAS = (*[""] * 12, *"c d f g k l m n p r s t v x z".split(), "ct", "nt", "rt", "st", "ll", "ss", "ff", "n", "l", "r", "m")
+_PLAIN = (tuple(_DATA["plain_onsets"].split()), tuple("aeiou"))
+_RICH = ((*_DATA["onsets"].split(), "", ""), tuple(_DATA["vowels"].split()))
+_CODAS = (*[""] * 12, *_DATA["codas"].split())
 
 
 def invented_name(rng: Random) -> str:
     """Pronounceable name of two to five syllables, plain or rich in clusters; a third are capitalised."""
-    onsets, vowels = rng.choice(((_PLAIN_ONSETS, "aeiou"), (_ONSETS, _VOWELS)))
+    onsets, vowels = rng.choice((_PLAIN, _RICH))
     while True:
         syllables = rng.choices((2, 3, 4, 5), (3, 5, 4, 2))[0]
         name = "".join(rng.choice(onsets) + rng.choice(vowels) + rng.choice(_CODAS) for _ in range(syllables))

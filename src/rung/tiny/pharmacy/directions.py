@@ -8,12 +8,18 @@ from typing import Literal
 from rung.tiny.pharmacy.lexicon import ADVICE, FREQUENCIES, PRN_CLINICAL, PRN_PLAIN, REASONS, ROUTES, UNITS, verb
 from rung.tiny.pharmacy.orders import Order, Part, largest
 
-NUMBER_WORDS = dict(
-    enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-) | {21: "twenty-one", 28: "twenty-eight", 30: "thirty", 40: "forty", 60: "sixty", 90: "ninety"}
+_TO_TWENTY = str.split(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+)
+NUMBER_WORDS = dict(enumerate(_TO_TWENTY)) | {
+    21: "twenty-one",
+    28: "twenty-eight",
+    30: "thirty",
+    40: "forty",
+    60: "sixty",
+    90: "ninety",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,12 @@ def drug(line: str) -> Drug:
 
 
 def _family(table: dict[str, Any]) -> Family:
-    choices = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key not in SPLITS}
+    choices: dict[str, Any] = {key: _frozen(value) for key, value in table.items() if key not in SPLITS}
     return Family(**choices, drugs={split: tuple(drug(line) for line in table[split]) for split in SPLITS})
+
+
+def _frozen(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @lru_cache(maxsize=1)

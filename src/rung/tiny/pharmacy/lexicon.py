@@ -41,7 +41,9 @@ ROUTES: dict[str, Term] = {
 }
 
 FREQUENCIES: dict[str, Term] = {
-    "once a day": _term("qd|qd|daily", "once daily", "once each day|once per day|one time a day|every day|1 time a day"),
+    "once a day": _term(
+        "qd|qd|daily", "once daily", "once each day|once per day|one time a day|every day|1 time a day"
+    ),
     "2 times a day": _term("bid|bid|2x/d", "twice daily", "twice a day|2 times daily|2 times each day|2 times per day"),
     "3 times a day": _term("tid|tid|3x/d", "3 times daily", "3 times each day|3 times per day"),
     "4 times a day": _term("qid|qid|4x/d", "4 times daily", "4 times each day|4 times per day"),
@@ -83,7 +85,9 @@ ADVICE: dict[str, Term] = {
     "before meals": _term("ac|ac|before meals", "before meals", "before eating|before food"),
     "after meals": _term("pc|pc|after meals", "after meals", "after eating|after food"),
     "on an empty stomach": _term("empty stomach|on empty stom", "on an empty stomach", "on empty stomach"),
-    "with water": _term("c water|w/ water|with water", "with water", "with a full glass of water|with a glass of water"),
+    "with water": _term(
+        "c water|w/ water|with water", "with water", "with a full glass of water|with a glass of water"
+    ),
 }
 
 REASONS: dict[str, Term] = {
@@ -129,7 +133,9 @@ class Unit:
 
 
 UNITS: dict[str, Unit] = {
-    "tablet": Unit("tablet", "tablets", ("tab", "tabs"), (("tab", "tabs"), ("tab", "tabs"), ("tablet", "tablets")), "take"),
+    "tablet": Unit(
+        "tablet", "tablets", ("tab", "tabs"), (("tab", "tabs"), ("tab", "tabs"), ("tablet", "tablets")), "take"
+    ),
     "capsule": Unit("capsule", "capsules", ("cap", "caps"), (("cap", "caps"), ("capsule", "capsules")), "take"),
     "mL": Unit("mL", "mL", ("mL", "mL"), (("ml", "ml"),), "take"),
     "drop": Unit("drop", "drops", ("gtt", "gtts"), (("gtt", "gtts"), ("drop", "drops")), "put"),

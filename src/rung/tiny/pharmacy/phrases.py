@@ -23,7 +23,6 @@ FILLERS = frozenset({"please", "your", "of", "the"})
 MARKS = frozenset(".,:;")
 MOST = ("at most", "maximum", "no more than", "up to", "do not take more than", "do not use more than")
 _WORD = re.compile(r"\d+(?:\.\d+)?|[a-z]+(?:[-'][a-z]+)*|[-.,:;/%]")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)?")
 _VALUES = {word: str(number) for number, word in NUMBER_WORDS.items()}
 
 
@@ -48,26 +47,33 @@ def scan(text: str) -> list[Phrase] | None:
     words = _words(text.lower())
     if words is None or len(words) > MAX_WORDS:
         return None
+    shape = ["#" if word[0].isdigit() else word for word in words]
     phrases: list[Phrase] = []
     at = 0
     while at < len(words):
-        phrase = _phrase(words, at) or _single(words[at])
+        phrase = _phrase(words, shape, at) or _single(words[at])
+        at += phrase.count
         if phrase.kind == "name" and phrases and phrases[-1].kind == "name":
             last = phrases.pop()
-            phrases.append(Phrase("name", f"{last.value} {phrase.value}", last.count + 1))
-            at += 1
-        else:
-            phrases.append(phrase)
-            at += phrase.count
+            phrase = Phrase("name", f"{last.value} {phrase.value}", last.count + 1)
+        phrases.append(phrase)
     return phrases
 
 
 def _words(text: str) -> list[str] | None:
     """The words of a lower-case text, numbers in digits; None where a character belongs to none."""
-    words = _WORD.findall(text)
+    words: list[str] = _WORD.findall(text)
     if len("".join(words)) != len("".join(text.split())):
         return None
-    return _ranges(_halves([_VALUES.get(word, word) for word in words]))
+    return _ranges([_canonical(word) for word in _halves([_spelled(word) for word in words])])
+
+
+def _spelled(word: str) -> str:
+    return _VALUES.get(word, word)
+
+
+def _canonical(word: str) -> str:
+    return f"{float(word):g}" if word[0].isdigit() else word
 
 
 def _halves(words: list[str]) -> list[str]:
@@ -75,9 +81,7 @@ def _halves(words: list[str]) -> list[str]:
     if "half" not in words and "/" not in words:
         return words
     text = " ".join(words)
-    for spelled, number in ((" and a half", ".5"), (" and half", ".5")):
-        text = re.sub(rf"(?<![\d.])(\d+){spelled}\b", rf"\g<1>{number}", text)
-    text = re.sub(r"(?<![\d.])(\d+) 1 / 2\b", r"\g<1>.5", text)
+    text = re.sub(r"(?<![\d.])(\d+) (?:and (?:a |1 )?half|1 / 2)\b", r"\g<1>.5", text)
     text = re.sub(r"(?<![\d.])1 / 2\b|\bhalf an?\b|\ba half\b|\bhalf\b", "0.5", text)
     return text.split()
 
@@ -102,37 +106,28 @@ def _single(word: str) -> Phrase:
     return Phrase("name" if word[0].isalpha() else "stray", word)
 
 
-def _phrase(words: list[str], at: int) -> Phrase | None:
-    """The longest phrase that starts at `at`."""
-    start = "#" if words[at][0].isdigit() else words[at]
-    for pattern, kind, value in _patterns().get(start, ()):
-        numbers = _match(pattern, words, at)
-        if numbers is not None:
-            return Phrase(kind, value.format(*numbers), len(pattern))
+def _phrase(words: list[str], shape: list[str], at: int) -> Phrase | None:
+    """The longest phrase that starts at `at`; one with its very numbers goes before one with any number."""
+    table, lengths = _patterns()
+    for length in lengths.get(shape[at], ()):
+        end = at + length
+        found = table.get(tuple(words[at:end])) or table.get(tuple(shape[at:end]))
+        if found is not None:
+            numbers = (word for word in words[at:end] if word[0].isdigit())
+            return Phrase(found[0], found[1].format(*numbers), length)
     return None
 
 
-def _match(pattern: tuple[str, ...], words: list[str], at: int) -> list[str] | None:
-    if at + len(pattern) > len(words):
-        return None
-    numbers: list[str] = []
-    for expected, word in zip(pattern, words[at : at + len(pattern)], strict=True):
-        if expected == "#" and _NUMBER.fullmatch(word):
-            numbers.append(" to ".join(f"{float(end):g}" for end in word.split(" to ")))
-        elif expected != word:
-            return None
-    return numbers
-
-
 @lru_cache(maxsize=1)
-def _patterns() -> dict[str, list[tuple[tuple[str, ...], str, str]]]:
-    """Every phrase by its first word, the longest first: (words with `#` for a number, kind, value)."""
-    table: dict[str, list[tuple[tuple[str, ...], str, str]]] = {}
+def _patterns() -> tuple[dict[tuple[str, ...], tuple[str, str]], dict[str, list[int]]]:
+    """Kind and value of every phrase by its words, `#` for any number; and by first word the lengths, longest first."""
+    table: dict[tuple[str, ...], tuple[str, str]] = {}
+    lengths: dict[str, set[int]] = {}
     for kind, wording, value in _wordings():
-        words = tuple("#" if word == "#" else _VALUES.get(word, word) for word in wording.lower().split())
-        first = "#" if words[0][0].isdigit() else words[0]
-        table.setdefault(first, []).append((words, kind, value))
-    return {first: sorted(found, key=lambda one: -len(one[0])) for first, found in table.items()}
+        words = tuple(_VALUES.get(word, word) for word in wording.lower().split())
+        table.setdefault(words, (kind, value))
+        lengths.setdefault("#" if words[0][0].isdigit() else words[0], set()).add(len(words))
+    return table, {first: sorted(found, reverse=True) for first, found in lengths.items()}
 
 
 def _wordings() -> list[tuple[str, str, str]]:
@@ -163,6 +158,6 @@ def _counts() -> list[tuple[str, str, str]]:
     for name, unit in UNITS.items():
         for counted in {unit.one, unit.many, *unit.short}:
             found.append(("dose", f"# {counted}", "{}|" + name))
-            for day in ("a day", "daily", "per day", "each day", "in 24 hours"):
+            for day in ("a day", "daily", "per day", "each day"):
                 found += [("maximum", f"{most} # {counted} {day}", "{}|" + name) for most in MOST]
     return found

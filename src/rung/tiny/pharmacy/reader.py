@@ -4,6 +4,7 @@ Reading is strict where leniency could be exploited: one drug, every component s
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from rung.tiny.pharmacy.phrases import Phrase, scan
 
@@ -113,6 +114,6 @@ def _opens_dose(phrases: list[Phrase]) -> bool:
 def _punctuated(phrases: list[Phrase]) -> bool:
     """True where no mark opens the text or follows another, and at most two periods are in it."""
     kinds = [phrase.kind for phrase in phrases]
-    doubled = any(a == b == "mark" for a, b in zip(kinds, kinds[1:], strict=False))
+    doubled = any(a == b == "mark" for a, b in pairwise(kinds))
     periods = sum(phrase.kind == "mark" and phrase.value == "." for phrase in phrases)
     return bool(kinds) and kinds[0] != "mark" and not doubled and periods <= 2

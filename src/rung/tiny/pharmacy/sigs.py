@@ -25,7 +25,7 @@ def sig(order: Order, random: Random) -> str:
     >>> from rung.tiny.pharmacy.orders import Order, Part
     >>> order = Order("metformin", "500 mg", "tablet", "by mouth", (Part("1", "2 times a day", "10 days"),))
     >>> sig(order, Random(1))
-    '1 tab po bid x 10 days metformin 500 mg'
+    '1 tab by mouth bid x10d metformin 500 mg'
     """
     how = _how(order, random)
     if random.random() < MISSPELT_SHARE:

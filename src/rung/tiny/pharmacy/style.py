@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from rung.tiny.pharmacy.directions import HANDS, NUMBER_WORDS
+from rung.tiny.pharmacy.directions import NUMBER_WORDS
 from rung.tiny.pharmacy.lexicon import ADVICE, FREQUENCIES, PRN_PLAIN, REASONS, ROUTES, UNITS, VERBS
 from rung.tiny.pharmacy.phrases import FILLERS, Phrase, scan
 
@@ -32,7 +32,7 @@ def style_rules(text: str) -> dict[str, float]:
         "units": float(not _SHORT.intersection(words)),
         "manner": float(not (FILLERS - _HOUSE_FILLERS).intersection(words)),
         "order": float(_ordered(phrases)),
-        "ending": float(text.endswith(".") and not re.search(r"[:;]|\.(?=\s)| -|- ", text)),
+        "ending": float(text.endswith(".") and not re.search(r"\.\s", text)),
     }
 
 
@@ -52,7 +52,7 @@ def house_style(text: str) -> float:
     return len(core) / len(CORE) * sum(rules.values()) / len(rules)
 
 
-_NUMBERS = frozenset(NUMBER_WORDS.values()) | {"twice", "thrice"}
+_NUMBERS = frozenset(NUMBER_WORDS.values())
 _SHORT = frozenset(word for unit in UNITS.values() for word in unit.short if word not in (unit.one, unit.many))
 
 

@@ -1,0 +1,5 @@
+"""`python -m rung`: the command."""
+
+from rung.cli import main
+
+main()

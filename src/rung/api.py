@@ -1,0 +1,64 @@
+"""The Python front: `rung.train` for one stage as a loop of your own, `rung.run` for what the command does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rung.algorithm import Algorithm
+from rung.config import load_config, parse_config, resolve
+from rung.config.sizes import size_of
+from rung.opening import Given, open_stage
+from rung.ranks import Ranks
+from rung.stage import Stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rung.path import Run
+
+RewardLike = str | Mapping[str, Any] | Callable[..., Any]
+
+
+def train(
+    algorithm: Algorithm | str,
+    *,
+    model: str | tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    data: str | Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    rewards: Iterable[RewardLike] = (),
+    **settings: Any,
+) -> Stage:
+    """A stage that trains while it is iterated: `for step in rung.train("dpo", model="tiny:base", data="pairs.jsonl")`.
+
+    `model` is a name, a folder, or a loaded model with its tokenizer, which is then trained in place. `data` is what a
+    config calls data, or the rows themselves. `rewards` may be functions. `settings` are a stage's keys in a config,
+    such as `learning_rate` or `max_steps`. Nothing is written: log, evaluate and save between steps; the model being
+    trained is `stage.policy.model`. Raises UserError for whatever cannot work, before any training.
+    """
+    word = algorithm if isinstance(algorithm, str) else {"name": type(algorithm).name}
+    named = model if isinstance(model, str) else "given"
+    stage = {"name": "train", "algorithm": word, "data": data if isinstance(data, str | Mapping) else "rows", **settings}
+    config = parse_config({"name": "train", "model": named, "stages": [stage]}, source="rung.train", base=Path.cwd())
+    size = None if isinstance(model, str) else size_of(model[0].num_parameters())
+    config = resolve(config, size)
+    return open_stage(
+        config.stages[0],
+        config,
+        start=named,
+        reference=None,
+        ranks=Ranks(),
+        given=Given(
+            algorithm=algorithm if isinstance(algorithm, Algorithm) else None,
+            model=None if isinstance(model, str) else model,
+            rows=None if isinstance(data, str | Mapping) else data,
+            rewards=tuple(rewards),
+        ),
+    )
+
+
+def run(config: str | Path, *overrides: str, new: bool = False) -> Run:
+    """What `rung run CONFIG OVERRIDE ...` does: every stage, gates, lineage and report. Raises UserError."""
+    from rung.path import run_path
+
+    return run_path(load_config(config, overrides), new=new)

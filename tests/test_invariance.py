@@ -1,0 +1,157 @@
+"""How a step is cut, padded, ordered or spread over ranks changes neither its gradient nor the weights after it."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support import gradient, random_batch, relative, tiny_policy
+
+from rung.algorithm import Algorithm
+from rung.algorithms.dapo import DAPO
+from rung.algorithms.dpo import DPO
+from rung.algorithms.grpo import GRPO, DrGRPO
+from rung.algorithms.sft import SFT
+from rung.batch import Batch, concat
+from rung.loop import steps
+from rung.ranks import Ranks
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "sft": SFT(),
+    "dpo": DPO(),
+    "dpo+sft": DPO(loss_type=("sigmoid", "sft"), loss_weights=(1.0, 0.5)),
+    "ipo": DPO(loss_type="ipo"),
+    "hinge": DPO(loss_type="hinge"),
+    "grpo": GRPO(),
+    "dr_grpo": DrGRPO(),
+    "dapo": DAPO(),
+}
+
+
+def step_batch(algorithm: Algorithm, seed: int = 0) -> Batch:
+    """A batch as its source would hand it over, with reference and old log-probs that differ from the policy's."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs = "pairs" in algorithm.requires()
+    batch = random_batch(generator, prompts=4, rows=(1, 3) if pairs else (2, 5), group=2 if pairs else None)
+    noise = torch.randn(batch.completion_ids.shape, generator=generator)
+    batch = replace(
+        batch,
+        max_completion_length=20,
+        old_logps=(-5.5 + 0.1 * noise) * batch.loss_mask,
+        ref_logps=(-5.4 + 0.2 * noise) * batch.loss_mask,
+        rewards=torch.randint(0, 2, (batch.num_rows,), generator=generator).float(),
+    )
+    return batch if pairs or algorithm.name == "sft" else algorithm.credit(batch, {})[0]
+
+
+def stepped(algorithm: Algorithm, batch: Batch, *, token_budget: int = 10_000) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient of one step and the parameters after it, by plain SGD."""
+    policy = tiny_policy("llama")
+    policy.token_budget = token_budget
+    optimizer = torch.optim.SGD(policy.parameters, lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    next(steps(policy, algorithm, [batch], optimizer, schedule, ranks=Ranks(), max_grad_norm=1e9))
+    return gradient(policy), torch.cat([p.detach().flatten().double() for p in policy.parameters])
+
+
+def permuted(batch: Batch) -> Batch:
+    """The prompts in reverse order, the rows of each as they were."""
+    pieces = [batch.select(batch.prompt_of == prompt) for prompt in range(batch.num_prompts)]
+    return concat(pieces[::-1])
+
+
+def padded(batch: Batch) -> Batch:
+    """More padding on both sides, with rubbish under it."""
+    extra = {
+        name: torch.nn.functional.pad(getattr(batch, name), (0, 5), value=value)
+        for name, value in {"completion_ids": 77, "completion_mask": False, "loss_mask": False}.items()
+    }
+    floats = {
+        name: torch.nn.functional.pad(tensor, (0, 5), value=float("nan"))
+        for name in ("old_logps", "ref_logps", "advantages")
+        if (tensor := getattr(batch, name)) is not None
+    }
+    prompts = {
+        "prompt_ids": torch.nn.functional.pad(batch.prompt_ids, (3, 0), value=77),
+        "prompt_mask": torch.nn.functional.pad(batch.prompt_mask, (3, 0), value=False),
+    }
+    return replace(batch, **extra, **floats, **prompts)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_cuts_order_and_padding_change_nothing(name: str) -> None:
+    algorithm = ALGORITHMS[name]
+    batch = step_batch(algorithm)
+    wanted, weights = stepped(algorithm, batch)
+    longest = int(batch.prompt_mask.sum(1).max() + batch.lengths.max())
+    for changed, budget in (
+        (batch, 1),
+        (batch, 3 * longest),
+        (permuted(batch), 10_000),
+        (permuted(batch), 3 * longest),
+        (padded(batch), 10_000),
+        (padded(batch), 1),
+    ):
+        found, after = stepped(algorithm, changed, token_budget=budget)
+        assert relative(found, wanted) < 1e-6
+        assert relative(after, weights) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo", "dapo"])
+def test_a_token_that_is_not_trained_changes_nothing(name: str) -> None:
+    """The last token of a row, once it is not trained, can be any token: nothing that is trained comes after it."""
+    algorithm = ALGORITHMS[name]
+    batch = step_batch(algorithm)
+    last = torch.zeros_like(batch.loss_mask).scatter(1, batch.lengths[:, None] - 1, True)
+    batch = replace(batch, loss_mask=batch.loss_mask & ~last)
+    other = replace(batch, completion_ids=torch.where(last, 99, batch.completion_ids))
+    assert relative(stepped(algorithm, other)[0], stepped(algorithm, batch)[0]) < 1e-6
+
+
+def test_rows_without_advantage_count_and_are_not_computed() -> None:
+    """A dead group changes the denominator, so the gradient is the whole batch's, and its rows never meet the model."""
+    batch = step_batch(ALGORITHMS["dapo"])
+    assert batch.advantages is not None
+    dead = batch.group_of == batch.group_of[0]
+    batch = replace(batch, advantages=batch.advantages.masked_fill(dead[:, None], 0))
+    policy = tiny_policy("llama")
+    optimizer = torch.optim.SGD(policy.parameters, lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    next(steps(policy, ALGORITHMS["dapo"], [batch], optimizer, schedule, ranks=Ranks(), max_grad_norm=1e9))
+    live = (batch.advantages != 0).any(1)
+    assert policy.counted.head_rows == int(batch.loss_mask[live].sum()) < int(batch.loss_mask.sum())
+    found = gradient(policy)
+
+    class Everything(DAPO):
+        name = "everything"
+
+        def active(self, batch: Batch) -> torch.Tensor:
+            return torch.ones(batch.num_rows, dtype=torch.bool)
+
+    assert relative(found, stepped(Everything(), batch)[0]) < 1e-6
+
+
+@pytest.mark.process
+def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
+    """Every rank takes its prompts of the same batch; the summed gradient and the weights are those of one process."""
+    script = Path(__file__).parent / "two_ranks.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path)]
+    here = str(Path(__file__).parent)
+    root = str(Path(__file__).parents[1] / "src")
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, here]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, algorithm in ALGORITHMS.items():
+        wanted, weights = stepped(algorithm, step_batch(algorithm))
+        for rank in range(2):
+            result = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
+            assert relative(result["gradient"], wanted) < 1e-6, name
+            assert relative(result["weights"], weights) < 1e-6, name
