@@ -32,13 +32,13 @@ class DAPO(GRPO):
 
     name: ClassVar = "dapo"
 
-    num_generations: int = Field(16, ge=2)
+    num_generations: int = Field(default=16, ge=2)
     epsilon_high: PositiveFloat | None = 0.28
     beta: NonNegativeFloat = 0.0
     reduction: Literal["row_mean", "token_mean", "row_sum", "constant"] = "token_mean"
-    max_num_gen_batches: int = Field(10, ge=0)
+    max_num_gen_batches: int = Field(default=10, ge=0)
     """Generation batches a rollout may take; 0 = no limit."""
-    overlong_buffer: int | None = Field(None, ge=0)
+    overlong_buffer: int | None = Field(default=None, ge=0)
     """Tokens before the length limit that are punished; None = a fifth of the limit, as in the paper; 0 = off."""
     overlong_factor: NonNegativeFloat = 1.0
     """What the full punishment costs, in units of reward."""

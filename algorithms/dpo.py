@@ -43,7 +43,7 @@ class DPO(Algorithm):
     """One loss, or several to be added."""
     loss_weights: tuple[float, ...] | None = None
     """A weight for each of `loss_type`; 1 each without them."""
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """The share of pairs believed to be swapped; `sigmoid` only."""
 
     @model_validator(mode="after")
@@ -52,7 +52,9 @@ class DPO(Algorithm):
         if len(set(kinds)) < len(self._types()):
             raise ValueError("`loss_type` names a loss twice; give it once with a larger weight")
         if self.loss_weights is not None and len(self.loss_weights) != len(kinds):
-            raise ValueError(f"`loss_weights` has {len(self.loss_weights)} numbers for {len(kinds)} losses; give one each")
+            raise ValueError(
+                f"`loss_weights` has {len(self.loss_weights)} numbers for {len(kinds)} losses; give one each"
+            )
         if self.label_smoothing and "sigmoid" not in kinds:
             raise ValueError("`label_smoothing` acts on `sigmoid` alone; set it to 0 or add `sigmoid` to `loss_type`")
         return self

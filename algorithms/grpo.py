@@ -42,12 +42,12 @@ class GRPO(Algorithm):
     """Group relative policy optimisation with a reward on each sampled completion."""
 
     name: ClassVar = "grpo"
-    needs: ClassVar = frozenset({"prompts", "old_logps"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompts", "old_logps"})
     readouts: ClassVar = {"entropy": entropy_detached}
 
-    num_generations: int = Field(8, ge=2)
+    num_generations: int = Field(default=8, ge=2)
     """Completions sampled for each prompt."""
-    epsilon: float = Field(0.2, gt=0, lt=1)
+    epsilon: float = Field(default=0.2, gt=0, lt=1)
     """How far below 1 a ratio counts."""
     epsilon_high: PositiveFloat | None = None
     """How far above 1 a ratio counts; None = `epsilon`."""
@@ -66,7 +66,9 @@ class GRPO(Algorithm):
     @model_validator(mode="after")
     def _consistent(self) -> "GRPO":
         if self.delta is not None and self.delta <= 1 + self.upper:
-            raise ValueError(f"`delta` must exceed 1 + epsilon_high = {1 + self.upper}; it bounds what the clip lets through")
+            raise ValueError(
+                f"`delta` must exceed 1 + epsilon_high = {1 + self.upper}; it bounds what the clip lets through"
+            )
         return self
 
     @property
@@ -76,7 +78,7 @@ class GRPO(Algorithm):
 
     def requires(self) -> frozenset[Need]:
         """A reference only where the KL counts."""
-        return self.needs | {"reference"} if self.beta else self.needs
+        return self.needs | frozenset[Need]({"reference"}) if self.beta else self.needs
 
     def units(self) -> dict[str, Unit]:
         """One term, over tokens or rows."""

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
@@ -60,7 +61,7 @@ def timed(run: Callable[[], int]) -> Timed:
     return Timed(tokens, time.process_time() - start)
 
 
-def stock(model: LlamaForCausalLM, prompts: torch.Tensor, k: int, limit: int) -> int:
+def stock(model: Any, prompts: torch.Tensor, k: int, limit: int) -> int:
     """Draw with `generate`; the tokens up to and with each row's EOS."""
     settings = {"do_sample": True, "top_k": 0, "max_new_tokens": limit, "num_return_sequences": k}
     mask = torch.ones_like(prompts)

@@ -61,7 +61,11 @@ class Weighed(Algorithm):
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
         total = masked_sum(outputs.logps * batch.extras["weights"] + outputs.readouts["entropy"], batch.loss_mask).sum()
         if outputs.values is not None and outputs.final is not None:
-            total = total + masked_sum(outputs.values**2, batch.loss_mask).sum() + (outputs.final * batch.extras["rows"]).sum()
+            total = (
+                total
+                + masked_sum(outputs.values**2, batch.loss_mask).sum()
+                + (outputs.final * batch.extras["rows"]).sum()
+            )
         return Loss({"all": total})
 
 

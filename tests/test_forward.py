@@ -16,7 +16,9 @@ FAMILIES = ("llama", "qwen3", "gpt2", "gemma3")
 SHAPES_EACH = 25  # x 4 families x full and LoRA = 200 random ragged batches
 
 
-def passed(policy: Policy, batch: Batch, layouts: tuple[Layout, ...], token_budget: int) -> tuple[torch.Tensor, torch.Tensor]:
+def passed(
+    policy: Policy, batch: Batch, layouts: tuple[Layout, ...], token_budget: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs (N, T) and the gradient of `Weighed`, in the given layouts alone."""
     policy.model.zero_grad()
     for head in (policy.value_head, policy.final_head):
@@ -123,7 +125,7 @@ def test_dropout_is_off_for_good() -> None:
 
 def test_an_unknown_family_runs_row_by_row() -> None:
     policy = tiny_policy("llama")
-    policy.model.config.model_type = "never-seen"
+    policy.model.config.model_type = "never-seen"  # type: ignore[misc]
     assert policy.layouts() == ("plain",)
 
 

@@ -138,7 +138,16 @@ def test_rows_without_advantage_count_and_are_not_computed() -> None:
 def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
     """Every rank takes its prompts of the same batch; the summed gradient and the weights are those of one process."""
     script = Path(__file__).parent / "two_ranks.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+        str(tmp_path),
+    ]
     here = str(Path(__file__).parent)
     root = str(Path(__file__).parents[1] / "src")
     done = subprocess.run(

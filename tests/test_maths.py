@@ -72,7 +72,11 @@ def test_kl_estimates() -> None:
 
 def test_k3_is_bounded_where_exp_would_overflow() -> None:
     """x = -300 is taken as -20: exp(20) - 1 - 20 = 485165174.4."""
-    close(maths.k3(torch.tensor([-300.0], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)), [485165174.40979], 1e-3)
+    close(
+        maths.k3(torch.tensor([-300.0], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)),
+        [485165174.40979],
+        1e-3,
+    )
 
 
 def test_soft_overlong_punishment() -> None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -32,7 +32,9 @@ def same(value: Any, *_: Any, **__: Any) -> Any:
 
 
 def trl_stub(**more: Any) -> Any:
-    ranks = SimpleNamespace(num_processes=1, device="cpu", gather=same, reduce=same, gather_for_metrics=same, parallelism_config=None)
+    ranks = SimpleNamespace(
+        num_processes=1, device="cpu", gather=same, reduce=same, gather_for_metrics=same, parallelism_config=None
+    )
     return SimpleNamespace(
         accelerator=ranks,
         model=SimpleNamespace(training=True),
@@ -92,10 +94,11 @@ SEEDS = pytest.mark.parametrize("seed", range(4))
 
 
 def trl_grpo(batch: Batch, loss_type: str, algorithm: GRPO) -> Callable[[torch.Tensor], torch.Tensor]:
-    from trl import GRPOTrainer
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
     rows = torch.ones(batch.num_rows, 1, dtype=torch.long)
     assert batch.advantages is not None
+    advantages = batch.advantages[:, 0]
 
     def loss(logps: torch.Tensor) -> torch.Tensor:
         me = trl_stub(
@@ -119,7 +122,7 @@ def trl_grpo(batch: Batch, loss_type: str, algorithm: GRPO) -> Callable[[torch.T
             "prompt_mask": rows,
             "completion_ids": batch.completion_ids,
             "completion_mask": batch.loss_mask.long(),
-            "advantages": batch.advantages[:, 0],
+            "advantages": advantages,
             "old_per_token_logps": batch.old_logps,
             "ref_per_token_logps": batch.ref_logps,
             "num_items_in_batch": batch.loss_mask.sum(),
@@ -151,7 +154,7 @@ def test_grpo_family(algorithm: GRPO, loss_type: str, seed: int, dtype: torch.dt
 
 
 def trl_dpo(batch: Batch, algorithm: DPO) -> Callable[[torch.Tensor], torch.Tensor]:
-    from trl import DPOTrainer
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     def sided(tensor: torch.Tensor) -> torch.Tensor:
         return torch.cat([tensor[::2], tensor[1::2]])  # TRL: all chosen, then all rejected
@@ -213,7 +216,7 @@ def test_dpo(algorithm: DPO, seed: int, dtype: torch.dtype) -> None:
 @DTYPES
 @SEEDS
 def test_sft(seed: int, dtype: torch.dtype) -> None:
-    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
 
     batch, logps = drawn(seed, None, dtype)
 
@@ -222,18 +225,24 @@ def test_sft(seed: int, dtype: torch.dtype) -> None:
         nothing = torch.zeros_like(log_probs)
 
         def model(**_: Any) -> Any:
-            return SimpleNamespace(log_probs=log_probs, label_mask=batch.loss_mask, entropy=nothing, is_top1=nothing.bool())
+            return SimpleNamespace(
+                log_probs=log_probs, label_mask=batch.loss_mask, entropy=nothing, is_top1=nothing.bool()
+            )
 
         args = SimpleNamespace(loss_type="nll", average_tokens_across_devices=False)
         me = trl_stub(compute_loss_func=None, label_smoother=None, args=args)
-        inputs = {"input_ids": batch.completion_ids, "attention_mask": batch.completion_mask, "labels": batch.completion_ids}
-        return SFTTrainer.compute_loss(me, model, inputs, num_items_in_batch=batch.loss_mask.sum())
+        inputs = {
+            "input_ids": batch.completion_ids,
+            "attention_mask": batch.completion_mask,
+            "labels": batch.completion_ids,
+        }
+        return SFTTrainer.compute_loss(me, cast(Any, model), inputs, num_items_in_batch=batch.loss_mask.sum())
 
     equal(ours(SFT(), batch, logps), theirs(loss, batch, logps), dtype)
 
 
 def test_label_smoothing_acts_on_sigmoid_which_trl_ignores() -> None:
-    """cDPO by hand: d = .8, beta .1, epsilon .1: .9 x .653947 + .1 x .733947 = .661947; TRL gives .653947 at any epsilon."""
+    """cDPO by hand: d = .8, beta .1, epsilon .1: .9 x .653947 + .1 x .733947 = .661947; TRL gives .653947."""
     batch, _ = drawn(0, 2, torch.float64)
     batch = batch.select(torch.tensor([0, 1]))
     assert batch.ref_logps is not None

@@ -17,7 +17,6 @@ if _here.parent.name == "src":  # a checkout: algorithms/, rewards/ and configs/
     __path__.insert(0, str(_here.parents[1]))
 
 
-
 def __getattr__(name: str) -> object:
     """`run` and `train` load on first use, so that `import rung` stays light."""
     if name in ("run", "train"):

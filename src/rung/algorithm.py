@@ -68,7 +68,7 @@ class Algorithm(BaseModel):
 
     @torch.no_grad()
     def prepare(self, batch: Batch, policy: Policy) -> Batch:
-        """No-grad outputs on the whole batch, made once before it is cut: what `requires` names, or what a subclass adds."""
+        """No-grad outputs on the whole batch, made once before it is cut: what `requires` names, or more."""
         required = self.requires()
         if "reference" in required and batch.ref_logps is None:
             batch = replace(batch, ref_logps=policy.reference_logps(batch))

@@ -38,10 +38,15 @@ def train(
     """
     word = algorithm if isinstance(algorithm, str) else {"name": type(algorithm).name}
     named = model if isinstance(model, str) else "given"
-    stage = {"name": "train", "algorithm": word, "data": data if isinstance(data, str | Mapping) else "rows", **settings}
+    stage = {
+        "name": "train",
+        "algorithm": word,
+        "data": data if isinstance(data, str | Mapping) else "rows",
+        **settings,
+    }
     config = parse_config({"name": "train", "model": named, "stages": [stage]}, source="rung.train", base=Path.cwd())
     size = None if isinstance(model, str) else size_of(model[0].num_parameters())
-    config = resolve(config, size)
+    config = resolve(config, size, {"train": algorithm} if isinstance(algorithm, Algorithm) else None)
     return open_stage(
         config.stages[0],
         config,

@@ -72,7 +72,7 @@ class Batch:
         return self.completion_mask.sum(1)
 
     def select(self, rows: Tensor) -> Batch:
-        """The rows given by indices (n,) or a mask (N,), in order, with prompts and groups renumbered and widths trimmed.
+        """The rows given by indices (n,) or a mask (N,), prompts and groups renumbered and widths trimmed.
 
         Adjacency must survive: indices of one group stay together.
         """

@@ -52,8 +52,8 @@ def check(config: PathConfig) -> Checked:
         row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": stage.start}
         row |= dict.fromkeys(("data", "rows", "lr", "batch", "length"))
         if kind_of(algorithm):
-            report = Report()
-            row |= _learns(stage, _check_training(config, stage, algorithm, tokenizer, report))
+            num_rows, report = _check_training(config, stage, algorithm, tokenizer)
+            row |= _learns(stage, num_rows)
             notes += [f"{stage.name}: {line}" for line in report.lines()]
         rows.append(row)
     return Checked(config, rows, notes)
@@ -79,18 +79,21 @@ def open_tokenizer(location: str) -> PreTrainedTokenizerBase:
 
 
 def _check_training(
-    config: PathConfig, stage: StageConfig, algorithm: Algorithm, tokenizer: PreTrainedTokenizerBase, report: Report
-) -> int:
-    """Reads and encodes a stage's data as training does, and holds its rewards and adapter against them; rows left."""
+    config: PathConfig, stage: StageConfig, algorithm: Algorithm, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, Report]:
+    """Reads and encodes a stage's data as training does, and holds its rewards and adapter against them.
+
+    How many rows there are to learn from, and what happened to the others.
+    """
     from rung.opening import encode_examples, open_rewards, read_examples
 
-    examples = read_examples(algorithm, stage, config, config.seed_of(stage), report)
+    examples, report = read_examples(algorithm, stage, config, config.seed_of(stage))
     encoded, _ = encode_examples(algorithm, stage, examples, tokenizer, report)
     if "prompts" in algorithm.requires():
         open_rewards(stage, config, encoded).close()
     if stage.adapter is not None:
         _check_lora(stage, stage.adapter.lora)
-    return len(encoded)
+    return len(encoded), report
 
 
 def _check_lora(stage: StageConfig, lora: dict[str, Any]) -> None:

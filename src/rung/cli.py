@@ -57,6 +57,7 @@ def run(
     from rung.config import load_config
     from rung.path import run_path
 
+    _without_loading_bars()
     raise typer.Exit(run_path(load_config(config, overrides or ()), new=new).exit_code(strict=strict))
 
 
@@ -113,6 +114,7 @@ def evaluate(
     from rung.exam import Exam
     from rung.locate import locate
 
+    _without_loading_bars()
     resolved = check_path(load_config(config, overrides or ())).config
     location = locate(model, base=Path.cwd(), runs=Path(resolved.output))
     measured = Exam(resolved).take(location, exam_set.value, shots)
@@ -138,6 +140,7 @@ def generate(
     from rung.locate import locate
     from rung.show import sampled
 
+    _without_loading_bars()
     location = locate(model, base=Path.cwd(), runs=output)
     settings = {"max_completion_length": max_completion_length, "temperature": temperature}
     for text in sampled(location, prompts, num_generations, seed=seed, **settings):
@@ -151,6 +154,13 @@ def main() -> None:
     except UserError as error:
         print(_line(error.what), _line(error.remedy), sep="\n", file=sys.stderr)
         raise SystemExit(EXIT_USER) from None
+
+
+def _without_loading_bars() -> None:
+    """The bar of a run is that of its steps; transformers would add one for each model that it reads or writes."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _print_table(rows: Iterable[Mapping[str, Any]], title: str) -> None:

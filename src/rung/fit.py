@@ -120,7 +120,7 @@ def save(stage: Stage, best: BestSoFar | None, folder: Path, logged: JsonLines) 
 
 
 def resume(stage: Stage, best: BestSoFar | None, folder: Path, logged: JsonLines) -> None:
-    """Goes on from the newest valid checkpoint; without one, logs of an attempt that saved nothing are cut to nothing."""
+    """Goes on from the newest valid checkpoint; without one, the logs of an attempt before it are emptied."""
     found = checkpoint.load_newest(folder / "checkpoints")
     state: Mapping[str, Any] = unflatten(found[1].tensors, found[1].values) if found else {"logs": {}}
     if found:

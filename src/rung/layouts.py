@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer
 
 from rung.batch import Batch
 
@@ -52,7 +53,9 @@ def joined_rows(batch: Batch, prompt_lengths: Tensor) -> Tensor:
     width = int((prompt_lengths + batch.lengths).max())
     place = torch.arange(width, device=prompt_lengths.device).expand(batch.num_rows, width)
     offset = place - prompt_lengths[:, None]
-    prompts = batch.prompt_ids[batch.prompt_of].gather(1, (offset + batch.prompt_ids.shape[1]).clamp(0, batch.prompt_ids.shape[1] - 1))
+    prompts = batch.prompt_ids[batch.prompt_of].gather(
+        1, (offset + batch.prompt_ids.shape[1]).clamp(0, batch.prompt_ids.shape[1] - 1)
+    )
     completions = pad(batch.completion_ids, (0, 1))
     answers = completions.gather(1, offset.clamp(0, completions.shape[1] - 1))
     ids = torch.where(offset < 0, prompts, answers)
@@ -88,6 +91,9 @@ class SharedPrompts:
         self.leaves: list[Tensor] = []
         self.first = self._leaf(hidden[:, -1])
         for layer in self.cache.layers:
+            assert isinstance(layer, DynamicLayer)
+            assert layer.keys is not None
+            assert layer.values is not None
             layer.keys, layer.values = self._leaf(layer.keys), self._leaf(layer.values)
 
     def states(self, batch: Batch, prompt_of: Tensor) -> States:
@@ -102,7 +108,8 @@ class SharedPrompts:
             self.backbone,
             batch.completion_ids.masked_fill(~batch.completion_mask, 0),
             attention_mask=torch.cat([self.mask[prompt_of], batch.completion_mask], 1),
-            position_ids=self.lengths[prompt_of, None] + torch.arange(batch.completion_ids.shape[1], device=prompt_of.device),
+            position_ids=self.lengths[prompt_of, None]
+            + torch.arange(batch.completion_ids.shape[1], device=prompt_of.device),
             past_key_values=cache,
             use_cache=True,
         )
@@ -112,7 +119,9 @@ class SharedPrompts:
 
     def backward(self) -> None:
         """The prompts' share of the gradient; call once, after the backward of every part."""
-        touched = [(tensor, leaf.grad) for tensor, leaf in zip(self.graph, self.leaves, strict=True) if leaf.grad is not None]
+        touched = [
+            (tensor, leaf.grad) for tensor, leaf in zip(self.graph, self.leaves, strict=True) if leaf.grad is not None
+        ]
         if touched:
             torch.autograd.backward([tensor for tensor, _ in touched], [grad for _, grad in touched])
 
@@ -128,8 +137,8 @@ class SharedPrompts:
 def masked_rows(backbone: Backbone, config: PretrainedConfig, batch: Batch, packs: Tensor) -> States:
     """[prompt | completion | completion ...] a row, under a mask by which completions see their prompt and themselves.
 
-    `packs` (N,) int64, non-decreasing: which packed row a completion goes to; a pack holds rows of one prompt. No cache,
-    so it works with activation checkpointing; attention costs the square of the packed row.
+    `packs` (N,) int64, non-decreasing: which packed row a completion goes to; a pack holds rows of one prompt. There is
+    no cache, so it works with activation checkpointing; attention costs the square of the packed row.
     """
     device = packs.device
     count = int(packs[-1]) + 1
@@ -167,7 +176,7 @@ def prompt_cells(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sight(config: PretrainedConfig, positions: Tensor, owner: Tensor) -> Tensor | dict[str, Tensor]:
-    """Who sees whom: (B, 1, L, L) bool, or one such mask for each kind of layer of a model with sliding windows.
+    """Who sees whom: (B, 1, L, L) bool, or such a mask for each kind of layer where there are sliding windows.
 
     A query sees the keys of its prompt and of its own completion at positions up to its own; a sliding window counts in
     positions, not in columns. Padding sees itself, because a softmax over nothing is NaN.

@@ -81,5 +81,7 @@ def totals(algorithm: Algorithm, batch: Batch, ranks: Ranks) -> Denominators:
     for name, total in denominators.items():
         if not total > 0:
             rows = ", ".join(batch.row_ids[:3])
-            raise DataError(f"a step has nothing to train: {units[name]} of `{name}` is 0 in {rows}", "check the loss masks")
+            raise DataError(
+                f"a step has nothing to train: {units[name]} of `{name}` is 0 in {rows}", "check the loss masks"
+            )
     return denominators

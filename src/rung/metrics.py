@@ -132,7 +132,9 @@ def values(metrics: Metrics) -> dict[str, float]:
     return {name: value for name, value in read.items() if value is not None}
 
 
-_KINDS: dict[str, type[Mean | Sum | Max | Min | Quantile]] = {kind.__name__: kind for kind in (Mean, Sum, Max, Min, Quantile)}
+_KINDS: dict[str, type[Mean | Sum | Max | Min | Quantile]] = {
+    kind.__name__: kind for kind in (Mean, Sum, Max, Min, Quantile)
+}
 
 
 def encode(metrics: Metrics) -> dict[str, list[object]]:
@@ -142,5 +144,8 @@ def encode(metrics: Metrics) -> dict[str, list[object]]:
 
 def decode(encoded: Mapping[str, list[Any]]) -> dict[str, Metric]:
     """The inverse of `encode`."""
-    made = {name: (_KINDS[kind], values) for name, (kind, *values) in encoded.items()}
-    return {name: kind(*(tuple(v) if isinstance(v, list) else v for v in values)) for name, (kind, values) in made.items()}
+    made: dict[str, Metric] = {}
+    for name, (kind, *values) in encoded.items():
+        arguments: Any = (tuple(value) if isinstance(value, list) else value for value in values)
+        made[name] = _KINDS[kind](*arguments)
+    return made

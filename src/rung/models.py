@@ -31,7 +31,9 @@ def load_model(location: str | Path, *, seed: int = 0) -> tuple[PreTrainedModel,
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         what = f"model `{name}` cannot be loaded: {str(error).splitlines()[0]}"
-        raise ConfigError(what, "name a folder with a transformers model, a hub id, or one of `rung list models`") from None
+        raise ConfigError(
+            what, "name a folder with a transformers model, a hub id, or one of `rung list models`"
+        ) from None
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of `{name}` has no EOS token", "set `eos_token` in its tokenizer_config.json")
     if tokenizer.pad_token_id is None:
@@ -51,7 +53,9 @@ def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any]) -> PreTrainedM
         config = LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **lora})
         return get_peft_model(model, config)  # type: ignore[return-value]
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"adapter.lora: {error}", "give the keys of peft.LoraConfig, such as r, lora_alpha, target_modules") from None
+        raise ConfigError(
+            f"adapter.lora: {error}", "give the keys of peft.LoraConfig, such as r, lora_alpha, target_modules"
+        ) from None
 
 
 def starts_equal(lora: Mapping[str, Any]) -> bool:

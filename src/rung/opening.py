@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,7 +89,9 @@ def open_stage(
         learning_rate=_number(config.learning_rate),
         weight_decay=config.weight_decay,
     )
-    schedule = make_schedule(config.lr_scheduler_type, optimizer, warmup_steps=config.warmup_steps, total_steps=total_steps)
+    schedule = make_schedule(
+        config.lr_scheduler_type, optimizer, warmup_steps=config.warmup_steps, total_steps=total_steps
+    )
     return Stage(
         name=config.name,
         policy=policy,
@@ -142,9 +145,17 @@ def read_examples(
 ) -> tuple[list[Example], Report]:
     """The stage's data as examples of a kind that the algorithm learns from, and what happened to the rows."""
     if config.data is None:
-        raise ConfigError(f"stage `{config.name}` has no data", f"set `data` to one of {', '.join(path.data)} or to a file")
+        raise ConfigError(
+            f"stage `{config.name}` has no data", f"set `data` to one of {', '.join(path.data)} or to a file"
+        )
     spec = path.data.get(config.data, config.data) if isinstance(config.data, str) else config.data
-    examples, report = load_examples(spec if rows is None else rows, on_bad=config.on_bad, base=path.base, seed=seed)
+    examples, report = load_examples(
+        spec if rows is None else rows,
+        on_bad=config.on_bad,
+        base=path.base,
+        seed=seed,
+        quarantine=Path(path.output) / path.name / config.name / "quarantine.jsonl",
+    )
     need = next(kind for kind in LEARNS_FROM if kind in algorithm.requires())
     for example in examples:
         if example.kind not in LEARNS_FROM[need]:
@@ -154,7 +165,11 @@ def read_examples(
 
 
 def encode_examples(
-    algorithm: Algorithm, config: StageConfig, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, report: Report
+    algorithm: Algorithm,
+    config: StageConfig,
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    report: Report,
 ) -> tuple[list[Encoded], list[Any]]:
     """The examples as ids, and the batches held out where the stage stops early."""
 

@@ -21,13 +21,17 @@ NAMED: dict[str, Callable[..., Optimizer]] = {
 }
 
 
-def make_optimizer(name: str, parameters: Mapping[str, Parameter], *, learning_rate: float, weight_decay: float) -> Optimizer:
+def make_optimizer(
+    name: str, parameters: Mapping[str, Parameter], *, learning_rate: float, weight_decay: float
+) -> Optimizer:
     """An optimizer over two groups: matrices decay, vectors (norms, biases) do not.
 
-    `name` is `adamw`, `adam`, `sgd`, or `pkg.module:fn` with fn(groups, lr) -> Optimizer. Raises ConfigError for others.
+    `name` is `adamw`, `adam`, `sgd`, or `pkg.module:fn` with fn(groups, lr) -> Optimizer. Raises ConfigError.
     """
     if name not in NAMED and ":" not in name:
-        raise ConfigError(f"there is no optimizer `{name}`", f"choose one of {', '.join(NAMED)}, or give `pkg.module:fn`")
+        raise ConfigError(
+            f"there is no optimizer `{name}`", f"choose one of {', '.join(NAMED)}, or give `pkg.module:fn`"
+        )
     make: Any = NAMED[name] if name in NAMED else load_object(name, None)
     matrices = [parameter for parameter in parameters.values() if parameter.dim() > 1]
     vectors = [parameter for parameter in parameters.values() if parameter.dim() <= 1]

@@ -44,7 +44,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of the batch that go through the model together; `packs` names each row's packed row in the masked layout."""
+    """Rows that go through the model together; `packs` names each row's packed row in the masked layout."""
 
     rows: tuple[int, ...]  # ascending
     packs: tuple[int, ...] = ()
@@ -64,7 +64,9 @@ class _Plan:
     seconds: float
 
 
-def plan(batch: Batch, *, unit: Literal["row", "group"], layouts: Sequence[Layout], cost: Cost, token_budget: int) -> tuple[Block, ...]:
+def plan(
+    batch: Batch, *, unit: Literal["row", "group"], layouts: Sequence[Layout], cost: Cost, token_budget: int
+) -> tuple[Block, ...]:
     """The cheapest way to run the batch: blocks of parts that cover each row once.
 
     `unit` is what a part never cuts. `token_budget` bounds the padded positions of a part; what cannot be cut further
@@ -73,8 +75,14 @@ def plan(batch: Batch, *, unit: Literal["row", "group"], layouts: Sequence[Layou
     if batch.num_rows == 0:
         return ()
     shape = _Shape(batch, unit)
-    planners: dict[Layout, Callable[[_Shape, Cost, int], _Plan]] = {"plain": _plain, "shared": _shared, "masked": _masked}
-    return min((planners[layout](shape, cost, token_budget) for layout in layouts), key=lambda made: made.seconds).blocks
+    planners: dict[Layout, Callable[[_Shape, Cost, int], _Plan]] = {
+        "plain": _plain,
+        "shared": _shared,
+        "masked": _masked,
+    }
+    return min(
+        (planners[layout](shape, cost, token_budget) for layout in layouts), key=lambda made: made.seconds
+    ).blocks
 
 
 class _Shape:
@@ -93,7 +101,9 @@ class _Shape:
         self.prompts = self.prompt_of[starts]
 
 
-def cut(counts: np.ndarray, widths: np.ndarray, seconds: Callable[[np.ndarray, np.ndarray], np.ndarray], budget: int) -> tuple[list[slice], float]:
+def cut(
+    counts: np.ndarray, widths: np.ndarray, seconds: Callable[[np.ndarray, np.ndarray], np.ndarray], budget: int
+) -> tuple[list[slice], float]:
     """Cuts things sorted by width, ascending, into runs of the least total cost, none over `budget` positions.
 
     `counts` (n,) rows a thing brings, `widths` (n,) its width; a run is as wide as its widest. `seconds(rows, width)`

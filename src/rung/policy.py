@@ -55,7 +55,9 @@ class Policy:
     def __post_init__(self) -> None:
         adapters: Mapping[str, object] = getattr(self.model, "peft_config", {})
         if any(getattr(adapter, "is_prompt_learning", False) for adapter in adapters.values()):
-            raise ConfigError("the adapter adds tokens to the prompt", "use an adapter inside the layers, such as `lora`")
+            raise ConfigError(
+                "the adapter adds tokens to the prompt", "use an adapter inside the layers, such as `lora`"
+            )
         self.causal_lm: PreTrainedModel = self.model.get_base_model() if adapters else self.model  # type: ignore[operator]
         zero_dropout(self.model)
         self.model.train(self.causal_lm.is_activation_checkpointing)
@@ -126,7 +128,9 @@ class Policy:
         if self.reference_is_start:
             self.reference_is_start = False
             apart = (self.logps(batch) - logps).abs().max()
-            assert apart < FIRST_STEP_TOLERANCE, f"the reference is not what the stage starts from: log-probs differ by {apart}"
+            assert apart < FIRST_STEP_TOLERANCE, (
+                f"the reference is not what the stage starts from: log-probs differ by {apart}"
+            )
         return logps
 
     def snapshot(self) -> PreTrainedModel:
@@ -150,7 +154,11 @@ class Policy:
                 continue
             for planned in block.parts:
                 rows, part = self._pick(batch, planned)
-                yield rows, part, self._read(causal_lm, part, self._states(causal_lm, part, planned, block.layout), readouts)
+                yield (
+                    rows,
+                    part,
+                    self._read(causal_lm, part, self._states(causal_lm, part, planned, block.layout), readouts),
+                )
 
     def _states(self, causal_lm: PreTrainedModel, part: Batch, planned: Part, layout: Layout) -> States:
         decoder = causal_lm.base_model
@@ -165,21 +173,27 @@ class Policy:
         whole = batch.select(torch.tensor(everything)).to(self.device)
         shared = SharedPrompts(causal_lm.base_model, causal_lm.config, whole)
         self._count(shared.positions, 0)
-        number_of = {prompt: number for number, prompt in enumerate(batch.prompt_of[everything].unique_consecutive().tolist())}
+        number_of = {
+            prompt: number for number, prompt in enumerate(batch.prompt_of[everything].unique_consecutive().tolist())
+        }
         for planned in block.parts:
             rows, part = self._pick(batch, planned)
             prompts = torch.tensor([number_of[p] for p in batch.prompt_of[rows].tolist()], device=self.device)
             yield rows, part, self._read(causal_lm, part, shared.states(part, prompts), readouts)
         shared.backward()
 
-    def _read(self, causal_lm: PreTrainedModel, part: Batch, states: States, readouts: Mapping[str, Readout]) -> Outputs:
+    def _read(
+        self, causal_lm: PreTrainedModel, part: Batch, states: States, readouts: Mapping[str, Readout]
+    ) -> Outputs:
         self._count(states.positions, len(states.predicting))
         mask = part.loss_mask
 
         def spread(flat: Tensor) -> Tensor:
             return flat.new_zeros(mask.shape).masked_scatter(mask, flat)
 
-        logps, *read = score(causal_lm, states.predicting, part.completion_ids[mask], self.temperature, tuple(readouts.values()))
+        logps, *read = score(
+            causal_lm, states.predicting, part.completion_ids[mask], self.temperature, tuple(readouts.values())
+        )
         return Outputs(
             logps=spread(logps),
             readouts={name: spread(values) for name, values in zip(readouts, read, strict=True)},
@@ -228,7 +242,8 @@ def score(
     if len(hidden) <= size:
         return chunk(hidden, targets)
     pieces = [
-        checkpoint(chunk, h, t, use_reentrant=False) for h, t in zip(hidden.split(size), targets.split(size), strict=True)
+        checkpoint(chunk, h, t, use_reentrant=False)
+        for h, t in zip(hidden.split(size), targets.split(size), strict=True)
     ]
     return tuple(torch.cat(same) for same in zip(*pieces, strict=True))
 
@@ -237,6 +252,7 @@ def logits(causal_lm: PreTrainedModel, hidden: Tensor) -> Tensor:
     """(n, H) -> (n, V): the LM head, with the scaling and soft cap that a few families put behind it."""
     config = causal_lm.config
     head = causal_lm.get_output_embeddings()
+    assert head is not None, "a causal LM has a head"
     raw = head(hidden) / getattr(config, "logits_scaling", 1.0) * getattr(config, "logit_scale", 1.0)
     cap = getattr(config, "final_logit_softcapping", None)
     return raw if cap is None else torch.tanh(raw / cap) * cap

@@ -46,9 +46,10 @@ def last_step(folder: Path, stage: str) -> dict[str, Any]:
 
 
 def completions(folder: Path, stage: str, limit: int = 4) -> list[dict[str, Any]]:
-    """Completions of the last step that kept any."""
+    """Completions of the last step that kept any, conversations by the text of their last turn."""
     rows = _rows(inside(folder, stage) / COMPLETIONS)
-    return [row for row in rows if row["step"] == rows[-1]["step"]][:limit]
+    last = [row for row in rows if row["step"] == rows[-1]["step"]][:limit]
+    return [{key: _last_turn(value) for key, value in row.items()} for row in last]
 
 
 def catalogue(kind: str) -> list[dict[str, str]]:
@@ -80,6 +81,11 @@ def sampled(
         asked, num_generations, visits=range(len(asked)), key=Key(seed, "", "generate"), sampling=sampling
     )
     return [str(tokenizer.decode(list(one.ids), skip_special_tokens=True)) for several in drawn for one in several]
+
+
+def _last_turn(value: Any) -> Any:
+    messages = isinstance(value, list) and value and isinstance(value[-1], dict)
+    return value[-1].get("content") if messages else value
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

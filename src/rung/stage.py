@@ -68,13 +68,14 @@ class Stage:
             self.bad_steps = 0 if step.stepped else self.bad_steps + 1
             yield step
             if self.bad_steps == MAX_BAD_STEPS:
-                what = f"stage `{self.name}`, step {self.step}: the gradient was not finite in {MAX_BAD_STEPS} steps running"
+                what = f"stage `{self.name}`, step {self.step}: no finite gradient in {MAX_BAD_STEPS} steps running"
                 raise UserError(what, "lower `learning_rate` or `max_grad_norm`; the weights are those of before")
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, as a tree; a collective of all ranks."""
         parameters = self.policy.named_parameters()
-        tensors, source = flatten(self.source.state_dict())
+        tensors, values = flatten(self.source.state_dict())
+        sources = zip(self.ranks.gather_tensors(tensors), self.ranks.gather(values), strict=True)
         return {
             "step": self.step,
             "num_tokens": self.num_tokens,
@@ -84,15 +85,14 @@ class Stage:
             "schedule": self.schedule.state_dict(),
             "learning_rates": [group["lr"] for group in self.optimizer.param_groups],
             "rng": rng.capture(),
-            "source_tensors": self.ranks.gather_tensors(tensors),
-            "source_values": self.ranks.gather(source),
+            "sources": [unflatten(*source) for source in sources],
         }
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken. Raises ConfigError where the number of ranks has changed."""
-        if len(state["source_values"]) != self.ranks.world:
-            what = f"stage `{self.name}` was saved by {len(state['source_values'])} ranks, not {self.ranks.world}"
+        if len(state["sources"]) != self.ranks.world:
+            what = f"stage `{self.name}` was saved by {len(state['sources'])} ranks, not {self.ranks.world}"
             raise ConfigError(what, "resume with the same number of processes, or start afresh with `rung run --new`")
         self.step, self.num_tokens, self.bad_steps = state["step"], state["num_tokens"], state["bad_steps"]
         parameters = self.policy.named_parameters()
@@ -103,6 +103,5 @@ class Stage:
         for group, rate in zip(self.optimizer.param_groups, state["learning_rates"], strict=True):
             group["lr"] = rate
         self.policy.reference_is_start = False
-        own = self.ranks.rank
-        self.source.load_state_dict(unflatten(state["source_tensors"][own], state["source_values"][own]))
+        self.source.load_state_dict(state["sources"][self.ranks.rank])
         rng.restore(state["rng"])

@@ -1,5 +1,7 @@
 """Draws: which tokens are kept, which token a uniform picks, and that frequencies follow the distribution."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ def sampling(**changes) -> Sampling:
 
 def transformers_probabilities(logits: torch.Tensor, spec: Sampling) -> torch.Tensor:
     """The distribution that `generate` would draw from."""
-    warpers = [TemperatureLogitsWarper(spec.temperature)]
+    warpers: list[Any] = [TemperatureLogitsWarper(spec.temperature)]
     warpers += [TopKLogitsWarper(spec.top_k)] if spec.top_k else []
     warpers += [TopPLogitsWarper(spec.top_p)] if spec.top_p < 1 else []
     warpers += [MinPLogitsWarper(spec.min_p)] if spec.min_p else []

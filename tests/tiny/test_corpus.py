@@ -11,6 +11,7 @@ from rung.tiny.corpus.shorthand import DOMAINS
 from rung.tiny.pharmacy import formulary, lexicon
 
 ROWS = corpus.documents(0, 4000)
+COPYING = corpus.rows("copying")[:2000]
 
 
 def _texts(rows):
@@ -27,13 +28,19 @@ def test_a_document_depends_on_its_number_and_the_seed_only():
 
 
 def test_every_row_is_a_conversation_that_the_assistant_ends():
-    for row in ROWS:
+    for row in ROWS + COPYING:
         assert list(row) == ["messages"]
         roles = [message["role"] for message in row["messages"]]
         turns = roles[roles[0] == "system" :]
         assert len(turns) >= 2
         assert turns == ["user", "assistant"] * (len(turns) // 2)
         assert all(message["content"] for message in row["messages"])
+
+
+def test_a_copying_row_is_one_turn_whose_answer_stands_in_the_question():
+    for row in COPYING:
+        *_, asked, answered = (message["content"] for message in row["messages"])
+        assert set(re.findall(r"\w+", answered)) <= set(re.findall(r"\w+", asked)) | {"Name", "It", "is", "You", "said"}
 
 
 def test_train_and_validation_share_no_document():
@@ -54,12 +61,12 @@ def test_an_unknown_split_names_the_ones_that_there_are():
 def test_no_document_holds_a_drug_of_the_task():
     drugs = {name.lower() for split in formulary.SPLITS for name in formulary.drug_names(split)}
     one_word = {name for name in drugs if name.isalpha()}
-    assert not _words(ROWS) & one_word
-    assert not [text for text in _texts(ROWS) for name in drugs - one_word if name in text.lower()]
+    assert not _words(ROWS + COPYING) & one_word
+    assert not [text for text in _texts(ROWS + COPYING) for name in drugs - one_word if name in text.lower()]
 
 
 def test_no_document_holds_the_tasks_prompt_or_a_full_direction():
-    assert not [text for text in _texts(ROWS) if "Sig:" in text]
+    assert not [text for text in _texts(ROWS + COPYING) if "Sig:" in text]
     unit = "|".join(re.escape(word) for unit in lexicon.UNITS.values() for word in (unit.one, unit.many))
     often = "|".join(
         re.escape(phrase) for term in lexicon.FREQUENCIES for phrase in (term, lexicon.FREQUENCIES[term].clinical)

@@ -65,6 +65,12 @@ def test_any_text_survives_encoding(tokenizer, text):
     assert max(tokenizer.encode(text), default=0) < len(tokenizer) <= 300
 
 
+def test_a_word_has_the_same_tokens_at_the_beginning_as_after_a_space():
+    tokenizer = TOKENIZERS["bpe"]()
+    alone, after = tokenizer.encode("brief"), tokenizer.encode("Be brief")
+    assert after[-len(alone) :] == alone
+
+
 def test_every_digit_is_a_token(tokenizer):
     assert [token for token in tokenizer.tokenize("take 250 22") if token.isdigit()] == list("25022")
 
@@ -72,7 +78,8 @@ def test_every_digit_is_a_token(tokenizer):
 def test_only_the_assistants_words_and_their_end_are_marked_for_training(tokenizer):
     encoded = tokenizer.apply_chat_template(CHAT, return_dict=True, return_assistant_tokens_mask=True)
     pairs = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
-    assert tokenizer.decode([token for token, marked in pairs if marked]) == "Yes: 1.<|eos|> 22<|eos|>"
+    answers = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in ("Yes: 1.", " 22")]
+    assert [token for token, marked in pairs if marked] == [*answers[0], *answers[1]]
 
 
 def test_the_prompt_as_a_sampler_sees_it_is_a_prefix_of_the_conversation(tokenizer):

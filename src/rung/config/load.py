@@ -1,7 +1,7 @@
 """From a file or a shipped name to a path: `extends`, overrides, and errors that name file and key.
 
 Merging is deep: mappings merge, everything else, lists too, replaces. A mapping laid over a list of named things
-(`stages`, `rewards`, `metrics`) changes the things of those names, so `stages: {sft: {num_train_epochs: 16}}` in a
+(`stages`, `rewards`, `metrics`) changes the things of those names, so `stages: {NAME: {num_train_epochs: 16}}` in a
 config that `extends` another changes one value of one stage. A config with `algorithm` in place of `stages` is a path
 of one stage, whose keys stand beside the path's.
 """
@@ -57,7 +57,7 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def find_config(name_or_file: str | Path) -> Path:
-    """The file of a config: itself where it is one, else the shipped one of that name, as `pharmacy`, `paths/pharmacy`."""
+    """The file of a config: itself where it is one, else the shipped one of that name (`pharmacy`, `tiny/base`)."""
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
@@ -98,14 +98,14 @@ def _merged(key: str, mine: Any, value: Any, source: str) -> Any:
             return value
     if isinstance(value, Mapping) and isinstance(mine, Mapping):
         return merge(mine, value, source)
-    if isinstance(value, Mapping) and isinstance(mine, list):
-        things = [named(thing) for thing in mine]
-        names = [thing.get("name") for thing in things if isinstance(thing, Mapping)]
-        for name in value:
-            if name not in names:
-                raise ConfigError(f"{source}: `{key}` has no `{name}`", hint(str(name), map(str, names)))
-        return [merge(thing, named(value.get(thing["name"], {})), source) for thing in things]
-    return value
+    things = [named(thing) for thing in mine] if isinstance(mine, list) else []
+    names = [thing.get("name") if isinstance(thing, Mapping) else None for thing in things]
+    if not isinstance(value, Mapping) or not names or None in names:
+        return value
+    for name in value:
+        if name not in names:
+            raise ConfigError(f"{source}: `{key}` has no `{name}`", hint(str(name), map(str, names)))
+    return [merge(thing, named(value.get(name, {})), source) for name, thing in zip(names, things, strict=True)]
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "pol
 
 
 def named(value: Any) -> Any:
-    """A plain word as the mapping that it stands for: `dpo` is `{name: dpo}`; anything else as it is."""
+    """A plain word as the mapping that it stands for, `{name: word}`; anything else as it is."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -133,7 +133,7 @@ class StageConfig(Section):
     @classmethod
     def _algorithm_has_a_name(cls, algorithm: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(algorithm.get("name"), str):
-            raise ConfigError("`algorithm` has no name", "write `algorithm: sft`, or `algorithm: {name: sft, ...}`")
+            raise ConfigError("`algorithm` has no name", "write `algorithm: NAME`, or `algorithm: {name: NAME, ...}`")
         return algorithm
 
     @model_validator(mode="after")

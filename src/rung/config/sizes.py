@@ -60,14 +60,17 @@ def kind_of(algorithm: Algorithm) -> str | None:
     return next((kind for kind in KINDS if kind in algorithm.requires()), None)
 
 
-def resolve(config: PathConfig, size: str | None = None) -> PathConfig:
+def resolve(
+    config: PathConfig, size: str | None = None, algorithms: Mapping[str, Algorithm] | None = None
+) -> PathConfig:
     """The config with a number for every `auto`, and an end for every stage; what is given stays.
 
-    `size` names the defaults (`tiny`, `small`, `large`); without it the config's model tells.
+    `size` names the defaults (`tiny`, `small`, `large`); without it the config's model tells. `algorithms` by stage are
+    those of a Python program, which has no name for them.
     """
     from rung.registry import algorithm
 
-    algorithms = {stage.name: algorithm(stage.algorithm, config.base) for stage in config.stages}
+    algorithms = algorithms or {stage.name: algorithm(stage.algorithm, config.base) for stage in config.stages}
     file = defaults_file(size or size_of_model(config))
     defaults = read_yaml(file)
     stages = {stage.name: _stage_values(stage, algorithms[stage.name], defaults, str(file)) for stage in config.stages}

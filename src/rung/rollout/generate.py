@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +14,7 @@ from rung.data.collate import collate
 from rung.data.records import Answer, Encoded
 from rung.metrics import Max, Mean, Metric, Min, merge
 from rung.reward import Rewards, Sample
+from rung.reward.sample import text_of
 from rung.rollout.draw import Sampling
 from rung.rollout.philox import Key
 from rung.rollout.sampler import Sampler
@@ -54,7 +55,7 @@ class Generator:
         ]
         scores = self.rewards.score(samples)
         batch = collate(
-            [answered(p, a) for p, a in zip(prompts, answers, strict=True)], pad_id=self.tokenizer.pad_token_id
+            [answered(p, a) for p, a in zip(prompts, answers, strict=True)], pad_id=cast(int, self.tokenizer.pad_token_id)
         )
         batch = replace(
             batch,
@@ -70,8 +71,8 @@ class Generator:
             )
         table = [
             {
-                "prompt": sample.prompt,
-                "completion": sample.completion,
+                "prompt": text_of(sample.prompt),
+                "completion": text_of(sample.completion),
                 "finish_reason": sample.finish_reason,
                 "reward": total,
                 "rewards": {label: outcomes[i].value for label, outcomes in scores.by_reward.items()},
@@ -83,7 +84,7 @@ class Generator:
     def _sample(self, prompt: Encoded, completion: Completion, group: int) -> Sample:
         asked = prompt.example.prompt
         assert asked is not None, "a prompt to sample from has text"
-        text = self.tokenizer.decode(completion.ids, skip_special_tokens=True)
+        text = cast(str, self.tokenizer.decode(list(completion.ids), skip_special_tokens=True))
         return Sample(
             prompt=asked,
             completion=text if isinstance(asked, str) else ({"role": "assistant", "content": text},),

@@ -126,9 +126,10 @@ class Rollouts:
         limit = self.algorithm.generation_limit()
         while len(chosen) < self.batch_size:
             if limit and generations == limit:
+                found = f"{len(chosen)} of {self.batch_size} groups"
                 raise SamplingError(
-                    f"{len(chosen)} of {self.batch_size} groups kept after {generations} generation batches ({sampled} prompts)",
-                    "most groups have equal rewards: use prompts that are neither solved nor hopeless, or raise `max_num_gen_batches`",
+                    f"{found} kept in {generations} generation batches with {sampled} prompts",
+                    "use prompts that are neither solved nor hopeless, or raise `max_num_gen_batches`",
                 )
             rate = len(chosen) / sampled if sampled else 1.0
             wanted = math.ceil((self.batch_size - len(chosen)) / max(rate, SLOWEST_KEEP_RATE))

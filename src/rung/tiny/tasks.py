@@ -14,10 +14,13 @@ Row = dict[str, Any]
 TASKS: dict[str, Callable[[int], list[Row]]] = {
     "pharmacy/sft": pharmacy.sft,
     "pharmacy/pairs": pharmacy.pairs,
+    "pharmacy/sft-and-chosen": pharmacy.sft_and_chosen,
     "pharmacy/prompts": pharmacy.prompts,
     "pharmacy/validation": pharmacy.validation,
     "pharmacy/test": pharmacy.test,
+    "base/copying": partial(corpus.rows, "copying"),
     "base/train": partial(corpus.rows, "train"),
+    "base/train-without-task": partial(corpus.rows, "train", glossary="without_task"),
     "base/validation": partial(corpus.rows, "validation"),
 }
 

@@ -37,29 +37,35 @@ def byte() -> PreTrainedTokenizerFast:
     >>> tokenizer.decode(tokenizer.encode("1 tab, 10d"))
     '1 tab, 10d'
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *letters])}
-    return _finish(Tokenizer(models.BPE(vocab=vocabulary, merges=[])))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = _pre_tokenizer()
+    tokenizer.decoder = decoders.ByteLevel()
+    return _finish(tokenizer)
 
 
 def bpe(texts: Iterable[str], *, size: int = 1000) -> PreTrainedTokenizerFast:
     """Byte-level BPE trained on `texts`, at most `size` tokens with the special ones; every digit is a token.
 
-    Any text is representable, since all 256 bytes are in the vocabulary (so `size` is at least 263).
+    Any text is representable, since all 256 bytes are in the vocabulary (so `size` is at least 263). A word has the
+    same tokens at the beginning of a text as after a space; decoding takes that first space away again.
 
     >>> tokenizer = bpe(["take one tablet by mouth"] * 9, size=300)
-    >>> tokenizer.tokenize("take 10")
-    ['take', '\u0120', '1', '0']
+    >>> tokenizer.tokenize("take 10"), tokenizer.decode(tokenizer.encode("take 10"))
+    (['\u0120take', '\u0120', '1', '0'], 'take 10')
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     smallest = len(SPECIAL_TOKENS) + len(pre_tokenizers.ByteLevel.alphabet())
     if size < smallest:
         raise ValueError(f"size is {size}; the special tokens and 256 bytes need at least {smallest}")
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Prepend(" ")
     tokenizer.pre_tokenizer = _pre_tokenizer()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=list(SPECIAL_TOKENS),
@@ -78,11 +84,8 @@ def _pre_tokenizer():
 
 
 def _finish(tokenizer) -> PreTrainedTokenizerFast:
-    from tokenizers import decoders
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer.pre_tokenizer = _pre_tokenizer()
-    tokenizer.decoder = decoders.ByteLevel()
     pad, eos, bos, *turns = SPECIAL_TOKENS
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -7,7 +7,7 @@ directions and its drugs do not occur.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
 from rung.errors import DataError
@@ -17,22 +17,24 @@ from rung.tiny.corpus.rules import Rule
 
 # Families and their shares, in percent.
 _MIXTURE: dict[Callable[[Random], Rule], int] = {
-    shorthand.shorthand: 26,
-    shorthand.invented_shorthand: 12,
-    rules.copying: 18,
-    rules.recall: 6,
+    shorthand.shorthand: 24,
+    shorthand.invented_shorthand: 9,
+    rules.copying: 26,
+    rules.recall: 5,
     rules.field_lookup: 7,
     rules.template: 8,
     rules.select: 3,
-    rules.case: 3,
+    rules.case: 2,
     rules.dictionary: 4,
-    rules.spelling: 3,
+    rules.spelling: 2,
     rules.addition: 2,
     rules.instruction: 2,
     meanings.leaflet: 2,
 }
 _GLOSSARY: dict[Callable[[Random, Glossary], Rule], int] = {meanings.one: 3, meanings.several: 1}
+_COPYING: dict[Callable[[Random], Rule], int] = {rules.copying: 8, rules.select: 1, rules.field_lookup: 1}
 _SPLITS = {"train": (0, 60_000), "validation": (1_000_000, 500)}  # first document, number
+_NUM_COPIES = 12_000
 
 
 def documents(seed: int, count: int, *, first: int = 0, glossary: Glossary = "full") -> list[dict]:
@@ -47,9 +49,16 @@ def documents(seed: int, count: int, *, first: int = 0, glossary: Glossary = "fu
 
 
 def rows(split: str, seed: int = 0, *, glossary: Glossary = "full") -> list[dict]:
-    """The rows of `task:base/<split>` (train or validation). Raises DataError for another split."""
+    """The rows of `task:base/<split>`: copying, train or validation. Raises DataError for another split.
+
+    `copying` is the easy beginning: one turn a row, and its answer stands in the question.
+    """
+    if split == "copying":
+        return [
+            {"messages": _conversation(Random(f"copy {seed}/{index}"), _COPYING, 1)} for index in range(_NUM_COPIES)
+        ]
     if split not in _SPLITS:
-        raise DataError(f"the task `base` has no split `{split}`", f"choose one of {', '.join(_SPLITS)}")
+        raise DataError(f"the task `base` has no split `{split}`", f"choose one of copying, {', '.join(_SPLITS)}")
     first, count = _SPLITS[split]
     return documents(seed, count, first=first, glossary=glossary)
 
@@ -61,10 +70,15 @@ def texts(seed: int = 0, *, count: int) -> Iterator[str]:
 
 
 def _document(rng: Random, which: Glossary) -> list[dict[str, str]]:
-    makers = [*_MIXTURE, *(_bound(maker, which) for maker in _GLOSSARY)]
-    rule = rng.choices(makers, [*_MIXTURE.values(), *_GLOSSARY.values()])[0](rng)
+    return _conversation(rng, _MIXTURE | {_bound(maker, which): share for maker, share in _GLOSSARY.items()})
+
+
+def _conversation(
+    rng: Random, makers: Mapping[Callable[[Random], Rule], int], num_turns: int | None = None
+) -> list[dict[str, str]]:
+    rule = rng.choices(list(makers), list(makers.values()))[0](rng)
     messages = [{"role": "system", "content": rule.system}] if rule.system else []
-    for _ in range(rng.randint(*rule.num_turns)):
+    for _ in range(num_turns or rng.randint(*rule.num_turns)):
         asked, answered = rule.turn()
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     return messages

@@ -39,7 +39,7 @@ def one(rng: Random, which: Glossary) -> Rule:
         shown = code.upper() if capitals else code
         return form.format(shown, meaning), answer.format(shown, meaning)
 
-    return Rule(turn, num_turns=(2, 6))
+    return Rule(turn, num_turns=(1, 4))
 
 
 def several(rng: Random, which: Glossary) -> Rule:
@@ -51,7 +51,7 @@ def several(rng: Random, which: Glossary) -> Rule:
         codes = rng.sample(list(source), rng.randint(2, 4))
         return "Explain " + ", ".join(codes), between.join(f"{c}{link}{rng.choice(source[c])}" for c in codes)
 
-    return Rule(turn, num_turns=(1, 3))
+    return Rule(turn, num_turns=(1, 2))
 
 
 def leaflet(rng: Random) -> Rule:
@@ -68,4 +68,4 @@ def leaflet(rng: Random) -> Rule:
             return "Go on: " + " ".join(parts[:cut]), " ".join(parts[cut:])
         return f"Repeat after {rng.choice(words.FIRST_NAMES)}: {sentence}", sentence
 
-    return Rule(turn, num_turns=(1, 3))
+    return Rule(turn, num_turns=(1, 2))

@@ -19,42 +19,36 @@ class Rule:
 
     turn: Callable[[], tuple[str, str]]
     system: str | None = None
-    num_turns: tuple[int, int] = (1, 4)
+    num_turns: tuple[int, int] = (1, 3)
+
+
+_ASKED = ("Repeat: {}", "Copy: {}", "Say {}", "Echo {}", "Write this again: {}", "Please repeat {}.", "Repeat ' {} '")
+_SHOWN = ("{}", "{}", "The word is {}", "Here is {}.")
+_ANSWERS = ("{}", "{}.", "Name: {}", "It is {}.", "You said {}", "-> {}", "{} {}")
 
 
 def copying(rng: Random) -> Rule:
-    """The assistant repeats a thing, or the part of a sentence that is asked for."""
-    form = rng.choice(
-        (
-            "Repeat: {}",
-            "Copy: {}",
-            "Say {}",
-            "Echo {}",
-            "Write this again: {}",
-            "{}",
-            "Please repeat the name {}.",
-            "Repeat what is in quotes: '{}'",
-            "word={}",
-        )
-    )
-    answer = rng.choice(("{}", "{}", "{}", "{}.", "Name: {}", "It is {}.", "You said {}", "-> {}", "{} {}"))
-    many = rng.choice((1, 1, 1, 2, 3, 4))
+    """The assistant repeats what it is asked to repeat; what it is only shown, it gives back in the document's form."""
+    asked = rng.random() < 0.6
+    form = rng.choice(_ASKED if asked else _SHOWN)
+    answer = "{}" if asked else rng.choice(_ANSWERS)
+    many = rng.choice((1, 1, 1, 1, 2, 3, 6))
     make = rng.choice((words.thing, words.invented_name, words.invented_name, words.random_string))
 
     def turn() -> tuple[str, str]:
         text = rng.choice((" ", ", ", " ")).join(make(rng) for _ in range(many))
         return form.format(text), answer.format(text, text)
 
-    return Rule(turn)
+    return Rule(turn, num_turns=(1, 2))
 
 
 def recall(rng: Random) -> Rule:
     """Keys and values are stated once; each turn asks for one value."""
-    num = rng.randint(2, 6)
+    num = rng.randint(2, 5)
     keys = rng.sample(words.FIRST_NAMES if rng.random() < 0.5 else words.NOUNS, num)
     values = [rng.choice((words.invented_name, words.random_string, words.number, words.thing))(rng) for _ in keys]
     link = rng.choice((" = ", ": ", " has ", " -> ", " is "))
-    facts = rng.choice(("; ", ", ", "\n", ". ")).join(f"{k}{link}{v}" for k, v in zip(keys, values, strict=True))
+    facts = rng.choice(("; ", ", ", " / ", ". ")).join(f"{k}{link}{v}" for k, v in zip(keys, values, strict=True))
     question = rng.choice(("{}?", "What about {}?", "{}{link}", "Value of {}")).replace("{link}", link.strip())
     answer = rng.choice(("{1}", "{1}", "{0}{link}{1}")).replace("{link}", link)
     as_system = rng.random() < 0.5
@@ -64,10 +58,10 @@ def recall(rng: Random) -> Rule:
         pick = rng.randrange(num)
         asked = question.format(keys[pick])
         if first[0]:
-            asked, first[0] = f"{facts}\n{asked}", False
+            asked, first[0] = f"{facts}. {asked}", False
         return asked, answer.format(keys[pick], values[pick])
 
-    return Rule(turn, facts if as_system else None, (1, 5))
+    return Rule(turn, facts if as_system else None, (1, 3))
 
 
 _FIELDS: dict[str, Callable[[Random], str]] = {
@@ -90,9 +84,9 @@ def _record(rng: Random, fields: list[str]) -> dict[str, str]:
 def field_lookup(rng: Random) -> Rule:
     """A record is given and one field of it asked for, named or always the same."""
     fields = rng.sample(list(_FIELDS), rng.randint(2, 5))
-    between, link = rng.choice((", ", "; ", " | ", "\n")), rng.choice((": ", "=", " "))
+    between, link = rng.choice((", ", "; ", " | ", "\n")), rng.choice((": ", " = ", " "))
     always = rng.choice(fields) if rng.random() < 0.4 else None
-    question = rng.choice(("{r}\n{f}?", "What is the {f}? {r}", "Give the {f}.\n{r}", "{r} -> {f}"))
+    question = rng.choice(("{r} - {f}?", "What is the {f}? {r}", "Give the {f}. {r}", "{r} -> {f}"))
 
     def turn() -> tuple[str, str]:
         record = _record(rng, fields)
@@ -121,13 +115,13 @@ def template(rng: Random) -> Rule:
     def turn() -> tuple[str, str]:
         record = _record(rng, fields)
         if shown:
-            text = between.join(f"{field}={record[field]}" for field in shuffled)
+            text = between.join(f"{field}: {record[field]}" for field in shuffled)
         else:
             text = between.join(record[field] for field in shuffled)
         return text, sentence.format(*record.values())
 
     system = None if rng.random() < 0.6 else "Fill in: " + sentence.format(*(f"[{field}]" for field in fields))
-    return Rule(turn, system, (2, 5))
+    return Rule(turn, system, (1, 4))
 
 
 def select(rng: Random) -> Rule:
@@ -162,14 +156,14 @@ def dictionary(rng: Random) -> Rule:
     num = rng.randint(3, 7)
     known = rng.sample(words.NOUNS + words.PHRASES, num)
     invented = [rng.choice((words.random_code, words.random_code, words.invented_name))(rng) for _ in known]
-    facts = rng.choice(("; ", ", ", "\n")).join(f"{code} = {word}" for code, word in zip(invented, known, strict=True))
+    facts = rng.choice(("; ", ", ")).join(f"{code} = {word}" for code, word in zip(invented, known, strict=True))
     many = rng.randint(1, min(3, num))
 
     def turn() -> tuple[str, str]:
         picks = rng.sample(range(num), many)
         return " ".join(invented[i] for i in picks), " ".join(known[i] for i in picks)
 
-    return Rule(turn, facts, (1, 5))
+    return Rule(turn, facts, (1, 4))
 
 
 def spelling(rng: Random) -> Rule:
@@ -201,7 +195,7 @@ def addition(rng: Random) -> Rule:
             return f"{a} times {b}", str(a * b)
         return form.format(a, b), str(a + b)
 
-    return Rule(turn, num_turns=(2, 5))
+    return Rule(turn, num_turns=(1, 4))
 
 
 def instruction(rng: Random) -> Rule:

@@ -112,7 +112,7 @@ def _written_out(rng: Random, domain: Domain, kind: float) -> Rule:
         system = rng.choice(("; ", ", ")).join(f"{code} = {phrase}" for code, phrase in rng.sample(listed, len(listed)))
     elif rng.random() < 0.2:
         system = f"Write out the {domain.label.lower()} note as one sentence."
-    return Rule(turn, system, (3, 7) if share == 1.0 else (1, 4))
+    return Rule(turn, system, (3, 6) if share == 1.0 else (1, 3))
 
 
 def _in_words(amount: str) -> str:

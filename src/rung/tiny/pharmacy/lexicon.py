@@ -42,7 +42,7 @@ ROUTES: dict[str, Term] = {
 
 FREQUENCIES: dict[str, Term] = {
     "once a day": _term(
-        "qd|qd|daily", "once daily", "once each day|once per day|one time a day|every day|1 time a day"
+        "qd|qd|daily", "once daily", "daily|once each day|once per day|one time a day|every day|1 time a day"
     ),
     "2 times a day": _term("bid|bid|2x/d", "twice daily", "twice a day|2 times daily|2 times each day|2 times per day"),
     "3 times a day": _term("tid|tid|3x/d", "3 times daily", "3 times each day|3 times per day"),

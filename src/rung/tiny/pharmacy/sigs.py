@@ -84,12 +84,12 @@ def _dose(order: Order, part: Part, random: Random) -> str:
     return f"{_amount(part.amount, random)} {many if largest(part.amount) > 1 else one}"
 
 
-def _second(order: Order, part_random: Random) -> str:
+def _second(order: Order, random: Random) -> str:
     second = order.parts[1]
-    words = [_dose(order, second, part_random), part_random.choice(FREQUENCIES[second.frequency].sigs)]
+    words = [_dose(order, second, random), random.choice(FREQUENCIES[second.frequency].sigs)]
     if second.duration is not None:
-        words.append(_duration(second.duration, part_random))
-    link = part_random.choice(("and", "and", "&")) if order.link == "and" else "then"
+        words.append(_duration(second.duration, random))
+    link = random.choice(("and", "and", "&")) if order.link == "and" else "then"
     return f"{link} {' '.join(words)}"
 
 

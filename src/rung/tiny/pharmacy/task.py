@@ -77,6 +77,12 @@ def pairs(seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def sft_and_chosen(seed: int) -> list[dict[str, Any]]:
+    """The rows of `sft` and the preferred texts of `pairs`: what SFT makes of the same labels, for comparison with DPO."""
+    chosen = [{"prompt": r["prompt"], "completion": r["chosen"], "order": r["order"], "hand": None} for r in pairs(seed)]
+    return sft(seed) + chosen
+
+
 def prompts(seed: int) -> list[dict[str, Any]]:
     """4,000 unlabelled sigs; half of the drugs are invented."""
     return [{"prompt": _user(text), "order": order.as_dict()} for text, order in cases(seed)["prompts"]]

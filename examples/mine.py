@@ -1,0 +1,47 @@
+"""An algorithm of one's own in a file: `algorithm: {name: ./examples/mine.py:BestOfGroup}` in a config, nothing else.
+
+Imitates the best sample of each group and nothing more: rejection sampling, written as a loss.
+"""
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from rung.algorithm import Algorithm, State
+from rung.batch import Batch, Loss, Outputs
+from rung.maths import is_mixed, masked_sum
+
+
+class BestOfGroup(Algorithm):
+    """The negative log-likelihood of each prompt's best samples, where its samples differ in reward."""
+
+    name: ClassVar = "best_of_group"
+    needs: ClassVar = frozenset({"prompts"})
+    terms: ClassVar = {"nll": "tokens"}
+
+    num_generations: int = Field(default=8, ge=2)
+    """Completions sampled for each prompt."""
+
+    def samples_per_prompt(self) -> int:
+        """`num_generations`."""
+        return self.num_generations
+
+    def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
+        """1 for the best rows of a mixed group, 0 for all others."""
+        assert rollout.rewards is not None
+        best = torch.full((rollout.num_groups,), -torch.inf)
+        best = best.scatter_reduce(0, rollout.group_of, rollout.rewards, "amax")[rollout.group_of]
+        mixed = is_mixed(rollout.rewards, rollout.group_of)[rollout.group_of]
+        winners = (rollout.rewards == best) & mixed
+        return replace(rollout, advantages=winners[:, None] * rollout.loss_mask.float()), state
+
+    def active(self, batch: Batch) -> torch.Tensor:
+        """The winners: only they meet the model."""
+        assert batch.advantages is not None
+        return (batch.advantages > 0).any(1)
+
+    def loss(self, batch: Batch, outputs: Outputs) -> Loss:
+        """The summed negative log-likelihood of the winners."""
+        return Loss({"nll": -masked_sum(outputs.logps, batch.loss_mask).sum()})

@@ -1,0 +1,149 @@
+"""The command: what it prints, its exit codes, and mistakes told in two lines before anything is written."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from climb import write_climb
+
+from rung.cli import main
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_climb(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def rung(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of `rung ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["rung", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+BROKEN = {
+    "empty.jsonl": b"",
+    "cut.jsonl": b'{"prompt": "a", "completion": "b"}\n{"prompt": "a", "compl',
+    "latin.jsonl": b'{"prompt": "\xe9", "completion": "b"}\n',
+    "same.jsonl": b'{"prompt": "a", "chosen": "b", "rejected": "b"}\n',
+    "silent.jsonl": b'{"prompt": "a", "completion": ""}\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what", "remedy"),
+    [
+        (["nam=x"], "`nam`", "`name`"),
+        (["sft.algorithm=stf"], "`stf`", "`sft`"),
+        (["sft.algorithm={name: sft, assistant_only: true}"], "`assistant_only`", "`assistant_only_loss`"),
+        (["grpo.algorithm={name: grpo, epsilon: 5}"], "`epsilon`", "less than 1"),
+        (["rewards=[digit]"], "`digit`", "known"),
+        (["rewards=[{name: length, args: {max_len: 3}}]"], "`max_len`", "`max_length`"),
+        (["evaluate.metrics=[final_numbr]"], "`final_numbr`", "`final_number`"),
+        (["rewards=[token_f1]", "grpo.rewards=[{name: token_f1, columns: {answer: gold}}]"], "`gold`", "columns"),
+        (["gate.metric=digit"], "`digit`", "`digits`"),
+        (["evaluate.validation=null", "evaluate.metrics=[]"], "gate", "remove the gate"),
+        (["evaluate.shots_from=null"], "shots", "training data"),
+        (["prompting.shots=[99]"], "99", "fewer"),
+        (["model=tiny:lama"], "tiny:lama", "tiny:llama"),
+        (["model=./nowhere"], "nowhere", "config.json"),
+        (["sft.from=run:nothing/sft"], "run:nothing/sft", "run:NAME/stage"),
+        (["sft.from=nowhere"], "`nowhere`", "earlier stages"),
+        (["grpo.data=preferences"], "`grpo` learns from prompts", "prompt"),
+        (["dpo.data=train"], "`dpo` learns from pairs", "preference"),
+        (["sft.data=null"], "`sft` has no data", "train"),
+        (["sft.data=nothing.jsonl"], "nothing.jsonl", ""),
+        (["sft.data=empty.jsonl"], "empty.jsonl", ""),
+        (["sft.data=cut.jsonl"], "cut.jsonl, row 2", ""),
+        (["sft.data=latin.jsonl"], "UTF-8", ""),
+        (["dpo.data=same.jsonl"], "same.jsonl", ""),
+        (["sft.data=silent.jsonl"], "silent.jsonl", ""),
+        (["sft.max_prompt_length=3", "sft.on_overlong=error"], "train.jsonl:1", "on_overlong"),
+        (["sft.adapter={lora: {rank: 4}}"], "`adapter.lora.rank`", "r"),
+        (["trackers=[wandbb]"], "wandbb", "wandb"),
+        (["name=../out"], "../out", "letters"),
+    ],
+)
+def test_a_mistake_is_two_lines_exit_code_2_and_nothing_written(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    what: str,
+    remedy: str,
+) -> None:
+    for name, content in BROKEN.items():
+        (home / name).write_bytes(content)
+    assert rung(monkeypatch, "run", "climb.yaml", *overrides) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert what in lines[0]
+    assert remedy in lines[1]
+    assert not (home / "runs").exists()
+
+
+def test_check_shows_every_stage_with_its_resolved_values(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rung(monkeypatch, "check", "climb.yaml", "sft.learning_rate=0.25") == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("prompting", "sft", "dpo", "grpo", "0.25", "30 steps", "defaults/tiny.yaml"))
+    assert not (home / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("algorithms", "dr_grpo"),
+        ("rewards", "final_number"),
+        ("models", "tiny:qwen3"),
+        ("tasks", "task:pharmacy/pairs"),
+        ("configs", "paths/pharmacy"),
+    ],
+)
+def test_list_tells_what_a_config_may_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str, name: str
+) -> None:
+    assert rung(monkeypatch, "list", kind) == 0
+    assert name in capsys.readouterr().out
+
+
+def test_a_run_is_shown_measured_and_sampled_from(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["sft.max_steps=2", "name=short"]
+    assert rung(monkeypatch, "run", "climb.yaml", *short) == 0
+    assert rung(monkeypatch, "run", "climb.yaml", *short, "--strict") in (0, 3, 4)
+    capsys.readouterr()
+
+    assert rung(monkeypatch, "show", "short") == 0
+    assert "# short" in capsys.readouterr().out
+    assert rung(monkeypatch, "show", "short", "grpo") == 0
+    told = capsys.readouterr().out
+    assert "loss" in told
+    assert "sampled completions" in told
+    assert rung(monkeypatch, "show", "shirt") == 2
+    assert "short" in capsys.readouterr().err
+
+    saved = home / "scores.json"
+    assert rung(monkeypatch, "evaluate", "climb.yaml", "run:short/sft", "--shots", "2", "--save", str(saved)) == 0
+    assert "digits" in capsys.readouterr().out
+    assert saved.is_file()
+
+    asked = ("generate", "run:short/sft", "1+1?", "2+1?", "--temperature", "1", "--max-completion-length", "4")
+    assert rung(monkeypatch, *asked) == 0
+    first = capsys.readouterr().out
+    assert rung(monkeypatch, *asked) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_help_names_every_command(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rung(monkeypatch, "--help") == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("run", "check", "show", "list", "evaluate", "generate"))

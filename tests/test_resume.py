@@ -1,0 +1,134 @@
+"""A stage that is killed anywhere ends with the same bytes: weights, metrics and completions."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rung.config import parse_config, resolve
+from rung.fit import fit
+from rung.ranks import Ranks
+from rung.signals import StopFlag
+
+pytestmark = pytest.mark.process
+STEPS = 22
+
+REWARD = '''
+def many_a(completion: str) -> float:
+    """Mixed rewards from a random model: the share of the letters a to m."""
+    return sum("a" <= letter <= "m" for letter in completion) / max(len(completion), 1)
+'''
+STAGES = {
+    "dapo": {
+        "algorithm": {"name": "dapo", "num_generations": 4},
+        "data": "prompts.jsonl",
+        "rewards": ["./judge.py:many_a"],
+        "rollout": {"batch_size": 4, "max_completion_length": 12},
+        "updates": {"minibatches": 2, "epochs": 2},
+    },
+    "grpo": {
+        "algorithm": {"name": "grpo", "num_generations": 4, "beta": 0.04},
+        "data": "prompts.jsonl",
+        "rewards": ["./judge.py:many_a"],
+        "rollout": {"batch_size": 4, "max_completion_length": 12},
+        "adapter": {"lora": {"r": 4}},
+    },
+    "sft": {
+        "algorithm": "sft",
+        "data": "texts.jsonl",
+        "batch_size": 4,
+        "early_stopping": {"patience": 50},
+        "eval_steps": 5,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ForkServerContext]:
+    """Processes that start with everything imported, each in a state of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rung.fit", "test_resume"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # where the server finds them
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield context
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "judge.py").write_text(REWARD)
+    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "number {i}"}}\n' for i in range(11)))
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(f'{{"prompt": "number {i}", "completion": "{i * i}"}}\n' for i in range(40))
+    )
+    return tmp_path
+
+
+def trained(work: Path, stage: str, folder: Path) -> None:
+    """Trains the stage, or what is left of it; exits with 75 where it was asked to stop."""
+    raw = {
+        "name": "test",
+        "model": "tiny:llama",
+        "stages": [{"name": stage, "max_steps": STEPS, "save_steps": 3, **STAGES[stage]}],
+    }
+    (work / "config.yaml").write_text(yaml.safe_dump(raw))
+    config = resolve(parse_config(raw, source="test", base=work))
+    with StopFlag() as stop:
+        done = fit(
+            config.stages[0], config, start="tiny:llama", reference=None, folder=folder, ranks=Ranks(), stop=stop
+        )
+    os._exit(0 if done else 75)
+
+
+def run(processes: ForkServerContext, work: Path, stage: str, folder: Path, kill_at: int | None, number: int) -> int:
+    """One process; sent a signal once so many steps are logged. Returns its exit code."""
+    process = processes.Process(target=trained, args=(work, stage, folder))
+    process.start()
+    log = folder / "metrics.jsonl"
+    while process.is_alive():
+        if kill_at is not None and log.exists() and log.read_bytes().count(b"\n") >= kill_at:
+            assert process.pid
+            os.kill(process.pid, number)
+            break
+        time.sleep(0.002)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def outcome(folder: Path) -> dict[str, bytes]:
+    files = ["metrics.jsonl", "completions.jsonl", "model/model.safetensors"]
+    return {name: (folder / name).read_bytes() for name in files if (folder / name).exists()}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_ten_times_a_stage_ends_with_the_same_bytes(
+    stage: str, work: Path, processes: ForkServerContext
+) -> None:
+    whole, killed = work / "whole", work / "killed"
+    assert run(processes, work, stage, whole, None, signal.SIGKILL) == 0
+    for at in range(2, STEPS, 2):
+        assert run(processes, work, stage, killed, at, signal.SIGKILL) in (-signal.SIGKILL, 0)
+    assert run(processes, work, stage, killed, None, signal.SIGKILL) == 0
+    expected = outcome(whole)
+    assert expected.keys() >= {"metrics.jsonl", "model/model.safetensors"}
+    assert outcome(killed) == expected
+    assert expected["metrics.jsonl"].count(b"\n") == STEPS
+
+
+def test_a_stage_that_is_asked_to_stop_saves_and_goes_on(work: Path, processes: ForkServerContext) -> None:
+    whole, stopped = work / "whole", work / "stopped"
+    assert run(processes, work, "dapo", whole, None, signal.SIGTERM) == 0
+    assert run(processes, work, "dapo", stopped, 7, signal.SIGTERM) == 75
+    saved = sorted(path.name for path in (stopped / "checkpoints").iterdir())
+    logged = (stopped / "metrics.jsonl").read_bytes().count(b"\n")
+    assert f"step-{logged:06d}" in saved, "the step that was under way is finished and saved"
+    assert run(processes, work, "dapo", stopped, None, signal.SIGTERM) == 0
+    assert outcome(stopped) == outcome(whole)
