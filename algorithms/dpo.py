@@ -48,8 +48,10 @@ class DPO(Algorithm):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        kinds = tuple(self._weights())
-        if len(set(kinds)) < len(self._types()):
+        kinds = self._types()
+        if not kinds:
+            raise ValueError("`loss_type` names no loss; give at least one")
+        if len(set(kinds)) < len(kinds):
             raise ValueError("`loss_type` names a loss twice; give it once with a larger weight")
         if self.loss_weights is not None and len(self.loss_weights) != len(kinds):
             raise ValueError(
@@ -82,7 +84,7 @@ class DPO(Algorithm):
         return (self.loss_type,) if isinstance(self.loss_type, str) else self.loss_type
 
     def _weights(self) -> dict[LossType, float]:
-        return dict(zip(self._types(), self.loss_weights or (1.0,) * len(self._types()), strict=False))
+        return dict(zip(self._types(), self.loss_weights or (1.0,) * len(self._types()), strict=True))
 
 
 def pairs(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import pytest
 from climb import write_climb
 
 from rung.cli import main
+from rung.tiny.models import build
 
 
 @pytest.fixture
@@ -139,6 +140,24 @@ def test_a_run_is_shown_measured_and_sampled_from(
     first = capsys.readouterr().out
     assert rung(monkeypatch, *asked) == 0
     assert capsys.readouterr().out == first
+
+
+def test_too_many_shots_and_an_empty_prompt_are_told_in_two_lines(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rung(monkeypatch, "evaluate", "climb.yaml", "tiny:llama", "--shots", "99") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "99 shots" in lines[0]
+    assert "fewer" in lines[1]
+
+    model, tokenizer = build("llama")
+    tokenizer.chat_template = None
+    model.save_pretrained(home / "plain")
+    tokenizer.save_pretrained(home / "plain")
+    assert rung(monkeypatch, "generate", "./plain", "1+1?", "") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "no token" in lines[0]
 
 
 def test_help_names_every_command(

@@ -147,6 +147,23 @@ def test_an_algorithm_of_ones_own_makes_a_stage_called_stage(tmp_path: Path) -> 
     assert parse_config(raw, source="test", base=tmp_path).stages[0].name == "stage"
 
 
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("learning_rat", "did you mean `learning_rate`"),
+        ("outptu", "did you mean `output`"),
+        ("beta", "`algorithm: {name: ..., beta: ...}`"),
+        ("num_iterations", "`updates.epochs`"),
+    ],
+)
+def test_an_unknown_key_of_a_path_of_one_may_be_the_paths_or_the_stages(tmp_path: Path, key: str, remedy: str) -> None:
+    raw = {"name": "one", "model": "tiny:llama", "algorithm": "dpo", "data": "x.jsonl", key: 1}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(raw, source="test", base=tmp_path)
+    assert f"`{key}`" in caught.value.what
+    assert remedy in caught.value.remedy
+
+
 # errors
 
 
@@ -174,6 +191,8 @@ def test_what_an_old_spelling_is_replaced_with_exists() -> None:
         ("first.gate={metric: m, guard: []}", "`first.gate.guard`", "`guards`"),
         ("rewards.exact_match.wait=2", "`rewards.exact_match.wait`", "`weight`"),
         ("learning_rate=1", "`learning_rate`", "<stage>.learning_rate"),
+        ("first.precision=bf16", "`precision` is 'bf16'", "leave it out: fp32"),
+        (f"first.seed={2**70}", "`first.seed`", "less than"),
         ("first.trackers=[]", "`first.trackers`", "at the top"),
         ("second.beta=0.1", "`second.beta`", "`algorithm: {name: ..., beta: ...}`"),
         ("first.batch_size=none", "`first.batch_size`", "integer"),

@@ -53,7 +53,7 @@ def commands(block: Block) -> list[str]:
 
 
 def shortened(arguments: list[str]) -> list[str]:
-    """The run of a shipped config, which may take minutes, with a step a stage and four items an evaluation."""
+    """The run of a shipped config, which may take minutes, with a step a stage and few rows."""
     shipped = {word for name in shipped_configs() for word in (name, name.partition("/")[2])}
     if arguments[0] != "run" or arguments[1] not in shipped:
         return arguments
@@ -66,9 +66,13 @@ def shortened(arguments: list[str]) -> list[str]:
             Path("varied.py").write_text(VARIED)
             more += [f"{stage.name}.{key}" for key in ("rollout.batch_size=2", "updates.minibatches=1")]
             more += [f"{stage.name}.rollout.max_completion_length=16", f"{stage.name}.rewards=[./varied.py:varied]"]
-    for name in ("validation", "test"):
-        if getattr(config.evaluate, name) is not None:
-            more.append(f"evaluate.{name}={{path: {getattr(config.evaluate, name)}, limit: 4}}")
+    specs: dict[str, object] = {f"data.{name}": spec for name, spec in config.data.items()}
+    specs |= {"data": config.stages[0].data} if not specs else {}
+    specs |= {f"evaluate.{name}": getattr(config.evaluate, name) for name in ("validation", "test")}
+    for key, spec in specs.items():
+        limit = 8 if key.startswith("evaluate") else 64  # a tenth of which early stopping holds out
+        more += [f"{key}={{path: {spec}, limit: {limit}}}"] if str(spec).startswith("task:") else []
+    more += ["evaluate.max_completion_length=16"] if config.evaluate.validation else []
     return [*arguments, *more]
 
 

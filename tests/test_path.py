@@ -114,6 +114,33 @@ def test_a_stage_starts_from_a_stage_of_another_run(done: Run, home: Path) -> No
     assert (record.start, record.outcome) == ("run:climb/sft", "promoted")
 
 
+STOPPING = """
+import os, pathlib, signal
+
+def digits(completions, **columns):
+    told = pathlib.Path("told")
+    if not told.exists():
+        told.touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+    return [0.0] * len(completions)
+"""
+
+
+def test_a_signal_while_the_last_stage_is_judged_leaves_the_test_set_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    only = {"name": "sft", "algorithm": "sft", "data": "train", "max_steps": 1}
+    asked = config(tmp_path, ["gate=null", f"stages=[{only}]"])
+    (tmp_path / "judge.py").write_text(STOPPING)
+    run = run_path(asked)
+    assert run.exit_code(strict=False) == 75
+    assert (run.folder / "sft" / "DONE").exists()
+    assert not (run.folder / "sft" / "test.json").exists()
+    assert run_path(asked).finished
+    assert (run.folder / "sft" / "test.json").exists()
+
+
 @pytest.mark.process
 def test_a_signal_stops_after_the_step_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

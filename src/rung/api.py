@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rung.algorithm import Algorithm
 from rung.config import load_config, parse_config, resolve
@@ -26,15 +26,16 @@ def train(
     *,
     model: str | tuple[PreTrainedModel, PreTrainedTokenizerBase],
     data: str | Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    rewards: Iterable[RewardLike] = (),
+    rewards: RewardLike | Iterable[RewardLike] = (),
     **settings: Any,
 ) -> Stage:
     """A stage that trains while it is iterated: `for step in rung.train("dpo", model="tiny:base", data="pairs.jsonl")`.
 
     `model` is a name, a folder, or a loaded model with its tokenizer, which is then trained in place. `data` is what a
-    config calls data, or the rows themselves. `rewards` may be functions. `settings` are a stage's keys in a config,
-    such as `learning_rate` or `max_steps`. Nothing is written: log, evaluate and save between steps; the model being
-    trained is `stage.policy.model`. Raises UserError for whatever cannot work, before any training.
+    config calls data, or the rows themselves. `rewards` are names, entries of a config or functions, one or several.
+    `settings` are a stage's keys in a config, such as `learning_rate` or `max_steps`. Nothing is written: log, evaluate
+    and save between steps; the model being trained is `stage.policy.model`. Raises UserError for whatever cannot work,
+    before any training.
     """
     word = algorithm if isinstance(algorithm, str) else {"name": type(algorithm).name}
     named = model if isinstance(model, str) else "given"
@@ -57,9 +58,15 @@ def train(
             algorithm=algorithm if isinstance(algorithm, Algorithm) else None,
             model=None if isinstance(model, str) else model,
             rows=None if isinstance(data, str | Mapping) else data,
-            rewards=tuple(rewards),
+            rewards=_several(rewards),
         ),
     )
+
+
+def _several(rewards: RewardLike | Iterable[RewardLike]) -> tuple[RewardLike, ...]:
+    """One reward, or several, as a tuple; a name is one, not its letters."""
+    alone = isinstance(rewards, str | Mapping) or callable(rewards)
+    return (cast(RewardLike, rewards),) if alone else tuple(cast("Iterable[RewardLike]", rewards))
 
 
 def run(config: str | Path, *overrides: str, new: bool = False) -> Run:

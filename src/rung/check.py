@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,13 +11,13 @@ from rung.config import PathConfig, StageConfig, resolve
 from rung.config.sizes import kind_of, size_of_model
 from rung.data.report import Report
 from rung.errors import ConfigError, UserError
-from rung.exam import Exam
-from rung.locate import REMEDY, TINY, locate
+from rung.exam import Exam, ExamSet
+from rung.locate import locate
 from rung.registry import algorithm as find_algorithm
 from rung.registry import hint
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rung.algorithm import Algorithm
 
@@ -31,15 +33,17 @@ class Checked(NamedTuple):
 def check(config: PathConfig) -> Checked:
     """The resolved config and a summary; raises UserError for whatever can be known not to work.
 
-    Reads data and tokenizer and finds algorithms, rewards and metrics; no model is run and nothing is written.
+    Reads data, tokenizer and the shape of the model, and finds algorithms, rewards and metrics; no model is run and
+    nothing is written.
     """
+    from rung.models import load_outline
     from rung.tracking import make_trackers
 
     config = resolve(config)
     make_trackers(config.trackers, Path(), project="", run_name="")
     exam = Exam(config)
     exam.check()
-    tokenizer = open_tokenizer(locate(config.model, base=config.base, runs=Path(config.output)))
+    model, tokenizer = load_outline(locate(config.model, base=config.base, runs=Path(config.output)))
     rows, notes = (
         [],
         [f"{config.model} is {size_of_model(config)}: defaults of configs/defaults/{size_of_model(config)}.yaml"],
@@ -47,62 +51,54 @@ def check(config: PathConfig) -> Checked:
     for stage in config.stages:
         algorithm = find_algorithm(stage.algorithm, config.base)
         _check_gate(config, stage, exam)
-        _check_shots(config, stage, exam)
         _check_start(config, stage)
         row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": stage.start}
         row |= dict.fromkeys(("data", "rows", "lr", "batch", "length"))
         if kind_of(algorithm):
-            num_rows, report = _check_training(config, stage, algorithm, tokenizer)
+            num_rows, report = _check_training(config, stage, algorithm, model, tokenizer)
             row |= _learns(stage, num_rows)
             notes += [f"{stage.name}: {line}" for line in report.lines()]
         rows.append(row)
+    _check_exam(config, exam, model, tokenizer)
     return Checked(config, rows, notes)
 
 
-def open_tokenizer(location: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, without its weights; ConfigError where there is none."""
-    if location.startswith(TINY):
-        from rung.models import load_model
-
-        return load_model(location)[1]
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the tokenizer of `{location}` cannot be read: {str(error).splitlines()[0]}", REMEDY
-        ) from None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def _check_training(
-    config: PathConfig, stage: StageConfig, algorithm: Algorithm, tokenizer: PreTrainedTokenizerBase
+    config: PathConfig,
+    stage: StageConfig,
+    algorithm: Algorithm,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[int, Report]:
-    """Reads and encodes a stage's data as training does, and holds its rewards and adapter against them.
+    """Reads and encodes a stage's data as training does, and holds rewards, adapter and optimizer against them.
 
     How many rows there are to learn from, and what happened to the others.
     """
-    from rung.opening import encode_examples, open_rewards, read_examples
+    from rung.models import check_adapter, num_positions
+    from rung.opening import check_needs
+    from rung.optimizers import check_schedule, find_optimizer
+    from rung.stage_data import encode_examples, open_rewards, read_examples, resolved
 
-    examples, report = read_examples(algorithm, stage, config, config.seed_of(stage))
-    encoded, _ = encode_examples(algorithm, stage, examples, tokenizer, report)
+    check_needs(algorithm, stage)
+    with _naming(stage):
+        find_optimizer(stage.optimizer, config.base)
+        check_schedule(stage.lr_scheduler_type, resolved(stage.learning_rate))
+        if stage.adapter is not None:
+            check_adapter(model, stage.adapter.lora)
+    examples, report = read_examples(algorithm, stage, config)
+    encoded, _ = encode_examples(algorithm, stage, examples, tokenizer, report, num_positions(model))
     if "prompts" in algorithm.requires():
         open_rewards(stage, config, encoded).close()
-    if stage.adapter is not None:
-        _check_lora(stage, stage.adapter.lora)
     return len(encoded), report
 
 
-def _check_lora(stage: StageConfig, lora: dict[str, Any]) -> None:
-    from peft import LoraConfig
-
-    known = LoraConfig.__dataclass_fields__
-    for key in lora:
-        if key not in known:
-            raise ConfigError(f"stage `{stage.name}`: unknown key `adapter.lora.{key}`", hint(key, known))
+@contextmanager
+def _naming(stage: StageConfig, key: str = "") -> Iterator[None]:
+    """ConfigErrors from inside with the stage, and the key, in front."""
+    try:
+        yield
+    except UserError as error:
+        raise ConfigError(f"stage `{stage.name}`: {key}{error.what}", error.remedy) from None
 
 
 def _check_gate(config: PathConfig, stage: StageConfig, exam: Exam) -> None:
@@ -119,22 +115,20 @@ def _check_gate(config: PathConfig, stage: StageConfig, exam: Exam) -> None:
             )
 
 
-def _check_shots(config: PathConfig, stage: StageConfig, exam: Exam) -> None:
-    for count in config.shots_of(stage) if exam.validation or exam.test else ():
-        if len(exam.shots(count)) < count:
-            what = (
-                f"stage `{stage.name}` shows {count} examples, and `evaluate.shots_from` has {len(exam.shots(count))}"
-            )
-            raise ConfigError(what, "ask for fewer `shots`, or name more data")
+def _check_exam(config: PathConfig, exam: Exam, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Every item can be asked, with every number of shots, of the model that the path begins with."""
+    exam_sets: tuple[ExamSet, ...] = ("validation", "test")
+    for num_shots in sorted({count for stage in config.stages for count in config.shots_of(stage)}):
+        for exam_set in exam_sets:
+            if getattr(exam, exam_set):
+                exam.check_prompts(exam_set, num_shots, model, tokenizer)
 
 
 def _check_start(config: PathConfig, stage: StageConfig) -> None:
     if stage.start is None or stage.start in [other.name for other in config.stages]:
         return
-    try:
+    with _naming(stage, "from: "):
         start = locate(stage.start, base=config.base, runs=Path(config.output))
-    except UserError as error:
-        raise ConfigError(f"stage `{stage.name}`: from: {error.what}", error.remedy) from None
     if start == stage.start:
         earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
         what = f"stage `{stage.name}` starts from `{stage.start}`, which is neither an earlier stage nor a folder"

@@ -133,7 +133,7 @@ def generate(
     num_generations: Annotated[int, typer.Option(min=1, help="Completions of each prompt.")] = 1,
     max_completion_length: Annotated[int, typer.Option(min=1, help="In tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Names the draws.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Names the draws.")] = 42,
     output: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
 ) -> None:
     """Sample completions from a model."""

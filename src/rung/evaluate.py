@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rung.data.records import BadRow, Example, as_prompt
+from rung.data.records import Example, as_prompt
 from rung.errors import CheckpointError, DataError
-from rung.fewshot import SEPARATOR, answer, last_text, question, with_shots
+from rung.fewshot import SEPARATOR, answer, encode_question, last_text, question
 from rung.files import sha256_text, write_text
 from rung.statistics import mean_interval
 
@@ -123,10 +123,10 @@ def evaluate(
     meet the same draws. Raises DataError for no items, for raw text and for a shot that is one of the items, and
     RewardError where a metric cannot run on these columns, both before anything is sampled.
     """
-    _check(examples, shots)
+    check_items(examples, shots)
     items = [as_prompt(example) for example in examples]
     metrics.check(set.intersection(*(set(item.columns) for item in items)))
-    prompts = [_encoded(item, shots, tokenizer) for item in items]
+    prompts = [encode_question(item, shots, tokenizer) for item in items]
     drawn = sampler.sample(prompts, 1, visits=range(len(prompts)), key=key, sampling=sampling)
     completions = [completion for (completion,) in drawn]
     texts = [str(tokenizer.decode(list(done.ids), skip_special_tokens=True)) for done in completions]
@@ -168,7 +168,8 @@ def estimate(scores: Sequence[float | None], groups: Sequence[str], failure: str
     return Estimate(value=float(np.mean(values)), low=low, high=high, n=len(kept), lost=lost, failure=failure)
 
 
-def _check(examples: Sequence[Example], shots: Sequence[Example]) -> None:
+def check_items(examples: Sequence[Example], shots: Sequence[Example]) -> None:
+    """Raises DataError for no items, for raw text and for a shot that is one of the items."""
     if not examples:
         raise DataError("there is no item to evaluate", "name a data set with at least one row")
     for example in examples:
@@ -178,15 +179,6 @@ def _check(examples: Sequence[Example], shots: Sequence[Example]) -> None:
         if shot.id in items:
             what = f"{shot.source}: a shot is one of the items ({items[shot.id].source})"
             raise DataError(what, "take shots from the training data")
-
-
-def _encoded(item: Example, shots: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    from rung.data.encode import encode_prompt
-
-    try:
-        return encode_prompt(with_shots(item, shots), tokenizer)
-    except BadRow as error:
-        raise DataError(f"{item.source}: {error}", "repair the row, or leave it out") from error
 
 
 def _scores(

@@ -10,12 +10,17 @@ from rung.data.load import load_examples
 from rung.data.records import Example, as_prompt
 from rung.data.splits import sample
 from rung.errors import ConfigError
-from rung.evaluate import OUTPUT_TOKENS, TRUNCATED, Evaluation, evaluate
+from rung.evaluate import OUTPUT_TOKENS, TRUNCATED, Evaluation, check_items, evaluate
+from rung.fewshot import encode_question
+from rung.models import load_model, num_positions, placed
 from rung.reward import Rewards
 from rung.rollout.draw import Sampling
 from rung.rollout.philox import Key
+from rung.rollout.sampler import LocalSampler
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from rung.comparison import Goal
     from rung.config import PathConfig
 
@@ -57,13 +62,16 @@ class Exam:
         return load_examples(data, base=self.config.base, seed=self.config.seed)[0]
 
     def shots(self, count: int) -> list[Example]:
-        """So many examples; more of them include the fewer."""
+        """So many examples; more of them include the fewer. Raises ConfigError where there are not so many."""
         if count == 0:
             return []
+        if count > len(self._shots_from):
+            what = f"{count} shots are asked for, and `evaluate.shots_from` has {len(self._shots_from)} examples"
+            raise ConfigError(what, "ask for fewer `shots`, or name more data")
         return sample(self._shots_from, count, self.config.seed)
 
     def check(self) -> None:
-        """Raises UserError for a metric that cannot read a set, or a set or a shot that is not there."""
+        """Raises UserError for a metric that cannot read a set, or a set that is not there."""
         for name, examples in (("validation", self.validation), ("test", self.test)):
             if examples:
                 self.metrics.check(set.intersection(*(set(as_prompt(example).columns) for example in examples)))
@@ -72,23 +80,42 @@ class Exam:
                     "`evaluate.metrics` are given without `evaluate.validation`", "name the items to measure on"
                 )
 
+    def check_prompts(
+        self, exam_set: ExamSet, num_shots: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        """Raises UserError, naming the row, for an item that cannot be asked of a model with so many shots."""
+        examples, shots = getattr(self, exam_set), self.shots(num_shots)
+        check_items(examples, shots)
+        positions = num_positions(model)
+        for example in examples:
+            num_tokens = len(encode_question(example, shots, tokenizer))
+            if positions is not None and num_tokens + self._max_completion_length > positions:
+                what = (
+                    f"{example.source}: {num_tokens} tokens with {num_shots} shots, and {self._max_completion_length} "
+                    f"to answer, exceed the model's {positions} positions"
+                )
+                raise ConfigError(what, "lower `evaluate.max_completion_length` or `shots`, or leave the row out")
+
+    @property
+    def _max_completion_length(self) -> int:
+        assert isinstance(self.block.max_completion_length, int), "the config is resolved"
+        return self.block.max_completion_length
+
     def take(self, location: str, exam_set: ExamSet, num_shots: int, file: Path | None = None) -> Evaluation:
         """How a model does on a set with so many shots; read from `file` where it is, else measured and kept there."""
         if file is not None and file.exists():
             return Evaluation.load(file)
-        from rung.models import load_model
-        from rung.rollout.sampler import LocalSampler
-
+        shots = self.shots(num_shots)
         model, tokenizer = load_model(location, seed=self.config.seed)
-        assert isinstance(self.block.max_completion_length, int), "the config is resolved"
+        self.check_prompts(exam_set, num_shots, model, tokenizer)
         measured = evaluate(
-            LocalSampler(model, tokenizer),
+            LocalSampler(placed(model), tokenizer),
             tokenizer,
             getattr(self, exam_set),
             self.metrics,
-            shots=self.shots(num_shots),
+            shots=shots,
             sampling=Sampling(
-                max_completion_length=self.block.max_completion_length,
+                max_completion_length=self._max_completion_length,
                 temperature=self.block.temperature,
                 stop=self.block.stop,
             ),

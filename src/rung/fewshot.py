@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rung.data.records import Example, Messages, Text, as_prompt
+from rung.data.records import BadRow, Example, Messages, Text, as_prompt
 from rung.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SEPARATOR = "\n\n"  # between worked examples of a string prompt
 
 
 def question(example: Example) -> Text:
     """What the model is asked: the prompt, or a conversation up to its last turn. Raises DataError for raw text."""
-    asked = None if example.kind == "text" else as_prompt(example).prompt
-    if asked is None:
-        remedy = "evaluate rows that have a `prompt` or `messages`"
-        raise DataError(f"{example.source}: raw text asks no question", remedy)
+    asked = as_prompt(example).prompt
+    assert asked is not None, "all but raw text has a prompt"
     return asked
 
 
@@ -39,6 +41,19 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Text:
     system = tuple(message for message in asked[:1] if message["role"] == "system")
     turns = tuple(message for shot in shots for message in _as_turns(shot))
     return (*system, *turns, *asked[len(system) :])
+
+
+def encode_question(example: Example, shots: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """What the model reads of `with_shots`; DataError, naming the row, where it cannot be rendered or has no token."""
+    from rung.data.encode import encode_prompt
+
+    asked = with_shots(example, shots)
+    try:
+        return encode_prompt(asked, tokenizer)
+    except BadRow as fault:
+        raise DataError(f"{example.source}: {fault}", "mend the row, or leave it out") from fault
+    except DataError as fault:
+        raise DataError(f"{example.source}: {fault.what}", fault.remedy) from fault
 
 
 def last_text(text: Text) -> str:

@@ -39,7 +39,9 @@ def fit(
 
     False where `stop` was requested: the state is saved, and the same call goes on. Raises UserError.
     """
-    stage = open_stage(config, path, start=start, reference=reference, ranks=ranks)
+    stage = open_stage(
+        config, path, start=start, reference=reference, ranks=ranks, quarantine=folder / "quarantine.jsonl"
+    )
     early = config.early_stopping
     best = BestSoFar(early.threshold, early.patience) if early else None
     trackers = open_trackers(path, config, folder) if ranks.rank == 0 else []
@@ -121,9 +123,12 @@ def save(stage: Stage, best: BestSoFar | None, folder: Path, logged: JsonLines) 
 
 def resume(stage: Stage, best: BestSoFar | None, folder: Path, logged: JsonLines) -> None:
     """Goes on from the newest valid checkpoint; without one, the logs of an attempt before it are emptied."""
-    found = checkpoint.load_newest(folder / "checkpoints")
-    state: Mapping[str, Any] = unflatten(found[1].tensors, found[1].values) if found else {"logs": {}}
-    if found:
+    checkpoints = folder / "checkpoints"
+    found = checkpoint.load_newest(checkpoints) if stage.ranks.rank == 0 else None  # it renames and removes
+    step = stage.ranks.gather(found[0] if found else None)[0]
+    saved = found[1] if found else checkpoint.load(checkpoint.checkpoint_path(checkpoints, step)) if step else None
+    state: Mapping[str, Any] = unflatten(saved.tensors, saved.values) if saved else {"logs": {}}
+    if saved:
         stage.load(state["stage"])
         if best is not None:
             best.load_state_dict(state["best"])

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rung.errors import ConfigError
+from rung.locate import REMEDY, TINY
 from rung.policy import base_model
+from rung.registry import hint
 from rung.tiny.models import load_spec
 
-TINY = "tiny:"
+LORA_REMEDY = "give the keys of peft.LoraConfig, such as r, lora_alpha, target_modules"
+MADE_FROM_WEIGHTS = ("pissa", "olora", "loftq", "corda")  # values of `init_lora_weights`
 
 
 def load_model(location: str | Path, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -28,39 +31,80 @@ def load_model(location: str | Path, *, seed: int = 0) -> tuple[PreTrainedModel,
         return load_spec(name.removeprefix(TINY), seed=seed)
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model `{name}` cannot be loaded: {str(error).splitlines()[0]}", REMEDY) from None
+    return model, _load_tokenizer(name)
+
+
+def load_outline(location: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The same model without its weights (on the device `meta`, unless it is tiny), and its tokenizer.
+
+    Raises ConfigError as `load_model` does.
+    """
+    name = str(location)
+    return load_model(name) if name.startswith(TINY) else (empty_model(name), _load_tokenizer(name))
+
+
+def empty_model(name: str) -> PreTrainedModel:
+    """A causal LM on the device `meta`, by its config alone; ConfigError where there is no such model."""
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model `{name}` cannot be read: {str(error).splitlines()[0]}", REMEDY) from None
+
+
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        what = f"model `{name}` cannot be loaded: {str(error).splitlines()[0]}"
-        raise ConfigError(
-            what, "name a folder with a transformers model, a hub id, or one of `rung list models`"
-        ) from None
+        raise ConfigError(f"the tokenizer of `{name}` cannot be read: {str(error).splitlines()[0]}", REMEDY) from None
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of `{name}` has no EOS token", "set `eos_token` in its tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         # Padding is never attended and never trained: which id it has does not matter, only that there is one.
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return tokenizer
+
+
+def num_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens a prompt and its completion may have together; None where the model sets no bound."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any]) -> PreTrainedModel:
     """The model with fresh LoRA layers, the rest frozen; `lora` holds the keys of `peft.LoraConfig`.
 
-    Raises ConfigError for a key or value that peft does not take.
+    Raises ConfigError for a key or value that peft does not take, and for dropout.
     """
     from peft import LoraConfig, get_peft_model
 
+    for key in lora:
+        if key not in LoraConfig.__dataclass_fields__:
+            raise ConfigError(f"unknown key `adapter.lora.{key}`", hint(key, LoraConfig.__dataclass_fields__))
+    if lora.get("lora_dropout"):
+        what = f"adapter.lora: `lora_dropout` is {lora['lora_dropout']}, and dropout is off in every forward pass"
+        raise ConfigError(what, "leave it out")
     try:
         config = LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **lora})
         return get_peft_model(model, config)  # type: ignore[return-value]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"adapter.lora: {error}", "give the keys of peft.LoraConfig, such as r, lora_alpha, target_modules"
-        ) from None
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ConfigError(f"adapter.lora: {error}", LORA_REMEDY) from None
+
+
+def check_adapter(outline: PreTrainedModel, lora: Mapping[str, Any]) -> None:
+    """Raises ConfigError where `with_adapter` would; `outline` needs no weights and is left as it is."""
+    derived = str(lora.get("init_lora_weights")).startswith(MADE_FROM_WEIGHTS)
+    with_adapter(deepcopy(outline), {**lora, "init_lora_weights": True} if derived else lora)
 
 
 def starts_equal(lora: Mapping[str, Any]) -> bool:
-    """Whether the model with its fresh adapter off is the model that it was before; PiSSA and OLoRA change the base."""
-    return lora.get("init_lora_weights", True) in (True, "gaussian")
+    """Whether the model with its adapter off is, all along, the model of before the adapter.
+
+    PiSSA and OLoRA change the base at the start, `bias` trains it.
+    """
+    return lora.get("init_lora_weights", True) in (True, "gaussian") and lora.get("bias", "none") == "none"
 
 
 def frozen(model: PreTrainedModel) -> PreTrainedModel:
@@ -68,9 +112,9 @@ def frozen(model: PreTrainedModel) -> PreTrainedModel:
     return model.requires_grad_(False).eval()  # type: ignore[return-value]
 
 
-def on(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """The model on a device; transformers types `to` for one argument kind too few."""
-    return model.to(device)  # type: ignore[arg-type]
+def placed(model: PreTrainedModel) -> PreTrainedModel:
+    """The model on the GPU, where there is one."""
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch.nn import Parameter
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from rung.errors import ConfigError
-from rung.registry import load_object
+from rung.registry import hint, load_object
 
 NAMED: dict[str, Callable[..., Optimizer]] = {
     "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, fused=True),
@@ -21,18 +22,28 @@ NAMED: dict[str, Callable[..., Optimizer]] = {
 }
 
 
+def find_optimizer(name: str, base: Path | None = None) -> Callable[..., Optimizer]:
+    """What makes an optimizer of groups and a rate: `adamw`, `adam`, `sgd`, or the function of `pkg.module:fn`.
+
+    `./file.py:fn` is relative to `base`. Raises ConfigError for an unknown name or an object that is no function.
+    """
+    if name in NAMED:
+        return NAMED[name]
+    if ":" not in name:
+        raise ConfigError(f"there is no optimizer `{name}`", f"{hint(name, NAMED)}, `pkg.module:fn`, `./file.py:fn`")
+    found = load_object(name, base)
+    if not callable(found):
+        raise ConfigError(f"optimizer `{name}` is no function", "name one that takes groups and a learning rate")
+    return cast(Callable[..., Optimizer], found)
+
+
 def make_optimizer(
-    name: str, parameters: Mapping[str, Parameter], *, learning_rate: float, weight_decay: float
+    make: Callable[..., Optimizer], parameters: Mapping[str, Parameter], *, learning_rate: float, weight_decay: float
 ) -> Optimizer:
     """An optimizer over two groups: matrices decay, vectors (norms, biases) do not.
 
-    `name` is `adamw`, `adam`, `sgd`, or `pkg.module:fn` with fn(groups, lr) -> Optimizer. Raises ConfigError.
+    `make` takes groups and the learning rate.
     """
-    if name not in NAMED and ":" not in name:
-        raise ConfigError(
-            f"there is no optimizer `{name}`", f"choose one of {', '.join(NAMED)}, or give `pkg.module:fn`"
-        )
-    make: Any = NAMED[name] if name in NAMED else load_object(name, None)
     matrices = [parameter for parameter in parameters.values() if parameter.dim() > 1]
     vectors = [parameter for parameter in parameters.values() if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -40,8 +51,22 @@ def make_optimizer(
 
 
 def make_schedule(name: str, optimizer: Optimizer, *, warmup_steps: int, total_steps: int) -> LRScheduler:
-    """A schedule of transformers by its name there: `linear`, `cosine`, `constant` and so on."""
-    return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
+    """A schedule of transformers by its name there: `linear`, `cosine`, `constant` and so on.
+
+    Raises ConfigError where it cannot work with the learning rate (`polynomial` ends at 1e-7).
+    """
+    try:
+        return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
+    except ValueError as error:
+        raise ConfigError(
+            f"`lr_scheduler_type: {name}`: {error}", "raise `learning_rate`, or take another schedule"
+        ) from None
+
+
+def check_schedule(name: str, learning_rate: float) -> None:
+    """Raises ConfigError where `make_schedule` would at this learning rate."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=learning_rate)
+    make_schedule(name, optimizer, warmup_steps=0, total_steps=1)
 
 
 def state_by_name(optimizer: Optimizer, parameters: Mapping[str, Parameter]) -> dict[str, Any]:

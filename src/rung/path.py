@@ -88,6 +88,9 @@ class _Climb:
             record = self._record(stage.name)
             if gate is not None and gate.on_gate == "stop" and record.outcome != "promoted":
                 break
+        if not self.ranks.agree(not stop.requested):
+            _say(self.ranks, "stopped before the test set; the same command goes on from there")
+            return Run(self.folder, self.lineage, finished=False)
         if self.ranks.rank == 0:
             self._finish()
         self.ranks.gather(None)

@@ -18,7 +18,7 @@ from rung.layouts import SharedPrompts, States, masked_rows, plain
 from rung.planner import Block, Cost, Layout, Part, plan
 
 SHARES_CACHE = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text"})
-TAKES_MASKS = SHARES_CACHE - {"mistral"}  # a sliding Mistral builds one mask for all layers by itself
+TAKES_MASKS = SHARES_CACHE - {"mistral"}  # a sliding Mistral builds one mask for all its layers by itself
 FIRST_STEP_TOLERANCE = 1e-3  # nats; another checkpoint is off by far more
 LOGITS_BYTES = 256 * 2**20  # logits of more than this are made in chunks and made again in the backward pass
 
@@ -89,7 +89,7 @@ class Policy:
         recurrent = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
         if recurrent:
             return ("plain",)
-        takes_masks = config.model_type in TAKES_MASKS and config._attn_implementation in ("sdpa", "eager")
+        takes_masks = config.model_type in TAKES_MASKS and config._attn_implementation == "sdpa"
         shares_cache = config.model_type in SHARES_CACHE and not self.causal_lm.is_activation_checkpointing
         return ("plain", *(["shared"] if shares_cache else []), *(["masked"] if takes_masks else []))
 
@@ -127,7 +127,7 @@ class Policy:
                 logps = self._logps(self.model, batch)
         if self.reference_is_start:
             self.reference_is_start = False
-            apart = (self.logps(batch) - logps).abs().max()
+            apart = float((self.logps(batch) - logps).abs().max()) if batch.num_rows else 0.0
             assert apart < FIRST_STEP_TOLERANCE, (
                 f"the reference is not what the stage starts from: log-probs differ by {apart}"
             )

@@ -7,12 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 from torch import distributed as dist
+
+LONGEST_WAIT = timedelta(hours=12)  # rank 0 evaluates a stage while the others wait for it
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,12 +55,16 @@ class Ranks:
         return [load(raw) for raw in self._gather_bytes(save({k: v.contiguous() for k, v in tensors.items()}))]
 
     def sum_gradients(self, parameters: Sequence[Parameter]) -> None:
-        """Adds gradients over the ranks in place; a parameter that this rank did not touch counts as 0."""
-        if self.world == 1:
-            return
+        """Adds gradients over the ranks in place; a parameter that no part touched gets zeros on every rank.
+
+        An optimizer skips a parameter without a gradient and moves one with zeros (momentum, decay): a step in which
+        nothing is active must not depend on the number of ranks.
+        """
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        if self.world == 1:
+            return
         flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
         dist.all_reduce(flat)
         for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
@@ -92,7 +99,7 @@ def launched() -> Iterator[Ranks]:
     if size == 1:
         yield Ranks()
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=LONGEST_WAIT)
     try:
         yield Ranks(dist.get_rank(), size)
     finally:

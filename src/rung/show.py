@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rung.errors import ConfigError
+from rung.errors import ConfigError, DataError
 from rung.names import inside
 from rung.registry import hint
 from rung.run_folder import CONFIG, LINEAGE, REPORT
@@ -66,9 +66,10 @@ def sampled(
     max_completion_length: int,
     temperature: float,
 ) -> list[str]:
-    """The texts that a model gives: `num_generations` for each prompt, in order."""
+    """The texts that a model gives: `num_generations` for each prompt, in order; DataError for one without a token."""
     from rung.data.encode import encode_prompt
-    from rung.models import load_model
+    from rung.data.records import BadRow
+    from rung.models import load_model, placed
     from rung.rollout.draw import Sampling
     from rung.rollout.philox import Key
     from rung.rollout.sampler import LocalSampler
@@ -76,8 +77,11 @@ def sampled(
     sampling = Sampling(max_completion_length=max_completion_length, temperature=temperature)
     model, tokenizer = load_model(location, seed=seed)
     chats = tokenizer.chat_template is not None
-    asked = [encode_prompt(({"role": "user", "content": text},) if chats else text, tokenizer) for text in prompts]
-    drawn = LocalSampler(model, tokenizer).sample(
+    try:
+        asked = [encode_prompt(({"role": "user", "content": text},) if chats else text, tokenizer) for text in prompts]
+    except BadRow as fault:
+        raise DataError(f"one of the prompts cannot be asked: {fault}", "write a text") from None
+    drawn = LocalSampler(placed(model), tokenizer).sample(
         asked, num_generations, visits=range(len(asked)), key=Key(seed, "", "generate"), sampling=sampling
     )
     return [str(tokenizer.decode(list(one.ids), skip_special_tokens=True)) for several in drawn for one in several]

@@ -30,7 +30,7 @@ MAX_BAD_STEPS = 3  # steps in a row with a gradient that is not finite
 class Stage:
     """Iterate to train; `state` and `load` carry the stage over a restart.
 
-    `held_out` are prepared batches that early stopping reads; they never meet the optimizer.
+    `held_out` are the batches that early stopping reads; they never meet the optimizer.
     """
 
     name: str
@@ -67,14 +67,14 @@ class Stage:
             self.num_tokens += step.num_tokens
             self.bad_steps = 0 if step.stepped else self.bad_steps + 1
             yield step
-            if self.bad_steps == MAX_BAD_STEPS:
+            if self.bad_steps >= MAX_BAD_STEPS:
                 what = f"stage `{self.name}`, step {self.step}: no finite gradient in {MAX_BAD_STEPS} steps running"
                 raise UserError(what, "lower `learning_rate` or `max_grad_norm`; the weights are those of before")
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, as a tree; a collective of all ranks."""
         parameters = self.policy.named_parameters()
-        tensors, values = flatten(self.source.state_dict())
+        tensors, values = flatten({"source": self.source.state_dict(), "rng": rng.capture()})
         sources = zip(self.ranks.gather_tensors(tensors), self.ranks.gather(values), strict=True)
         return {
             "step": self.step,
@@ -84,15 +84,14 @@ class Stage:
             "optimizer": state_by_name(self.optimizer, parameters),
             "schedule": self.schedule.state_dict(),
             "learning_rates": [group["lr"] for group in self.optimizer.param_groups],
-            "rng": rng.capture(),
-            "sources": [unflatten(*source) for source in sources],
+            "ranks": [unflatten(*source) for source in sources],
         }
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken. Raises ConfigError where the number of ranks has changed."""
-        if len(state["sources"]) != self.ranks.world:
-            what = f"stage `{self.name}` was saved by {len(state['sources'])} ranks, not {self.ranks.world}"
+        if len(state["ranks"]) != self.ranks.world:
+            what = f"stage `{self.name}` was saved by {len(state['ranks'])} ranks, not {self.ranks.world}"
             raise ConfigError(what, "resume with the same number of processes, or start afresh with `rung run --new`")
         self.step, self.num_tokens, self.bad_steps = state["step"], state["num_tokens"], state["bad_steps"]
         parameters = self.policy.named_parameters()
@@ -103,5 +102,6 @@ class Stage:
         for group, rate in zip(self.optimizer.param_groups, state["learning_rates"], strict=True):
             group["lr"] = rate
         self.policy.reference_is_start = False
-        self.source.load_state_dict(state["sources"][self.ranks.rank])
-        rng.restore(state["rng"])
+        own = state["ranks"][self.ranks.rank]
+        self.source.load_state_dict(own["source"])
+        rng.restore(own["rng"])

@@ -43,8 +43,10 @@ def test_a_quarantined_row_is_kept_aside(tmp_path):
     aside = tmp_path / "run" / "bad.jsonl"
     load_examples(written(tmp_path, [*GOOD, BAD]), base=tmp_path, on_bad="quarantine", quarantine=aside)
     assert [json.loads(line)["row"] for line in aside.read_text().splitlines()] == [BAD]
-    with pytest.raises(ConfigError, match="no file"):
-        load_examples("rows.jsonl", base=tmp_path, on_bad="quarantine")
+    before = sorted(tmp_path.rglob("*"))
+    _, report = load_examples("rows.jsonl", base=tmp_path, on_bad="quarantine")
+    assert report.num_dropped == 1
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_too_many_bad_rows_are_an_error_in_any_case(tmp_path):

@@ -225,14 +225,6 @@ def test_training_goes_on_after_sampling():
     model(torch.tensor(prompts_of()[:1])).logits.sum().backward()
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_a_backbone_with_its_head_gives_the_same_draws(name: str):
-    model, tokenizer = build(name)
-    backbone, head = model.base_model, model.get_output_embeddings()
-    ours = sample(LocalSampler(model, tokenizer, backbone=backbone, head=head), prompts_of(), 2)
-    assert tokens(ours) == tokens(sample(LocalSampler(model, tokenizer), prompts_of(), 2))
-
-
 def test_log_probs_are_exact_only_untruncated_in_the_training_dtype():
     model, tokenizer = build("llama")
     sampler = LocalSampler(model, tokenizer)

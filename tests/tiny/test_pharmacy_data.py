@@ -43,6 +43,7 @@ def test_sizes_and_columns(data):
     assert {name: (len(rows), *rows[0]) for name, rows in data.items()} == {
         "pharmacy/sft": (500, "prompt", "completion", "order", "hand"),
         "pharmacy/pairs": (500, "prompt", "chosen", "rejected", "order"),
+        "pharmacy/sft-and-chosen": (1000, "prompt", "completion", "order", "hand"),
         "pharmacy/prompts": (4000, "prompt", "order"),
         "pharmacy/validation": (600, "prompt", "order", "answer"),
         "pharmacy/test": (600, "prompt", "order", "answer"),

@@ -43,11 +43,12 @@ def load_config(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Path
 
 def parse_config(raw: Mapping[str, Any], *, source: str, base: Path) -> PathConfig:
     """The path that a mapping describes; `source` names it in errors, relative paths start from `base`."""
-    raw = _path_of_one(raw) if "algorithm" in raw and "stages" not in raw else dict(raw)
+    alone = "algorithm" in raw and "stages" not in raw
+    raw = _path_of_one(raw) if alone else dict(raw)
     try:
         return PathConfig.model_validate(raw).at(base)
     except ValidationError as error:
-        raise _explained(error, raw, source) from None
+        raise _explained(error, raw, source, alone) from None
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -193,8 +194,11 @@ def _path_of_one(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {**path, "stages": [stage]}
 
 
-def _explained(error: ValidationError, raw: Mapping[str, Any], source: str) -> UserError:
-    """The first fault as what it is and what to do; an unknown key comes before a value that does not fit."""
+def _explained(error: ValidationError, raw: Mapping[str, Any], source: str, alone: bool) -> UserError:
+    """The first fault as what it is and what to do; an unknown key comes before a value that does not fit.
+
+    `alone`: the keys of the only stage were written beside the path's.
+    """
     faults = error.errors()
     fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     cause = fault.get("ctx", {}).get("error")
@@ -203,7 +207,7 @@ def _explained(error: ValidationError, raw: Mapping[str, Any], source: str) -> U
     loc = fault["loc"]
     key = _dotted(loc, raw)
     if fault["type"] == "extra_forbidden":
-        return ConfigError(f"{source}: unknown key `{key}`", _instead(loc, raw))
+        return ConfigError(f"{source}: unknown key `{key}`", _instead(loc, raw, alone))
     if fault["type"] == "missing":
         return ConfigError(f"{source}: `{key}` is missing", "add it; `rung list configs` names examples to start from")
     reasons = dict.fromkeys(
@@ -212,9 +216,12 @@ def _explained(error: ValidationError, raw: Mapping[str, Any], source: str) -> U
     return ConfigError(f"{source}: `{key}` is {fault['input']!r}", "; or: ".join(reasons))
 
 
-def _instead(loc: tuple[int | str, ...], raw: Mapping[str, Any]) -> str:
+def _instead(loc: tuple[int | str, ...], raw: Mapping[str, Any], alone: bool) -> str:
+    either = alone and len(loc) == 1  # a key of the path or of its stage was meant
+    loc = ("stages", 0, *loc) if either else loc
     key, owner = str(loc[-1]), _model_at(loc[:-1])
-    known = [field.alias or name for name, field in owner.model_fields.items()]
+    fields = [*owner.model_fields.items(), *(PathConfig.model_fields.items() if either else ())]
+    known = {field.alias or name for name, field in fields}
     if owner is PathConfig and key in StageConfig.model_fields:
         return f"it is a stage's key: write it in the stage, or `<stage>.{key}=...` as an override"
     if owner is StageConfig and key in PathConfig.model_fields:

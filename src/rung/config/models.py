@@ -5,6 +5,7 @@ A value `auto` depends on the size of the model; `rung.config.sizes` fills it fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,10 +27,12 @@ from pydantic import (
 from rung.errors import ConfigError
 from rung.gate import GateConfig
 from rung.names import safe_name
+from rung.registry import hint
 from rung.reward import RewardPolicy, RewardSpec
 
 Auto = Literal["auto"]
 DataSpec = str | dict[str, Any]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
 
 
@@ -116,18 +119,25 @@ class StageConfig(Section):
     on_overlong: Literal["drop", "error", "truncate"] = "drop"
     on_bad: Literal["error", "skip", "quarantine"] = "error"
     token_budget: PositiveInt | Auto = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32"] = "auto"
     early_stopping: EarlyStopping | None = None
     shots: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     gate: GateConfig | None = None
     eval_steps: PositiveInt | None = None
     save_steps: PositiveInt = 100
-    seed: int | None = None
+    seed: Seed | None = None
 
     @field_validator("adapter", mode="before")
     @classmethod
     def _none_is_a_word(cls, adapter: object) -> object:
         return None if adapter == "none" else adapter
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _fp32_alone(cls, precision: object) -> object:
+        if precision not in ("auto", "fp32"):
+            raise ConfigError(f"`precision` is {precision!r}, and everything runs in fp32", "leave it out: fp32")
+        return precision
 
     @field_validator("algorithm")
     @classmethod
@@ -177,7 +187,7 @@ class PathConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     gate: GateConfig | None = None
-    seed: int = 42
+    seed: Seed = 42
     trackers: tuple[str, ...] = ("jsonl",)
     output: str = "runs"
 
@@ -200,8 +210,15 @@ class PathConfig(Section):
         return self.model_copy(update={"stages": changed})
 
     def data_of(self, spec: DataSpec) -> DataSpec:
-        """What a data key means: the data of that name where there is one, else the spec itself."""
-        return self.data.get(spec, spec) if isinstance(spec, str) else spec
+        """What a data key means: the data of that name where there is one, else the spec itself.
+
+        Raises ConfigError for a plain word that is neither a name nor a file.
+        """
+        if not isinstance(spec, str) or spec in self.data:
+            return self.data[spec] if isinstance(spec, str) else spec
+        if re.fullmatch(r"[\w-]+", spec) and not (self.base / spec).exists():
+            raise ConfigError(f"`{spec}` is neither a name in `data` nor a file", hint(spec, self.data))
+        return spec
 
     def rewards_of(self, stage: StageConfig) -> tuple[RewardSpec, ...]:
         """The rewards of a stage: its own or the path's."""

@@ -14,7 +14,7 @@ import rung
 from rung.config.load import merge, read_yaml
 from rung.config.models import PathConfig, RolloutConfig, StageConfig, UpdatesConfig
 from rung.errors import ConfigError
-from rung.locate import REMEDY, TINY, locate
+from rung.locate import TINY, locate
 
 if TYPE_CHECKING:
     from rung.algorithm import Algorithm
@@ -23,7 +23,7 @@ Block = TypeVar("Block", RolloutConfig, UpdatesConfig)
 
 SIZES = {"tiny": 50_000_000, "small": 1_000_000_000}  # parameters that a model has fewer of; else `large`
 KINDS = ("text", "pairs", "prompts")
-# `precision: auto` stays: it depends on the device that a run meets
+# `precision: auto` stays: it is fp32 at any size
 AUTO = tuple(name for name, key in StageConfig.model_fields.items() if key.default == "auto" and name != "precision")
 
 
@@ -44,15 +44,9 @@ def size_of_model(config: PathConfig) -> str:
 
 def num_parameters(location: str) -> int:
     """How many parameters a model has, by its config alone; ConfigError where there is no such model."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from rung.models import empty_model
 
-    try:
-        config = AutoConfig.from_pretrained(location)
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model `{location}` cannot be read: {str(error).splitlines()[0]}", REMEDY) from None
+    return sum(parameter.numel() for parameter in empty_model(location).parameters())
 
 
 def kind_of(algorithm: Algorithm) -> str | None:
@@ -113,7 +107,10 @@ def _filled(block: Block, values: Mapping[str, Any]) -> Block:
 
 def _prompts_a_step(stage: StageConfig, rollout_size: Any, minibatches: Any) -> int:
     """Prompts an optimizer step: a rollout cut into minibatches; ConfigError where `batch_size` says otherwise."""
-    prompts = max(1, rollout_size // minibatches)
+    if rollout_size < minibatches:
+        what = f"stage `{stage.name}`: `rollout.batch_size` {rollout_size} cannot be cut into {minibatches} minibatches"
+        raise ConfigError(what, "raise it, or lower `updates.minibatches`: each one needs a prompt")
+    prompts = rollout_size // minibatches
     if stage.batch_size not in ("auto", prompts):
         cut = f"`rollout.batch_size` {rollout_size} / `updates.minibatches` {minibatches}"
         what = f"stage `{stage.name}`: `batch_size` is not {cut}"

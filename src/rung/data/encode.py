@@ -38,8 +38,8 @@ def encode(
 
     `max_prompt_length` bounds prompts, `max_length` a prompt with its longest answer, in tokens. `truncate` cuts the
     ends of answers; a prompt is never cut, since it would no longer be what the sampler sees. `assistant_only` trains
-    the assistant's turns of a conversation, else all that follows its prompt. Raises `DataError` for chat data
-    without a chat template, and for bad or over-long rows where the settings say `error`.
+    the assistant's turns of a conversation, else all that follows its prompt. Raises `DataError`, naming the row, for
+    chat data without a chat template, and for bad or over-long rows where the settings say `error`.
     """
     if not tokenizer.is_fast:
         raise DataError("the tokenizer is a slow one, without character offsets", "save it as a fast tokenizer first")
@@ -57,13 +57,16 @@ def encode(
             if on_bad == "error":
                 raise DataError(f"{example.source}: {fault}", "fix the row, or set `on_bad: skip`") from fault
             report.drop(fault.cause, example.source)
+        except DataError as fault:
+            raise DataError(f"{example.source}: {fault.what}", fault.remedy) from fault
         else:
             encoded.append(one)
             report.measure("prompt", len(one.prompt_ids))
             for answer in one.answers:
                 report.measure("completion", len(answer.ids))
     if not encoded:
-        raise DataError("no example is left to train on: " + "; ".join(report.lines()), "see the causes")
+        what = "no example is left to train on: " + "; ".join(report.lines())
+        raise DataError(what, "mend the rows, or raise `max_prompt_length` and `max_length`")
     _weigh_sides(encoded, report)
     report.encoded += len(encoded)
     return encoded

@@ -67,14 +67,11 @@ def load_examples(
     """The examples of a data set and what happened to its rows.
 
     `spec` is a file, a folder, a hub id, `task:NAME/SPLIT`, a mapping (`DataSpec`), or the rows themselves. Paths are
-    relative to `base`. A bad row is an error, or is left out and counted, or is also written to the file `quarantine`;
-    more than `max_bad_share` of them is an error in any case. `seed` draws a task's rows and the sample of `limit`.
+    relative to `base`. A bad row is an error, or is left out and counted, and also written to the file `quarantine`
+    where there is one; more than `max_bad_share` of them is an error in any case. `seed` draws a task's rows and the
+    sample of `limit`.
     Raises `DataError` (file, row, remedy) and `ConfigError` (an unknown key of the mapping).
     """
-    if on_bad == "quarantine" and quarantine is None:
-        raise ConfigError(
-            "on_bad: quarantine, and no file to write the bad rows to", "give `quarantine`, or `on_bad: skip`"
-        )
     if isinstance(spec, str | Mapping | DataSpec):
         settings = _settings(cast("str | Mapping[str, Any] | DataSpec", spec), base)
         rows = list(_read(settings, base, seed))

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
+from rung.errors import DataError
+
 Kind = Literal["text", "messages", "prompt-completion", "preference", "unpaired", "prompt"]
 
 
@@ -145,10 +147,10 @@ def first_turns(messages: Messages) -> Messages:
 def as_prompt(example: Example) -> Example:
     """The example as a prompt to sample from, with its id kept; a conversation is asked for its last assistant turn.
 
-    The gold text goes to the column `ground_truth` where the row has none. Raises `ValueError` for raw text.
+    The gold text goes to the column `ground_truth` where the row has none. Raises `DataError` for raw text.
     """
     if example.kind == "text":
-        raise ValueError(f"{example.source}: raw text has no prompt to sample from")
+        raise DataError(f"{example.source}: raw text asks no question", "use rows that have a `prompt` or `messages`")
     prompt, gold = example.prompt, None
     if example.messages is not None:
         prompt, gold = example.messages[:-1], example.messages[-1]["content"]

@@ -38,7 +38,6 @@ class RewardPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    combine: Literal["weighted_sum"] = "weighted_sum"
     clip: tuple[float, float] | None = None
     on_error: Literal["drop_row", "abstain", "raise"] = "drop_row"
     max_error_rate: float = Field(default=0.02, ge=0, le=1)

@@ -40,8 +40,11 @@ class Generator:
     rewards: Rewards
     tokenizer: PreTrainedTokenizerBase
 
-    def __call__(self, prompts: Sequence[Encoded], visits: Sequence[int]) -> Generated:
-        """Answers each prompt under the draws that its visit names; rows of equal prompts come out adjacent."""
+    def __call__(self, prompts: Sequence[Encoded], visits: Sequence[int], step: int) -> Generated:
+        """Answers each prompt under the draws that its visit names; rows of equal prompts come out adjacent.
+
+        `step` counts optimizer steps; rewards may ask for it.
+        """
         order = adjacent([prompt.prompt_ids for prompt in prompts])
         prompts, visits = [prompts[i] for i in order], [visits[i] for i in order]
         answers = self.sampler.sample(
@@ -53,10 +56,9 @@ class Generator:
             for group, (prompt, completions) in enumerate(zip(prompts, answers, strict=True))
             for completion in completions
         ]
-        scores = self.rewards.score(samples)
-        batch = collate(
-            [answered(p, a) for p, a in zip(prompts, answers, strict=True)], pad_id=cast(int, self.tokenizer.pad_token_id)
-        )
+        scores = self.rewards.score(samples, step=step)
+        rows = [answered(prompt, completions) for prompt, completions in zip(prompts, answers, strict=True)]
+        batch = collate(rows, pad_id=cast(int, self.tokenizer.pad_token_id))
         batch = replace(
             batch,
             max_completion_length=self.sampling.max_completion_length,
@@ -76,6 +78,7 @@ class Generator:
                 "finish_reason": sample.finish_reason,
                 "reward": total,
                 "rewards": {label: outcomes[i].value for label, outcomes in scores.by_reward.items()},
+                **{column: values[i] for column, values in scores.columns.items()},
             }
             for i, (sample, total) in enumerate(zip(samples, scores.totals, strict=True))
         ]

@@ -14,7 +14,7 @@ from rung.algorithm import Algorithm, State
 from rung.batch import Batch, concat, from_tree, to_tree
 from rung.data.batches import order
 from rung.data.records import Encoded
-from rung.errors import SamplingError
+from rung.errors import ConfigError, SamplingError
 from rung.metrics import Metric, Sum, decode, encode, merge
 from rung.policy import Policy
 from rung.ranks import Ranks
@@ -29,7 +29,8 @@ class Rollouts:
     `batch_size` prompts make a rollout, over all ranks; it is trained on in `epochs` passes of `minibatches` steps.
     Prompts come in an order that is a pure function of (seed, epoch); a prompt's visit is its ordinal in that order.
     Groups that the algorithm does not keep are drawn anew; surplus groups are discarded, later visits first.
-    Raises SamplingError where the algorithm's bound of generation batches is reached.
+    Raises SamplingError where the algorithm's bound of generation batches is reached, ConfigError where a rank would be
+    left without a prompt.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class Rollouts:
         seed: int,
         ranks: Ranks,
     ):
+        if batch_size < ranks.world:
+            raise ConfigError(f"rollout.batch_size: {batch_size} prompts for {ranks.world} ranks", "give at least one each")
         self.prompts, self.algorithm, self.policy, self.generator = prompts, algorithm, policy, generator
         self.batch_size, self.epochs, self.minibatches = batch_size, epochs, minibatches
         self.seed, self.ranks = seed, ranks
@@ -129,10 +132,11 @@ class Rollouts:
                 found = f"{len(chosen)} of {self.batch_size} groups"
                 raise SamplingError(
                     f"{found} kept in {generations} generation batches with {sampled} prompts",
-                    "use prompts that are neither solved nor hopeless, or raise `max_num_gen_batches`",
+                    "use prompts that are neither solved nor hopeless, or raise the algorithm's bound of generation batches",
                 )
             rate = len(chosen) / sampled if sampled else 1.0
             wanted = math.ceil((self.batch_size - len(chosen)) / max(rate, SLOWEST_KEEP_RATE))
+            wanted = max(wanted, self.ranks.world)  # every rank answers something
             visits = range(self.drawn, self.drawn + wanted)
             self.drawn += wanted
             generated = self._generate(visits)
@@ -154,7 +158,7 @@ class Rollouts:
         mine = self.ranks.share(visits)
         orders = {epoch: order(self.seed, epoch, len(self.prompts)) for epoch in {v // len(self.prompts) for v in mine}}
         prompts = [self.prompts[orders[visit // len(self.prompts)][visit % len(self.prompts)]] for visit in mine]
-        generated = self.generator(prompts, list(mine))
+        generated = self.generator(prompts, list(mine), self.rollouts * self.epochs * self.minibatches)
         self._note(generated.metrics)
         self._table += generated.table
         return generated

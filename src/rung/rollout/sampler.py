@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -45,8 +45,6 @@ class LocalSampler:
     """A sampler on the live model, full or with adapters, whatever its mode; dropout is off while it draws.
 
     `max_rows` bounds the rows that decode together, `prefill_tokens` the padded prompt tokens computed together.
-    `backbone` and `head` (hidden (n, H) -> logits (n, V)) stand in for the model's own forward where a policy scores
-    with them, so that sampling and scoring share their code.
     Counters over the sampler's life: `prefills` (prompts computed), `positions` (through the trunk, padding included)
     and `decode_calls`.
     """
@@ -59,11 +57,8 @@ class LocalSampler:
         max_rows: int = 256,
         prefill_tokens: int = 8192,
         training_dtype: torch.dtype = torch.float32,
-        backbone: nn.Module | None = None,
-        head: Callable[[Tensor], Tensor] | None = None,
     ):
-        assert (backbone is None) == (head is None), "a backbone comes with its head"
-        self.model, self.tokenizer, self.backbone, self.head = model, tokenizer, backbone, head
+        self.model, self.tokenizer = model, tokenizer
         self.max_rows, self.prefill_tokens, self.training_dtype = max_rows, prefill_tokens, training_dtype
         self.prefills = self.positions = self.decode_calls = 0
 
@@ -165,8 +160,6 @@ class LocalSampler:
         """
         self.positions += ids.numel()
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-        if self.backbone is not None and self.head is not None:
-            return self.head(self.backbone(**inputs, use_cache=True).last_hidden_state[:, -1]).float()
         return self.model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
 
 

@@ -78,8 +78,10 @@ def pairs(seed: int) -> list[dict[str, Any]]:
 
 
 def sft_and_chosen(seed: int) -> list[dict[str, Any]]:
-    """The rows of `sft` and the preferred texts of `pairs`: what SFT makes of the same labels, for comparison with DPO."""
-    chosen = [{"prompt": r["prompt"], "completion": r["chosen"], "order": r["order"], "hand": None} for r in pairs(seed)]
+    """The rows of `sft`, then the preferred texts of `pairs` as labels: what DPO is compared with."""
+    chosen = [
+        {"prompt": r["prompt"], "completion": r["chosen"], "order": r["order"], "hand": None} for r in pairs(seed)
+    ]
     return sft(seed) + chosen
 
 
