@@ -5,6 +5,7 @@ from random import Random
 import pytest
 import torch
 
+from rung.statistics import paired_bootstrap
 from rung.tiny import models
 from rung.tiny.corpus import words
 from rung.tiny.pharmacy import formulary
@@ -53,39 +54,21 @@ def test_the_shipped_base_fits_its_bounds(base):
     assert 1e6 <= sum(p.numel() for p in base[0].parameters()) <= 3e6
 
 
-@pytest.mark.parametrize(
-    "prompt", ["Repeat: {}", "What is the product? name: zorbi; product: {}; amount: 12"], ids=["repeat", "field"]
-)
-def test_it_copies_unseen_drug_names(base, prompt):
-    cases = [(_messages([], prompt.format(name)), name) for name in _drugs()]
+def test_it_copies_unseen_drug_names(base):
+    cases = [(_messages([], f"Repeat: {name}"), name) for name in _drugs()]
     assert _exact(base, cases) >= 0.95
 
 
-def _laundry(rng: Random) -> list[Turn]:
-    """Five turns of a domain that the corpus does not have, with fresh codes; the last has codes of the others only."""
-    tables = (
-        ("shirt", "curtain", "blanket"),
-        ("in cold suds", "at ninety degrees", "by hand"),
-        ("flat", "on the line"),
-    )
-    codes = [dict(zip(rng.sample(_CODES, len(table)), table, strict=True)) for table in tables]
-    orders = [rng.sample(list(code), len(code)) + rng.choices(list(code), k=3) for code in codes]
-    turns = []
-    for thing, way, end in list(zip(*orders, strict=False))[:5]:
-        number, name = rng.randint(2, 9), words.invented_name(rng)
-        said = f"Launder {number} {codes[0][thing]}s of {name} {codes[1][way]} and dry them {codes[2][end]}."
-        turns.append((f"{number} {thing} {name} {way} {end}", said))
-    return turns
+def _codes(rng: Random) -> tuple[list[Turn], Turn]:
+    """Four turns that map fresh codes to fresh names, and one of them asked again: nothing that could be known."""
+    turns = [(words.random_code(rng), words.invented_name(rng)) for _ in range(3)]
+    return [*turns, rng.choice(turns)], rng.choice(turns)
 
 
-_CODES = [first + second for first in "bcdfghjklmnpqrstvwxz" for second in "bcdfghjklmnpqrstvwxz"]
-
-
-def test_examples_in_the_context_teach_it_a_mapping_that_the_corpus_does_not_have(base):
-    documents = [_laundry(Random(f"laundry/{number}")) for number in range(60)]
-    with_examples, without = (
-        _exact(base, [(_messages(turns[4 - shots : 4], turns[4][0]), turns[4][1]) for turns in documents])
-        for shots in (4, 0)
-    )
-    assert without <= 0.05
-    assert with_examples >= without + 0.2
+def test_examples_in_the_context_teach_it_a_mapping_that_nothing_else_could(base):
+    documents = [_codes(Random(f"codes/{number}")) for number in range(120)]
+    with_examples = [_exact(base, [(_messages(turns, asked), answer)]) for turns, (asked, answer) in documents]
+    without = [_exact(base, [(_messages([], asked), answer)]) for _, (asked, answer) in documents]
+    gain = paired_bootstrap(without, with_examples, [str(number) for number in range(120)])
+    assert sum(without) == 0
+    assert gain.interval.low > 0.05

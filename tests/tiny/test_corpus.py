@@ -54,7 +54,7 @@ def test_train_and_validation_share_no_document():
 
 
 def test_an_unknown_split_names_the_ones_that_there_are():
-    with pytest.raises(DataError, match="train, validation"):
+    with pytest.raises(DataError, match="train, terms, validation"):
         corpus.rows("test")
 
 

@@ -11,7 +11,7 @@ from rung.tiny.pharmacy.formulary import Drug, Family, families
 from rung.tiny.pharmacy.lexicon import TIMES_A_DAY
 
 STRENGTH_SHARE = 0.88
-ADVICE_SHARE = 0.6
+ADVICE_SHARE = 0.35
 REASON_SHARE = 0.85
 MAXIMUM_SHARE = 0.35
 HALVES_SHARE = 0.25

@@ -8,6 +8,7 @@ from rung.tiny.pharmacy.directions import HANDS, direction, toward_house
 from rung.tiny.pharmacy.formulary import families
 from rung.tiny.pharmacy.lexicon import FREQUENCIES
 from rung.tiny.pharmacy.orders import Order, Part
+from rung.tiny.pharmacy.style import house_style
 
 NEAR_MISS_SHARE = 0.2
 SLIP = 0.5
@@ -34,7 +35,7 @@ def draw_pair(order: Order, random: Random) -> tuple[str, str]:
     if random.random() < NEAR_MISS_SHARE:
         return direction(order, edited), direction(draw_near_miss(order, random), random.choice((edited, hand)))
     rejected = direction(order, hand)
-    while (chosen := direction(order, edited)) == rejected:
+    while house_style(chosen := direction(order, edited)) <= house_style(rejected):
         edited = toward_house(hand, SLIP, random)
     return chosen, rejected
 
