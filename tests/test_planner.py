@@ -18,7 +18,7 @@ MIXED = [(2, 16, 64), (2, 16, 256), (2, 32, 192), (2, 128, 128), (4, 64, 32), (2
 def test_a_group_of_eight_computes_its_prompt_once_and_little_padding(
     prompts: int, prompt_length: int, limit: int
 ) -> None:
-    """Positions <= P + 1.4 x sum(R) for each group, counted where the model runs; the head sees trained tokens alone."""
+    """Positions <= P + 1.4 x sum(R) a group, counted where the model runs; the head sees trained tokens alone."""
     generator = torch.Generator().manual_seed(limit + prompt_length)
     lengths = (max(1, limit // 8), limit)
     for _ in range(3):

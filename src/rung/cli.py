@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -149,6 +150,7 @@ def generate(
 
 def main() -> None:
     """The command; a user's mistake is told in two lines on stderr, with exit code 2."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # loading a model is no news beside a stage's own bar
     try:
         app()
     except UserError as error:

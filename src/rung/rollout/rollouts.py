@@ -47,7 +47,9 @@ class Rollouts:
         ranks: Ranks,
     ):
         if batch_size < ranks.world:
-            raise ConfigError(f"rollout.batch_size: {batch_size} prompts for {ranks.world} ranks", "give at least one each")
+            raise ConfigError(
+                f"rollout.batch_size: {batch_size} prompts for {ranks.world} ranks", "give at least one each"
+            )
         self.prompts, self.algorithm, self.policy, self.generator = prompts, algorithm, policy, generator
         self.batch_size, self.epochs, self.minibatches = batch_size, epochs, minibatches
         self.seed, self.ranks = seed, ranks
@@ -132,7 +134,7 @@ class Rollouts:
                 found = f"{len(chosen)} of {self.batch_size} groups"
                 raise SamplingError(
                     f"{found} kept in {generations} generation batches with {sampled} prompts",
-                    "use prompts that are neither solved nor hopeless, or raise the algorithm's bound of generation batches",
+                    "use prompts that are neither solved nor hopeless, or allow more generation batches",
                 )
             rate = len(chosen) / sampled if sampled else 1.0
             wanted = math.ceil((self.batch_size - len(chosen)) / max(rate, SLOWEST_KEEP_RATE))
