@@ -10,51 +10,16 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
-import yaml
-
-from rung.config import parse_config, resolve
-from rung.fit import fit
-from rung.ranks import Ranks
-from rung.signals import StopFlag
+from resumable import REWARD, STAGES, STEPS, trained
 
 pytestmark = pytest.mark.process
-STEPS = 22
-
-REWARD = '''
-def many_a(completion: str) -> float:
-    """Mixed rewards from a random model: the share of the letters a to m."""
-    return sum("a" <= letter <= "m" for letter in completion) / max(len(completion), 1)
-'''
-STAGES = {
-    "dapo": {
-        "algorithm": {"name": "dapo", "num_generations": 4},
-        "data": "prompts.jsonl",
-        "rewards": ["./judge.py:many_a"],
-        "rollout": {"batch_size": 4, "max_completion_length": 12},
-        "updates": {"minibatches": 2, "epochs": 2},
-    },
-    "grpo": {
-        "algorithm": {"name": "grpo", "num_generations": 4, "beta": 0.04},
-        "data": "prompts.jsonl",
-        "rewards": ["./judge.py:many_a"],
-        "rollout": {"batch_size": 4, "max_completion_length": 12},
-        "adapter": {"lora": {"r": 4}},
-    },
-    "sft": {
-        "algorithm": "sft",
-        "data": "texts.jsonl",
-        "batch_size": 4,
-        "early_stopping": {"patience": 50},
-        "eval_steps": 5,
-    },
-}
 
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[ForkServerContext]:
     """Processes that start with everything imported, each in a state of its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rung.fit", "test_resume"])
+    context.set_forkserver_preload(["rung.fit", "resumable"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # where the server finds them
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -69,22 +34,6 @@ def work(tmp_path: Path) -> Path:
         "".join(f'{{"prompt": "number {i}", "completion": "{i * i}"}}\n' for i in range(40))
     )
     return tmp_path
-
-
-def trained(work: Path, stage: str, folder: Path) -> None:
-    """Trains the stage, or what is left of it; exits with 75 where it was asked to stop."""
-    raw = {
-        "name": "test",
-        "model": "tiny:llama",
-        "stages": [{"name": stage, "max_steps": STEPS, "save_steps": 3, **STAGES[stage]}],
-    }
-    (work / "config.yaml").write_text(yaml.safe_dump(raw))
-    config = resolve(parse_config(raw, source="test", base=work))
-    with StopFlag() as stop:
-        done = fit(
-            config.stages[0], config, start="tiny:llama", reference=None, folder=folder, ranks=Ranks(), stop=stop
-        )
-    os._exit(0 if done else 75)
 
 
 def run(processes: ForkServerContext, work: Path, stage: str, folder: Path, kill_at: int | None, number: int) -> int:
