@@ -1,5 +1,6 @@
 """The three layouts give the same log-probs and gradients as one row at a time, on ragged batches of every family."""
 
+from collections.abc import Iterator
 from typing import cast
 
 import pytest
@@ -9,6 +10,7 @@ from support import Weighed, gradient, random_batch, relative, tiny_policy, weig
 from rung.algorithm import Algorithm
 from rung.batch import Batch
 from rung.errors import ConfigError
+from rung.models import load_model
 from rung.planner import Layout
 from rung.policy import Policy
 
@@ -136,3 +138,23 @@ def test_prompt_adapters_are_refused() -> None:
     config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)
     with pytest.raises(ConfigError, match="adds tokens to the prompt"):
         Policy(get_peft_model(model, config))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("layout", ["plain", "shared", "masked"])
+def test_a_gradient_is_the_same_to_the_bit_in_every_run(layout: Layout) -> None:
+    """Many completions of one prompt meet in its gradient: threads must not add them up in the order they come."""
+    generator = torch.Generator().manual_seed(8)
+    policy = Policy(load_model("tiny:base")[0])  # large enough for its work to be shared out
+    batch = random_batch(generator, prompts=2, rows=(32, 32), prompt_length=(40, 40), length=(10, 20))
+    batch = weighed(batch, generator)
+    first = passed(policy, batch, (layout,), 100_000)[1]
+    assert all(torch.equal(passed(policy, batch, (layout,), 100_000)[1], first) for _ in range(4))

@@ -99,11 +99,15 @@ class SharedPrompts:
     def states(self, batch: Batch, prompt_of: Tensor) -> States:
         """Completions of a part on the shared cache; `prompt_of` (N,) counts in the prompts given at the start."""
         if not batch.completion_ids.shape[1]:  # nothing was answered: the prompts' own states are all there is
-            return States(self.first[:0], self.first[prompt_of], 0)
+            return States(self.first[:0], gathered(self.first, prompt_of), 0)
         cache = copy(self.cache)
         # Layers are copied and select rows by themselves: rebuilt by `update`, a sliding window would lose its count.
         cache.layers = [copy(layer) for layer in self.cache.layers]
-        cache.batch_select_indices(prompt_of)
+        for layer in cache.layers:
+            assert isinstance(layer, DynamicLayer)
+            assert layer.keys is not None
+            assert layer.values is not None
+            layer.keys, layer.values = gathered(layer.keys, prompt_of), gathered(layer.values, prompt_of)
         hidden = run(
             self.backbone,
             batch.completion_ids.masked_fill(~batch.completion_mask, 0),
@@ -113,7 +117,7 @@ class SharedPrompts:
             past_key_values=cache,
             use_cache=True,
         )
-        shifted = torch.cat([self.first[prompt_of, None], hidden], 1)
+        shifted = torch.cat([gathered(self.first, prompt_of)[:, None], hidden], 1)
         every = torch.arange(batch.num_rows, device=prompt_of.device)
         return States(shifted[:, :-1][batch.loss_mask], shifted[every, batch.lengths], batch.completion_ids.numel())
 
@@ -166,7 +170,16 @@ def masked_rows(backbone: Backbone, config: PretrainedConfig, batch: Batch, pack
     row, token = batch.loss_mask.nonzero(as_tuple=True)
     column = torch.where(token > 0, start[row] + token, prompt_lengths[packs[row]]) - 1
     last = torch.where(lengths > 0, start + lengths, prompt_lengths[packs]) - 1
-    return States(hidden[packs[row], column], hidden[packs, last], ids.numel())
+    flat = hidden.flatten(0, 1)
+    return States(gathered(flat, packs[row] * width + column), gathered(flat, packs * width + last), ids.numel())
+
+
+def gathered(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a tensor, some of them more than once, with a gradient that is the same in every run.
+
+    The gradient of `tensor[rows]` is added up by several threads in whatever order they come.
+    """
+    return tensor.index_select(0, rows)
 
 
 def prompt_cells(mask: Tensor) -> tuple[Tensor, Tensor]:
