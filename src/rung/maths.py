@@ -72,14 +72,6 @@ def token_log_ratio(logps: Tensor, old_logps: Tensor) -> Tensor:
     return logps - old_logps
 
 
-def sequence_log_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
-    """log s of each row, the mean of log rho over its tokens (the geometric mean of the ratios), for every token.
-
-    Shapes: (N, T), (N, T), (N, T) bool -> (N, 1). Source: arXiv 2507.18071, eq. 7.
-    """
-    return masked_mean(logps - old_logps, mask)[:, None]
-
-
 def clipped_objective(ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float) -> Tensor:
     """PPO's pessimistic loss per token, -min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A).
 

@@ -102,18 +102,6 @@ def mean_of(values: Tensor, mask: Tensor | None = None) -> Mean:
     return Mean(float(values.masked_fill(~mask, 0).sum()), float(mask.sum()))
 
 
-def max_of(values: Tensor, mask: Tensor) -> Max:
-    """The largest of `values` where `mask` is true; any shape, detached."""
-    kept = values.detach()[mask]
-    return Max(float(kept.max()) if kept.numel() else None)
-
-
-def min_of(values: Tensor, mask: Tensor) -> Min:
-    """The smallest of `values` where `mask` is true; any shape, detached."""
-    kept = values.detach()[mask]
-    return Min(float(kept.min()) if kept.numel() else None)
-
-
 def merge(many: Iterable[Metrics]) -> dict[str, Metric]:
     """One mapping out of several (parts, steps or ranks); a name present in some is merged over those."""
     merged: dict[str, Metric] = {}

@@ -15,12 +15,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch import distributed as dist
 
-LONGEST_WAIT = timedelta(hours=12)  # rank 0 evaluates a stage while the others wait for it
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch.nn import Parameter
+
+LONGEST_WAIT = timedelta(hours=12)  # rank 0 evaluates a stage while the others wait for it
 
 
 @dataclass(frozen=True, slots=True)
