@@ -80,6 +80,7 @@ def open_stage(
     optimizer = make_optimizer(
         find_optimizer(config.optimizer, path.base),
         policy.named_parameters(),
+        hidden=policy.hidden_matrices(),
         learning_rate=resolved(config.learning_rate),
         weight_decay=config.weight_decay,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,17 +13,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from rung.errors import ConfigError
+from rung.muon import Muon
 from rung.registry import hint, load_object
 
 NAMED: dict[str, Callable[..., Optimizer]] = {
     "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, fused=True),
     "adam": lambda groups, lr: torch.optim.Adam(groups, lr=lr, fused=True),
+    "muon": Muon,
     "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr),
 }
 
 
 def find_optimizer(name: str, base: Path | None = None) -> Callable[..., Optimizer]:
-    """What makes an optimizer of groups and a rate: `adamw`, `adam`, `sgd`, or the function of `pkg.module:fn`.
+    """What makes an optimizer of groups and a rate: `adamw`, `adam`, `muon`, `sgd`, or the function of `pkg.module:fn`.
 
     `./file.py:fn` is relative to `base`. Raises ConfigError for an unknown name or an object that is no function.
     """
@@ -38,15 +40,27 @@ def find_optimizer(name: str, base: Path | None = None) -> Callable[..., Optimiz
 
 
 def make_optimizer(
-    make: Callable[..., Optimizer], parameters: Mapping[str, Parameter], *, learning_rate: float, weight_decay: float
+    make: Callable[..., Optimizer],
+    parameters: Mapping[str, Parameter],
+    *,
+    hidden: Collection[str] = (),
+    learning_rate: float,
+    weight_decay: float,
 ) -> Optimizer:
-    """An optimizer over two groups: matrices decay, vectors (norms, biases) do not.
+    """An optimizer over up to three groups; matrices decay, vectors (norms, biases) do not.
 
-    `make` takes groups and the learning rate.
+    `make` takes groups and the learning rate. `hidden` names the matrices between embeddings and head: their group is
+    marked `"hidden": True`, for optimizers that treat them apart.
     """
-    matrices = [parameter for parameter in parameters.values() if parameter.dim() > 1]
-    vectors = [parameter for parameter in parameters.values() if parameter.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    inside = [parameter for name, parameter in parameters.items() if name in hidden]
+    outside = {name: parameter for name, parameter in parameters.items() if name not in hidden}
+    matrices = [parameter for parameter in outside.values() if parameter.dim() > 1]
+    vectors = [parameter for parameter in outside.values() if parameter.dim() <= 1]
+    groups = [
+        {"params": inside, "weight_decay": weight_decay, "hidden": True},
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return make([group for group in groups if group["params"]], learning_rate)
 
 

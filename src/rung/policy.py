@@ -78,6 +78,19 @@ class Policy:
             if parameter.requires_grad
         }
 
+    def hidden_matrices(self) -> set[str]:
+        """Names of the trained matrices that are neither an embedding nor a head."""
+        outside = {
+            id(p)
+            for module in self.causal_lm.modules()
+            if isinstance(module, nn.Embedding)
+            for p in module.parameters()
+        }
+        head = self.causal_lm.get_output_embeddings()
+        outside |= {id(p) for p in head.parameters()} if head is not None else set()
+        named = self.model.named_parameters()
+        return {name for name, p in named if p.requires_grad and p.dim() == 2 and id(p) not in outside}
+
     @property
     def device(self) -> torch.device:
         """Where the model lies."""

@@ -20,9 +20,7 @@ TASKS: dict[str, Callable[[int], list[Row]]] = {
     "pharmacy/test": pharmacy.test,
     "base/copying": partial(corpus.rows, "copying"),
     "base/train": partial(corpus.rows, "train"),
-    "base/terms": partial(corpus.rows, "terms"),
     "base/train-without-task": partial(corpus.rows, "train", glossary="without_task"),
-    "base/terms-without-task": partial(corpus.rows, "terms", glossary="without_task"),
     "base/validation": partial(corpus.rows, "validation"),
 }
 

@@ -15,38 +15,25 @@ from rung.tiny.corpus import meanings, rules, shorthand
 from rung.tiny.corpus.meanings import Glossary
 from rung.tiny.corpus.rules import Rule
 
-# Families and their shares, in percent.
+# Families and their shares.
 _MIXTURE: dict[Callable[[Random], Rule], int] = {
-    shorthand.shorthand: 24,
-    shorthand.invented_shorthand: 9,
-    rules.copying: 26,
-    rules.recall: 5,
-    rules.field_lookup: 7,
-    rules.template: 8,
-    rules.select: 3,
-    rules.case: 2,
-    rules.dictionary: 4,
-    rules.spelling: 2,
-    rules.addition: 2,
-    rules.instruction: 2,
-    meanings.leaflet: 2,
-}
-_GLOSSARY: dict[Callable[[Random, Glossary], Rule], int] = {meanings.one: 3, meanings.several: 1}
-# The same with more of what instructions to people are made of: shorthand written out, and what short forms mean.
-_TERMS: dict[Callable[[Random], Rule], int] = {
-    shorthand.shorthand: 32,
-    shorthand.invented_shorthand: 8,
-    rules.copying: 14,
+    shorthand.shorthand: 34,
+    shorthand.invented_shorthand: 12,
+    rules.copying: 12,
     rules.recall: 3,
-    rules.field_lookup: 8,
-    rules.template: 8,
-    rules.dictionary: 3,
+    rules.field_lookup: 6,
+    rules.template: 7,
+    rules.select: 2,
+    rules.case: 1,
+    rules.dictionary: 4,
+    rules.spelling: 1,
+    rules.addition: 1,
     rules.instruction: 2,
-    meanings.leaflet: 7,
+    meanings.leaflet: 5,
 }
-_TERMS_GLOSSARY: dict[Callable[[Random, Glossary], Rule], int] = {meanings.one: 9, meanings.several: 6}
+_GLOSSARY: dict[Callable[[Random, Glossary], Rule], int] = {meanings.one: 6, meanings.several: 4}
 _COPYING: dict[Callable[[Random], Rule], int] = {rules.copying: 8, rules.select: 1, rules.field_lookup: 1}
-_SPLITS = {"train": (0, 60_000), "terms": (2_000_000, 30_000), "validation": (1_000_000, 500)}  # first, number
+_SPLITS = {"train": (0, 80_000), "validation": (1_000_000, 500)}  # first, number
 _NUM_COPIES = 12_000
 
 
@@ -62,9 +49,9 @@ def documents(seed: int, count: int, *, first: int = 0, glossary: Glossary = "fu
 
 
 def rows(split: str, seed: int = 0, *, glossary: Glossary = "full") -> list[dict]:
-    """The rows of `task:base/<split>`: copying, train, terms or validation. Raises DataError for another split.
+    """The rows of `task:base/<split>`: copying, train or validation. Raises DataError for another split.
 
-    `copying` is the easy beginning: one turn a row, and its answer stands in the question. `terms` is the last lesson.
+    `copying` is the easy beginning: one turn a row, and its answer stands in the question.
     """
     if split == "copying":
         return [
@@ -73,9 +60,6 @@ def rows(split: str, seed: int = 0, *, glossary: Glossary = "full") -> list[dict
     if split not in _SPLITS:
         raise DataError(f"the task `base` has no split `{split}`", f"choose one of copying, {', '.join(_SPLITS)}")
     first, count = _SPLITS[split]
-    if split == "terms":
-        makers = _with_glossary(_TERMS, _TERMS_GLOSSARY, glossary)
-        return [{"messages": _conversation(Random(f"{seed}/{i}"), makers)} for i in range(first, first + count)]
     return documents(seed, count, first=first, glossary=glossary)
 
 
@@ -86,15 +70,7 @@ def texts(seed: int = 0, *, count: int) -> Iterator[str]:
 
 
 def _document(rng: Random, which: Glossary) -> list[dict[str, str]]:
-    return _conversation(rng, _with_glossary(_MIXTURE, _GLOSSARY, which))
-
-
-def _with_glossary(
-    makers: Mapping[Callable[[Random], Rule], int],
-    glossary: Mapping[Callable[[Random, Glossary], Rule], int],
-    which: Glossary,
-) -> dict[Callable[[Random], Rule], int]:
-    return {**makers, **{_bound(maker, which): share for maker, share in glossary.items()}}
+    return _conversation(rng, {**_MIXTURE, **{_bound(maker, which): share for maker, share in _GLOSSARY.items()}})
 
 
 def _conversation(

@@ -1,4 +1,4 @@
-"""Shorthand written out as a sentence, in five domains and in made-up ones.
+"""Shorthand written out as a sentence, in ten domains and in made-up ones.
 
 Every document fixes the codes, the order of the shorthand and the sentence. Codes are the domain's own, its own with
 some changed, or all random: the last kind can be read from the earlier turns (or a system turn that lists them) only.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from rung.tiny.corpus import words
@@ -25,7 +26,7 @@ class Domain:
     verbs: Sequence[str]
     units: dict[str, str]  # code -> singular
     slots: Sequence[dict[str, str]]  # code -> phrase, one mapping a slot
-    spans: dict[str, str]  # code -> frame of the singular, such as "for {} week"
+    spans: Sequence[dict[str, str]]  # code, with its number at {} or before it -> frame such as "for {} week"
 
 
 DOMAINS = tuple(Domain(**domain) for domain in words.load("domains.toml")["domains"])
@@ -46,15 +47,25 @@ def invented_shorthand(rng: Random) -> Rule:
         tuple(verb.capitalize() for verb in rng.sample(words.VERBS, 2)),
         {noun[:2]: noun for noun in rng.sample(words.NOUNS, 3)},
         tuple({words.random_code(rng): phrase for phrase in pool[i : i + 3]} for i in (0, 3, 6)),
-        {rng.choice(words.NOUNS)[:2]: f"{rng.choice(('for', 'in', 'with', 'over'))} {{}} {rng.choice(words.NOUNS)}"},
+        tuple(_invented_span(rng) for _ in range(rng.randint(1, 2))),
     )
     return _written_out(rng, domain, 0.0)
 
 
+def _invented_span(rng: Random) -> dict[str, str]:
+    code = rng.choice(("{{}}{}", "{{}}{}", "{}{{}}", "{} {{}}")).format(words.random_code(rng))
+    return {code: f"{rng.choice(('for', 'in', 'with', 'over', 'every', 'at most'))} {{}} {rng.choice(words.NOUNS)}"}
+
+
 def _recode(rng: Random, codes: dict[str, str], share: float, keep: int) -> dict[str, str]:
-    """`keep` of the entries, each with a new code at the given share."""
+    """`keep` of the entries, each with a new code at the given share; a code keeps the place of its number."""
     chosen = rng.sample(list(codes), min(keep, len(codes)))
-    return {(words.random_code(rng) if rng.random() < share else code): codes[code] for code in chosen}
+    return {(_other_code(rng, code) if rng.random() < share else code): codes[code] for code in chosen}
+
+
+def _other_code(rng: Random, code: str) -> str:
+    head, gap, tail = code.partition("{}")
+    return f"{head and words.random_code(rng)}{gap}{tail and words.random_code(rng)}" if gap else words.random_code(rng)
 
 
 def _plural(frame: str, amount: str) -> str:
@@ -73,40 +84,48 @@ def _written_out(rng: Random, domain: Domain, kind: float) -> Rule:
     keep = rng.choice((2, 3)) if random_codes else 9
     units = _recode(rng, domain.units, share, keep)
     slots = [_recode(rng, slot, share, keep) for slot in rng.sample(domain.slots, rng.randint(1, 3))]
-    spans = _recode(rng, domain.spans, share, keep)
-    write = _shorthand_form(rng, len(slots))
-    say = _sentence_form(rng, rng.choice(domain.verbs))
-    show = rng.choice((str, str, str, _in_words))
+    spans = [_recode(rng, span, share, keep) for span in domain.spans if rng.random() < 0.75]
+    show, mark = rng.choice((_as_it_is, _as_it_is, _with_halves, _in_words)), rng.choice(("", "", "x", "/"))
+    places = [partial(_slot_place, rng, slot) for slot in slots]
+    places += [partial(_span_place, rng, span, mark, show) for span in spans]
+    rng.shuffle(places)
+    write = _shorthand_form(rng, len(places))
+    verb = rng.choice(domain.verbs)
+    say = _sentence_form(rng, verb)
     name = rng.choice((words.invented_name, words.invented_name, words.thing, lambda rng: rng.choice(words.NOUNS)))
-    glued, sized = rng.random() < 0.5, rng.random() < 0.3
-    present, second = rng.uniform(0.5, 0.95), rng.random() < 0.12
+    glued, sized = rng.random() < 0.5, rng.random() < 0.5
+    present, second = rng.uniform(0.4, 0.9), rng.random() < 0.25
+    link, linked = rng.choice(
+        (("then", ", then"), ("then", " and then"), ("and", " and"), ("&", " and"), ("+", " and"))
+    )
+    again = rng.random() < 0.3
     prefix = rng.choice(("", "", f"{domain.label}: ", f"{domain.label} note: ", "Write out: "))
 
-    def part(item: str) -> tuple[str, str]:
-        """One amount with its codes, without and with the thing itself, as shorthand and as words."""
-        amount, unit = words.number(rng), rng.choice(list(units))
-        picks = [rng.choice(list(slot)) if rng.random() < present else None for slot in slots]
-        span = rng.choice(list(spans)) if rng.random() < 0.5 else None
-        count = str(rng.randint(1, 12))
-        phrases = [slot[pick] for slot, pick in zip(slots, picks, strict=True) if pick]
-        if span:
-            phrases.append(_plural(spans[span], count).format(show(count)))
-        what = _plural("{} " + units[unit], amount).format(show(amount))
-        return write(f"{amount} {unit}", item, picks, f"{count}{span}" if span else None), say(what, item, phrases)
+    def part() -> tuple[str, list[tuple[str, str] | None], str]:
+        """One amount as shorthand, its codes with what they mean, and the amount as words."""
+        amount = str(rng.randint(1, 12)) if rng.random() < 0.5 else words.number(rng)
+        unit = rng.choice(list(units))
+        picks = [place() if rng.random() < present else None for place in places]
+        return f"{amount} {unit}", picks, _plural(f"{{}} {units[unit]}", amount).format(show(amount))
 
     def turn() -> tuple[str, str]:
-        item, brief_item = name(rng), ""
+        item = brief_item = name(rng)
         if sized:
             size, measure = rng.choice((rng.randint(1, 99), 25 * rng.randint(1, 40))), rng.choice(words.MEASURES)
-            item, brief_item = f"{item} {size} {measure}", f"{item} {size}{measure}" if glued else ""
-        brief, said = part(item)
-        brief = brief.replace(item, brief_item or item)
+            item, brief_item = f"{item} {size} {measure}", f"{item} {size}{'' if glued else ' '}{measure}"
+        brief, picks, what = part()
+        more, phrases = "", [pick[1] for pick in picks if pick]
         if second:
-            more = part("")
-            brief, said = f"{brief} then {more[0]}", f"{said.rstrip('.')}, then {more[1][0].lower()}{more[1][1:]}"
-        return prefix + brief, said
+            other, other_picks, other_what = part()
+            more = " ".join([link, other, *(pick[0] for pick in other_picks if pick)])
+            doing = [verb.lower()] if again else []
+            said = " ".join([*doing, other_what, *(pick[1] for pick in other_picks if pick)])
+            phrases = [*phrases[:-1], f"{phrases[-1]}{linked} {said}"] if phrases else [f"{linked.lstrip(', ')} {said}"]
+        return prefix + write(brief, brief_item, picks, more), say(what, item, phrases)
 
+    counted = {(code if "{}" in code else f"{{}}{code}"): frame for span in spans for code, frame in span.items()}
     listed = [*units.items(), *(entry for slot in slots for entry in slot.items())]
+    listed += [(code.format("n"), frame.format("n")) for code, frame in counted.items()]
     system = None
     if share and rng.random() < 0.35:
         system = rng.choice(("; ", ", ")).join(f"{code} = {phrase}" for code, phrase in rng.sample(listed, len(listed)))
@@ -115,37 +134,63 @@ def _written_out(rng: Random, domain: Domain, kind: float) -> Rule:
     return Rule(turn, system, (3, 6) if share == 1.0 else (1, 3))
 
 
+def _slot_place(rng: Random, codes: dict[str, str]) -> tuple[str, str]:
+    """A code and its phrase."""
+    return rng.choice(list(codes.items()))
+
+
+def _span_place(rng: Random, spans: dict[str, str], mark: str, show: Callable[[str], str]) -> tuple[str, str]:
+    """A number in its code, and in its phrase."""
+    code, frame = rng.choice(list(spans.items()))
+    count = str(rng.randint(1, 12))
+    brief = code.format(count) if "{}" in code else f"{mark}{count}{code}"
+    return brief, _plural(frame, count).format(show(count))
+
+
+def _as_it_is(amount: str) -> str:
+    return amount
+
+
+def _with_halves(amount: str) -> str:
+    """A half and a range in words, other numbers as they are."""
+    return "half a" if amount == "1/2" else amount.replace("-", " to ")
+
+
 def _in_words(amount: str) -> str:
-    """Small whole numbers as words, others as they are."""
-    return words.NUMBER_WORDS.get(amount, amount)
+    """Small whole numbers as words too."""
+    return " ".join(words.NUMBER_WORDS.get(word, word) for word in _with_halves(amount).split(" "))
 
 
-def _shorthand_form(rng: Random, num_slots: int) -> Callable[[str, str, list[str | None], str | None], str]:
-    """One order of amount, thing, codes and span."""
-    order = rng.sample(range(num_slots), num_slots)
-    item_at, span_first = rng.choice(("first", "second", "last")), rng.random() < 0.3
-    mark = rng.choice(("", "", "x", "/"))
+def _shorthand_form(rng: Random, num_places: int) -> Callable[[str, str, Sequence[tuple[str, str] | None], str], str]:
+    """One order of amount, thing and codes; what comes after them stands before a thing at the end."""
+    order = rng.sample(range(num_places), num_places)
+    item_at = rng.choice(("first", "first", "second", "last"))
+    comma = rng.choice((" ", " ", " ", ", "))
 
-    def write(amount: str, item: str, picks: list[str | None], span: str | None) -> str:
-        codes = [code for i in order if (code := picks[i])]
-        spans = [mark + span] if span else []
-        tail = spans + codes if span_first else codes + spans
-        pieces = {"first": [item, amount, *tail], "second": [amount, item, *tail], "last": [amount, *tail, item]}
-        return " ".join(piece for piece in pieces[item_at] if piece)
+    def write(amount: str, item: str, picks: Sequence[tuple[str, str] | None], more: str) -> str:
+        codes = [*(pick[0] for i in order if (pick := picks[i])), *([more] if more else [])]
+        match item_at:
+            case "first":
+                return f"{item}{comma}{' '.join([amount, *codes])}"
+            case "second":
+                return " ".join([amount, item, *codes])
+            case _:
+                return " ".join([amount, *codes, item])
 
     return write
 
 
 def _sentence_form(rng: Random, verb: str) -> Callable[[str, str, list[str]], str]:
     """One hand: a plain sentence, commas, the thing first, or the verb apart."""
-    style, end = rng.choice(("plain", "plain", "plain", "comma", "and", "colon", "first")), rng.choice((".", ".", ""))
-    polite = rng.choice(("", "", "", "Please "))
+    style = rng.choice(("plain", "plain", "plain", "comma", "and", "colon", "first", "first"))
+    end, polite = rng.choice((".", ".", "")), rng.choice(("", "", "", "Please "))
+    of = rng.choice(("of", "of", "of the", "of your"))
 
     def say(what: str, item: str, phrases: list[str]) -> str:
         head = polite + (verb.lower() if polite else verb)
         if style == "first":
-            return f"{item + ': ' if item else ''}{' '.join([verb.lower(), what, *phrases])}{end}"
-        whole = f"{what} of {item}" if item else what
+            return f"{item}: {' '.join([polite.lower() + verb.lower(), what, *phrases])}{end}"
+        whole = f"{what} {of} {item}"
         if style == "colon":
             return f"{verb}: {', '.join([whole, *phrases])}{end}"
         if style == "and" and len(phrases) > 1:
