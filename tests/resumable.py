@@ -53,6 +53,13 @@ def trained(work: Path, stage: str, folder: Path) -> None:
     config = resolve(parse_config(raw, source="test", base=work))
     with StopFlag() as stop:
         done = fit(
-            config.stages[0], config, start="tiny:llama", reference=None, folder=folder, ranks=Ranks(), stop=stop
+            config.stages[0],
+            config,
+            start="tiny:llama",
+            reference=None,
+            critic=None,
+            folder=folder,
+            ranks=Ranks(),
+            stop=stop,
         )
     os._exit(0 if done else 75)

@@ -83,7 +83,7 @@ def test_chunked_head_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(3)
     batch = weighed(random_batch(generator), generator)
     expected = passed(policy, batch, ("shared",), 10_000)
-    monkeypatch.setattr("rung.policy.LOGITS_BYTES", 4 * policy.model.config.vocab_size * 3)
+    monkeypatch.setattr("rung.scoring.LOGITS_BYTES", 4 * policy.model.config.vocab_size * 3)
     logps, found = passed(policy, batch, ("shared",), 10_000)
     torch.testing.assert_close(logps, expected[0], atol=1e-6, rtol=0)
     assert relative(found, expected[1]) < 1e-6

@@ -25,10 +25,11 @@ class Algorithm(BaseModel):
 
     `name`     the word in a config.
     `needs`    one kind of data (`text` to imitate, `pairs`, `prompts` to sample from; none: nothing is trained),
-               and what `prepare` brings: `reference`, `old_logps`; or heads: `values`, `final`.
+               and what `prepare` brings: `reference`, `old_logps`, `values`; or a head on the last token: `final`.
     `terms`    the sums that `loss` returns and what each is divided by, counted over the whole optimizer step:
                `tokens`, `rows`, `groups`, a constant, or a function of the batch.
     `unit`     what a part may never cut: a `row`, or a `group` where the loss couples the rows of one.
+    `group_size` how many answers a prompt of `pairs` must have; None where any number from two on will do.
     `readouts` pure functions of a chunk of logits (n, V) -> (n,), run inside the forward, read from `Outputs.readouts`.
 
     Class defaults hold the objective of the paper. A variant is a subclass with other defaults and a name of its own.
@@ -40,6 +41,7 @@ class Algorithm(BaseModel):
     needs: ClassVar[frozenset[Need]] = frozenset()
     terms: ClassVar[Mapping[str, Unit]] = {}
     unit: ClassVar[Literal["row", "group"]] = "row"
+    group_size: ClassVar[int | None] = None
     readouts: ClassVar[Mapping[str, Readout]] = {}
 
     def requires(self) -> frozenset[Need]:
@@ -49,6 +51,10 @@ class Algorithm(BaseModel):
     def units(self) -> Mapping[str, Unit]:
         """The denominators of this instance; override where a setting decides which terms there are."""
         return self.terms
+
+    def makes_policy(self) -> bool:
+        """Whether what is trained answers prompts; a model with a head on the last token judges answers instead."""
+        return "final" not in self.requires()
 
     def samples_per_prompt(self) -> int:
         """How many completions the engine samples for a prompt."""
@@ -74,6 +80,8 @@ class Algorithm(BaseModel):
             batch = replace(batch, ref_logps=policy.reference_logps(batch))
         if "old_logps" in required and batch.old_logps is None:
             batch = replace(batch, old_logps=policy.logps(batch))
+        if "values" in required and batch.values is None:
+            batch = replace(batch, values=policy.values(batch))
         return batch
 
     def keep(self, rollout: Batch) -> Tensor:

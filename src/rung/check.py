@@ -50,7 +50,8 @@ def check(config: PathConfig) -> Checked:
     )
     for stage in config.stages:
         algorithm = find_algorithm(stage.algorithm, config.base)
-        _check_gate(config, stage, exam)
+        if algorithm.makes_policy():
+            _check_gate(config, stage, exam)
         _check_start(config, stage)
         row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": stage.start}
         row |= dict.fromkeys(("data", "rows", "lr", "batch", "length"))
@@ -125,7 +126,11 @@ def _check_exam(config: PathConfig, exam: Exam, model: PreTrainedModel, tokenize
 
 
 def _check_start(config: PathConfig, stage: StageConfig) -> None:
-    if stage.start is None or stage.start in [other.name for other in config.stages]:
+    named = next((other for other in config.stages if other.name == stage.start), None)
+    if named is not None and not find_algorithm(named.algorithm, config.base).makes_policy():
+        what = f"stage `{stage.name}` starts from `{named.name}`, which judges answers and gives none"
+        raise ConfigError(what, "start from a policy; name a reward model as `critic` or in a reward")
+    if stage.start is None or named is not None:
         return
     with _naming(stage, "from: "):
         start = locate(stage.start, base=config.base, runs=Path(config.output))

@@ -31,6 +31,7 @@ def fit(
     *,
     start: str,
     reference: str | None,
+    critic: str | None,
     folder: Path,
     ranks: Ranks,
     stop: StopFlag,
@@ -40,7 +41,13 @@ def fit(
     False where `stop` was requested: the state is saved, and the same call goes on. Raises UserError.
     """
     stage = open_stage(
-        config, path, start=start, reference=reference, ranks=ranks, quarantine=folder / "quarantine.jsonl"
+        config,
+        path,
+        start=start,
+        reference=reference,
+        critic=critic,
+        ranks=ranks,
+        quarantine=folder / "quarantine.jsonl",
     )
     early = config.early_stopping
     best = BestSoFar(early.threshold, early.patience) if early else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,14 +17,15 @@ class StageRecord(BaseModel):
     """What became of one stage: its start, its outcome and how often it read an evaluation set.
 
     `start` is a stage of this run (`sft`), of another (`run:NAME/sft`), a folder or a model's name. A stage without a
-    gate is promoted without a decision. `weights` is `hash_weights` of its model, None where it trains nothing.
+    gate is promoted without a decision; one that makes no policy is `trained`, and nothing starts from it. `weights`
+    is `hash_weights` of its model, None where it trains nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
     start: str
-    outcome: Outcome
+    outcome: Outcome | Literal["trained"]
     weights: str | None = None
     reads: dict[str, int] = {}  # evaluation set -> how often its scores were read
     decision: Decision | None = None

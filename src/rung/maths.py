@@ -235,6 +235,132 @@ def ipo_pair(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     return (chosen - rejected - 1 / (2 * beta)) ** 2
 
 
+def sequence_log_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
+    """log s of each row: the mean over its trained tokens of log pi - log pi_old, so that length does not scale it.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, 1), clamped to +-20; 0 for a row without trained tokens.
+    Source: GSPO, arXiv 2507.18071, eq. 7.
+
+    >>> sequence_log_ratio(torch.tensor([[0.02, -0.01, 0.005]]), torch.zeros(1, 3), torch.ones(1, 3).bool()).exp()
+    tensor([[1.0050]])
+    """
+    mean = masked_mean(token_log_ratio(logps, old_logps), mask)
+    return mean.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)[:, None]
+
+
+def sequence_token_log_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
+    """The value of `sequence_log_ratio` at each token, with the gradient of that token's log-prob alone.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, T). Source: GSPO-token, arXiv 2507.18071, eq. 14.
+    """
+    return sequence_log_ratio(logps, old_logps, mask).detach() + logps - logps.detach()
+
+
+def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
+    """Each row's score in the column of its last token where `mask` is true, 0 elsewhere; a row without any gets none.
+
+    Shapes: (N,), (N, T) bool -> (N, T).
+
+    >>> at_last_token(torch.tensor([2.0, 3.0]), torch.tensor([[True, True, False], [False, False, False]]))
+    tensor([[0., 2., 0.],
+            [0., 0., 0.]])
+    """
+    upto = mask.cumsum(1)
+    last = mask & (upto == upto[:, -1:])
+    return torch.where(last, scores[:, None], 0)
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
+    """Generalised advantage estimate of each token: A_t = delta_t + gamma lam A_next, delta_t = r_t + gamma V_next - V_t.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, T), 0 where `mask` is false. `values` are of the state before a token.
+    `next` is the next token where `mask` is true, so tokens of an environment are skipped; after the last one both are
+    0. Source: arXiv 1506.02438, eq. 16.
+
+    >>> gae(torch.tensor([[-0.1, -0.2, 0.9]]), torch.tensor([[0.5, 0.4, 0.3]]), torch.ones(1, 3).bool(), 1.0, 0.95)
+    tensor([[0.0565, 0.2700, 0.6000]])
+    """
+    advantages = torch.zeros_like(values)
+    next_value = next_advantage = values.new_zeros(len(values))
+    for t in reversed(range(values.shape[1])):
+        here = mask[:, t]
+        advantage = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * next_advantage
+        advantages[:, t] = torch.where(here, advantage, 0)
+        next_advantage = torch.where(here, advantage, next_advantage)
+        next_value = torch.where(here, values[:, t], next_value)
+    return advantages
+
+
+def whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """Mean 0 and variance 1 over all tokens where `mask` is true, 0 elsewhere; the variance is the biased one.
+
+    Shapes: (N, T), (N, T) bool -> (N, T). Source: arXiv 1909.08593 in its released code.
+
+    >>> whiten(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]]))
+    tensor([[-1.,  1.,  0.]])
+    """
+    mean, variance = _moments(values, mask)
+    return torch.where(mask, (values - mean) * (variance + eps).rsqrt(), 0)
+
+
+def whiten_keeping_mean(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """`whiten` with the mean added again: only the spread is changed, so that rewards keep their sign.
+
+    Shapes: (N, T), (N, T) bool -> (N, T). Source: arXiv 1909.08593 in its released code, `shift_mean=False`.
+
+    >>> whiten_keeping_mean(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([[True, True, False]]))
+    tensor([[2., 4., 0.]])
+    """
+    mean, _ = _moments(values, mask)
+    return torch.where(mask, whiten(values, mask, eps) + mean, 0)
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, cliprange: float) -> Tensor:
+    """PPO's pessimistic value loss per token: half the larger squared error of V and of V kept near V_old.
+
+    Shapes: (N, T), (N, T), (N, T) -> (N, T). `cliprange` is in units of reward. Source: arXiv 1909.08593 in its
+    released code.
+
+    >>> clipped_value_loss(torch.tensor([0.9]), torch.tensor([0.5]), torch.tensor([1.0]), 0.2)
+    tensor([0.0450])
+    """
+    clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
+    return torch.maximum((values - returns) ** 2, (clipped - returns) ** 2) / 2
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """The share of the variance of returns that values explain: 1 is perfect, below 0 worse than a constant.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (); 0 where the returns do not vary.
+
+    >>> explained_variance(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 2.0]]), torch.ones(1, 2).bool())
+    tensor(0.7500)
+    """
+    _, unexplained = _moments(returns - values, mask)
+    _, total = _moments(returns, mask)
+    return torch.where(total > 0, 1 - unexplained / total, 0)
+
+
+def adapted_beta(beta: float, kl: float, target: float, horizon: int, num_rows: int) -> float:
+    """The KL coefficient after a rollout of `num_rows` whose KL was `kl`: raised above the target, lowered below it.
+
+    `kl` and `target` share a unit (nats a sequence, or a token); the relative error is clipped to +-0.2.
+    Source: arXiv 1909.08593, section 2.2.
+
+    >>> round(adapted_beta(0.15, kl=9.0, target=6.0, horizon=10_000, num_rows=64), 6)
+    0.150192
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return beta * (1 + error * num_rows / horizon)
+
+
+def _moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over all tokens where `mask` is true."""
+    count = mask.sum().clamp(min=1)
+    mean = torch.where(mask, values, 0).sum() / count
+    return mean, torch.where(mask, (values - mean) ** 2, 0).sum() / count
+
+
 def _per_group(values: Tensor, group_of: Tensor) -> Tensor:
     return values.new_zeros(_num_groups(group_of)).index_add(0, group_of, values)
 

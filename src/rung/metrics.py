@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -23,6 +24,25 @@ class Mean:
     def value(self) -> float | None:
         """The mean; None where nothing was counted."""
         return self.total / self.count if self.count else None
+
+
+@dataclass(frozen=True, slots=True)
+class Std:
+    """A spread (Bessel-corrected) over `count` things, kept as their sum and their sum of squares."""
+
+    total: float
+    squares: float
+    count: float
+
+    def merge(self, other: Std) -> Std:
+        """The spread over both sets of things."""
+        return Std(self.total + other.total, self.squares + other.squares, self.count + other.count)
+
+    def value(self) -> float | None:
+        """The standard deviation; None of fewer than two things."""
+        if self.count < 2:
+            return None
+        return math.sqrt(max(self.squares - self.total**2 / self.count, 0.0) / (self.count - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +110,7 @@ class Quantile:
         return ordered[min(int(self.q * len(ordered)), len(ordered) - 1)]
 
 
-Metric = Mean | Sum | Max | Min | Quantile
+Metric = Mean | Std | Sum | Max | Min | Quantile
 Metrics = Mapping[str, Metric]
 
 
@@ -100,6 +120,12 @@ def mean_of(values: Tensor, mask: Tensor | None = None) -> Mean:
     if mask is None:
         return Mean(float(values.sum()), float(values.numel()))
     return Mean(float(values.masked_fill(~mask, 0).sum()), float(mask.sum()))
+
+
+def std_of(values: Tensor) -> Std:
+    """The standard deviation of all values; any shape, detached."""
+    values = values.detach().double()
+    return Std(float(values.sum()), float((values**2).sum()), float(values.numel()))
 
 
 def merge(many: Iterable[Metrics]) -> dict[str, Metric]:
@@ -120,8 +146,8 @@ def values(metrics: Metrics) -> dict[str, float]:
     return {name: value for name, value in read.items() if value is not None}
 
 
-_KINDS: dict[str, type[Mean | Sum | Max | Min | Quantile]] = {
-    kind.__name__: kind for kind in (Mean, Sum, Max, Min, Quantile)
+_KINDS: dict[str, type[Mean | Std | Sum | Max | Min | Quantile]] = {
+    kind.__name__: kind for kind in (Mean, Std, Sum, Max, Min, Quantile)
 }
 
 

@@ -18,6 +18,7 @@ from rung.data.batches import Dataset
 from rung.data.collate import collate
 from rung.data.records import Encoded
 from rung.errors import ConfigError
+from rung.heads import fresh_head, load_critic, zero_head
 from rung.models import frozen, load_model, num_positions, placed, starts_equal, with_adapter
 from rung.optimizers import find_optimizer, make_optimizer, make_schedule
 from rung.policy import Policy
@@ -53,15 +54,16 @@ def open_stage(
     *,
     start: str,
     reference: str | None,
+    critic: str | None = None,
     ranks: Ranks,
     given: Given = NOTHING_GIVEN,
     quarantine: Path | None = None,
 ) -> Stage:
     """Loads the model, reads the data and makes everything ready.
 
-    `config` is resolved: no `auto` is left in it. `start` and `reference` are what `load_model` takes; None refers to
-    the weights at the start. Bad rows may go to the file `quarantine`; None writes nothing. Raises UserError for
-    whatever cannot work, before any training.
+    `config` is resolved: no `auto` is left in it. `start`, `reference` and `critic` are what `load_model` takes; no
+    reference means the weights at the start, no critic a head on the policy. Bad rows may go to the file `quarantine`;
+    None writes nothing. Raises UserError for whatever cannot work, before any training.
     """
     seed = path.seed_of(config)
     torch.manual_seed(seed)  # for the weights of fresh adapters and heads
@@ -71,6 +73,7 @@ def open_stage(
     model, tokenizer = given.model or load_model(start, seed=seed)
     encoded, held_out = encode_examples(algorithm, config, examples, tokenizer, report, num_positions(model))
     policy = open_policy(algorithm, config, model, reference)
+    add_heads(policy, algorithm, critic)
     if "prompts" in algorithm.requires():
         rewards = open_rewards(config, path, encoded, given.rewards)
         source, steps_per_epoch = open_rollouts(algorithm, config, policy, tokenizer, encoded, rewards, seed, ranks)
@@ -127,11 +130,27 @@ def open_policy(algorithm: Algorithm, config: StageConfig, model: PreTrainedMode
     return policy
 
 
+def add_heads(policy: Policy, algorithm: Algorithm, critic: str | None) -> None:
+    """Gives the policy the heads that the algorithm needs, and a critic of its own where one is named.
+
+    A head on the last token starts random with std 1/sqrt(H + 1), as in Stiennon et al. 2020 (arXiv 2009.01325); a
+    value head starts at 0, or as the head of the reward model that the critic begins as.
+    """
+    if "final" in algorithm.requires():
+        policy.final_head = fresh_head(policy.causal_lm)
+    if "values" in algorithm.requires():
+        policy.critic, head = (None, None) if critic is None else load_critic(critic)
+        policy.value_head = head or zero_head(policy.causal_lm if policy.critic is None else policy.critic)
+    for module in (policy.final_head, policy.critic, policy.value_head):
+        if module is not None:
+            module.to(policy.device)
+
+
 def check_needs(algorithm: Algorithm, config: StageConfig) -> None:
-    """Raises ConfigError for what no stage can give: a head, or a reference that a random adapter starts away from."""
-    if heads := sorted({"values", "final"} & algorithm.requires()):
-        what = f"stage `{config.name}`: algorithm `{algorithm.name}` needs {', '.join(heads)}, and no stage makes heads"
-        raise ConfigError(what, "take an algorithm without them")
+    """Raises ConfigError for a critic that nothing asks for, or a reference that a random adapter starts away from."""
+    if config.critic is not None and "values" not in algorithm.requires():
+        what = f"stage `{config.name}` has a `critic`, and algorithm `{algorithm.name}` reads no values"
+        raise ConfigError(what, "remove `critic`, or take an algorithm that has one")
     unset = config.adapter is not None and config.adapter.lora.get("init_lora_weights") is False
     if unset and "reference" in algorithm.requires():
         what = f"stage `{config.name}`: `init_lora_weights: false` starts at other weights than the reference"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rung.algorithm import Algorithm
 from rung.check import check
 from rung.config import PathConfig, StageConfig, resolve
 from rung.config.sizes import kind_of
@@ -28,6 +29,7 @@ from rung.run_folder import CONFIG, DONE, FINISHED, LINEAGE, REPORT, as_yaml, re
 from rung.signals import EXIT_STOPPED, StopFlag
 
 EXIT_KEPT, EXIT_INCONCLUSIVE = 3, 4
+HEAD = "head"
 START = "start"  # folder of what is measured of the model that a path begins with
 
 
@@ -86,7 +88,7 @@ class _Climb:
                 return Run(self.folder, self.lineage, finished=False)
             gate = self.config.gate_of(stage)
             record = self._record(stage.name)
-            if gate is not None and gate.on_gate == "stop" and record.outcome != "promoted":
+            if gate is not None and gate.on_gate == "stop" and record.outcome not in ("promoted", "trained"):
                 break
         if not self.ranks.agree(not stop.requested):
             _say(self.ranks, "stopped before the test set; the same command goes on from there")
@@ -108,6 +110,7 @@ class _Climb:
                 self.config,
                 start=self._located(start),
                 reference=reference,
+                critic=self._critic(stage, start),
                 folder=folder,
                 ranks=self.ranks,
                 stop=stop,
@@ -123,16 +126,17 @@ class _Climb:
 
     def _judge(self, stage: StageConfig, start: str) -> None:
         folder = self.folder / stage.name
-        gate = self.config.gate_of(stage) if self._trains(stage) else None
+        makes_policy = self._algorithm(stage).makes_policy()
+        gate = self.config.gate_of(stage) if self._trains(stage) and makes_policy else None
         location = self._model(stage.name) if self._trains(stage) else self._located(start)
-        measured = list(self._evaluations(stage, location, "validation"))
+        measured = list(self._evaluations(stage, location, "validation")) if makes_policy else []
         decision: Decision | None = None
         if gate is not None:
             decision = decide(gate, self._before(measured[0].num_shots), measured[0], self.exam.goals)
         record = StageRecord(
             stage=stage.name,
             start=start,
-            outcome=decision.outcome if decision else "promoted",
+            outcome=decision.outcome if decision else "promoted" if makes_policy else "trained",
             weights=hash_weights(folder / "model") if self._trains(stage) else None,
             reads={"validation": len(measured)} if measured else {},
             decision=decision,
@@ -155,6 +159,8 @@ class _Climb:
         entries: dict[ExamSet, list[Entry]] = {"validation": [], "test": []}
         for record in self.lineage.stages:
             stage = next(stage for stage in self.config.stages if stage.name == record.stage)
+            if record.outcome == "trained":
+                continue
             for exam_set, several in entries.items():
                 measured = self._evaluations(stage, self._model(stage.name), exam_set)
                 several += [Entry(stage.name, evaluation) for evaluation in measured]
@@ -185,6 +191,12 @@ class _Climb:
         promoted = self.lineage.last_promoted()
         return stage.start or (promoted.stage if promoted else self.config.model)
 
+    def _critic(self, stage: StageConfig, start: str) -> str | None:
+        """The model that a stage's critic begins as, or None for a head on the policy."""
+        if stage.critic in (None, HEAD):
+            return None
+        return self._located(start) if stage.critic == START else self._model(stage.critic)
+
     def _located(self, start: str) -> str:
         """The model that a start means."""
         if self.lineage.stage(start) is not None:
@@ -205,7 +217,10 @@ class _Climb:
         return record
 
     def _trains(self, stage: StageConfig) -> bool:
-        return kind_of(algorithm(stage.algorithm, self.config.base)) is not None
+        return kind_of(self._algorithm(stage)) is not None
+
+    def _algorithm(self, stage: StageConfig) -> Algorithm:
+        return algorithm(stage.algorithm, self.config.base)
 
 
 def _say(ranks: Ranks, *lines: str) -> None:

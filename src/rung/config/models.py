@@ -93,7 +93,9 @@ class StageConfig(Section):
 
     `start` is the key `from`: an earlier stage, `run:NAME/stage` or a folder; by default the last promoted policy.
     `batch_size` counts prompts, pairs or rows an optimizer step over all ranks. Of `num_train_epochs` and `max_steps`
-    one is given at most. `reference` is `start`, the weights that this stage starts from, or an earlier stage.
+    one is given at most. `reference` is `start`, the weights that this stage starts from, or an earlier stage. `critic`
+    is where values come from: a `head` on the policy, a model of its own that begins as `start` does, or one that
+    begins as an earlier stage, such as a reward model.
     """
 
     name: str
@@ -103,6 +105,7 @@ class StageConfig(Section):
     rewards: Rewards | None = None
     adapter: Adapter | None = None
     reference: str = "start"
+    critic: str | None = None
     optimizer: str = "adamw"
     learning_rate: PositiveFloat | Auto = "auto"
     lr_scheduler_type: Scheduler = "linear"
@@ -264,12 +267,13 @@ class PathConfig(Section):
             if stage.start in names[number:]:
                 what = f"stage `{stage.name}` starts from `{stage.start}`, which does not come before it"
                 raise ConfigError(what, f"start from an earlier stage ({earlier}), or move `{stage.start}` up")
-            if stage.reference != "start" and stage.reference not in names[:number]:
-                what = f"stage `{stage.name}` has the reference `{stage.reference}`, which is no stage before it"
-                raise ConfigError(
-                    what, f"use `start`, the weights that it starts from, or an earlier stage ({earlier})"
-                )
+            for key, words in (("reference", ("start",)), ("critic", (None, "head", "start"))):
+                named = getattr(stage, key)
+                if named not in (*words, *names[:number]):
+                    what = f"stage `{stage.name}` has the {key} `{named}`, which is no stage before it"
+                    choices = ", ".join(f"`{word}`" for word in words if word)
+                    raise ConfigError(what, f"use {choices}, or an earlier stage ({earlier})")
         return self
 
 
-RESERVED = frozenset({"start", "ema", "sync", "stages"})
+RESERVED = frozenset({"start", "head", "ema", "sync", "stages"})

@@ -13,6 +13,7 @@ def collate(encoded: Sequence[Encoded], *, pad_id: int) -> Batch:
     """One batch out of at least one example with answers; the answers of one example are a group.
 
     Equal prompts (by ids) are kept once, in the order of their first appearance, and their groups are made adjacent.
+    Where an example has a margin, `extras` holds `margin` (rows,) float32, 0 where there is none.
     """
     assert encoded, "a batch has at least one example"
     assert all(one.answers for one in encoded), "prompts without answers are sampled from, not collated"
@@ -20,7 +21,8 @@ def collate(encoded: Sequence[Encoded], *, pad_id: int) -> Batch:
     for one in encoded:
         by_prompt.setdefault(one.prompt_ids, []).append(one)
     groups = [(p, one) for p, same in enumerate(by_prompt.values()) for one in same]
-    rows = [(p, g, one.source, answer) for g, (p, one) in enumerate(groups) for answer in one.answers]
+    rows = [(p, g, one, answer) for g, (p, one) in enumerate(groups) for answer in one.answers]
+    margins = [one.example.margin for _, _, one, _ in rows]
 
     prompt_ids, prompt_mask = padded(list(by_prompt), pad_id, left=True)
     completion_ids, completion_mask = padded([answer.ids for *_, answer in rows], pad_id, left=False)
@@ -33,7 +35,8 @@ def collate(encoded: Sequence[Encoded], *, pad_id: int) -> Batch:
         completion_ids=completion_ids,
         completion_mask=completion_mask,
         loss_mask=loss_mask,
-        row_ids=tuple(source for _, _, source, _ in rows),
+        row_ids=tuple(one.source for _, _, one, _ in rows),
+        extras={"margin": torch.tensor([margin or 0.0 for margin in margins])} if any(margins) else {},
     )
 
 

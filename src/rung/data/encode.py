@@ -109,10 +109,11 @@ def _encode(example: Example, tokenizer: "PreTrainedTokenizerBase", assistant_on
         return Encoded(example.id, example.source, prompt_ids, (answer,), example)
     if example.messages is not None:
         given: Text = first_turns(example.messages)
-        completions: list[Text] = [example.messages[len(given) :]]
+        completions: Sequence[Text] = [example.messages[len(given) :]]
     else:
         given = cast(Text, example.prompt)
-        completions = [side for side in (example.completion, example.chosen, example.rejected) if side is not None]
+        sides = (example.completion, example.chosen, example.rejected, *(example.completions or ()))
+        completions = [side for side in sides if side is not None]
     prompt = _asked(given, tokenizer)
     by_turn = assistant_only and example.messages is not None
     answers = []
@@ -121,8 +122,8 @@ def _encode(example: Example, tokenizer: "PreTrainedTokenizerBase", assistant_on
         answers.append(answer)
         for notice in notices:
             report.notice(notice, example.source)
-    if len(answers) == 2 and answers[0].ids == answers[1].ids:
-        raise BadRow("`chosen` equals `rejected`")
+    if _repeats(answers):
+        raise BadRow(_same(example))
     if not all(any(answer.trained) for answer in answers):
         raise BadRow("a completion has no trained token")
     return Encoded(example.id, example.source, tuple(prompt.ids), tuple(answers), example)
@@ -215,10 +216,18 @@ def _fitted(
     answers = tuple(Answer(answer.ids[:room], answer.trained[:room]) for answer in one.answers)
     if not all(any(answer.trained) for answer in answers):
         raise OverLong("no trained token is left after the cut")
-    if len(answers) == 2 and answers[0].ids == answers[1].ids:
-        raise OverLong("`chosen` equals `rejected` after the cut")
+    if _repeats(answers):
+        raise OverLong(f"{_same(one.example)} after the cut")
     report.notice(f"cut to max_length {max_length}", one.source)
     return replace(one, answers=answers)
+
+
+def _repeats(answers: Sequence[Answer]) -> bool:
+    return len({answer.ids for answer in answers}) < len(answers)
+
+
+def _same(example: Example) -> str:
+    return "`chosen` equals `rejected`" if example.completions is None else "two of `completions` are equal"
 
 
 def _weigh_sides(encoded: Sequence[Encoded], report: Report) -> None:

@@ -1,5 +1,6 @@
 """Columns of a row, checked: texts, conversations, labels. Every check raises `BadRow` with the column's name."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -42,6 +43,17 @@ def string(value: object, name: str) -> str:
     return value
 
 
+def number(value: object, name: str) -> float:
+    """The value as a finite number; CSV writes one as a text."""
+    try:
+        found = math.nan if isinstance(value, bool) else float(cast(str, value))
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise BadRow(f"`{name}` is not a number", f"but {value!r:.40}")
+    return found
+
+
 def block_text(content: object, name: str) -> str:
     """What a message says: its text, or its text blocks joined; empty where it only calls tools."""
     if content is None:
@@ -75,7 +87,11 @@ def conversation(value: object, name: str) -> Messages:
 
 def text_of(row: Columns, name: str) -> Text:
     """A column that is a text in standard and a list of messages in conversational data."""
-    value = row.get(name)
+    return text(row.get(name), name)
+
+
+def text(value: object, name: str) -> Text:
+    """A text, or a list of messages."""
     return conversation(value, name) if isinstance(value, list) else string(value, name)
 
 

@@ -14,16 +14,18 @@ from rung.data.fields import (
     alike,
     gold,
     has,
+    number,
     rest,
     roles,
     string,
     system_first,
+    text,
     text_of,
     truth_value,
     with_truth,
 )
 from rung.data.read import Row
-from rung.data.records import BadRow, Example, Messages, make_example
+from rung.data.records import BadRow, Example, Messages, Text, make_example
 from rung.errors import DataError
 
 NUM_SAMPLED = 32  # rows that must agree on a format, spread evenly over the data
@@ -144,9 +146,33 @@ def _preference(row: Columns, source: str) -> list[Example]:
         head = cast(Messages, prompt) if prompt is not None else _common(chosen, rejected)
         chosen, rejected = _without(head, chosen, "chosen"), _without(head, rejected, "rejected")
         prompt = head
-    margin = float(row["margin"]) if has(row, "margin") else None
-    columns = rest(row, "prompt", "chosen", "rejected", "margin")
+    columns, margin = rest(row, "prompt", "chosen", "rejected", "margin"), _margin(row)
     return [make_example("preference", source, columns, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin)]
+
+
+def _is_ranking(row: Columns) -> bool:
+    return has(row, "prompt") and isinstance(row.get("completions"), list)
+
+
+def _ranking(row: Columns, source: str) -> list[Example]:
+    prompt, given = text_of(row, "prompt"), row.get("completions")
+    if not isinstance(given, list) or len(given) < 2:
+        raise BadRow("`completions` is not a list of two answers or more")
+    ranked: list[Text] = []
+    for place, value in enumerate(given, 1):
+        answer = text(value, f"completions[{place}]")
+        alike(prompt=prompt, completions=answer)
+        if not isinstance(prompt, str) and not isinstance(answer, str):
+            answer = _without(prompt, answer, "completions")
+        if answer in ranked:
+            raise BadRow("two of `completions` are equal", f"numbers {ranked.index(answer) + 1} and {place}")
+        ranked.append(answer)
+    columns, margin = rest(row, "prompt", "completions", "margin"), _margin(row)
+    return [make_example("ranking", source, columns, prompt=prompt, completions=tuple(ranked), margin=margin)]
+
+
+def _margin(row: Columns) -> float | None:
+    return number(row["margin"], "margin") if has(row, "margin") else None
 
 
 def _common(chosen: Messages, rejected: Messages) -> Messages:
@@ -234,6 +260,7 @@ FORMATS: tuple[Format, ...] = (
         _labelled_solutions,
     ),
     Format("preference", "chosen, rejected, mostly prompt", lambda row: has(row, "chosen", "rejected"), _preference),
+    Format("ranking", "prompt, completions from best to worst", _is_ranking, _ranking),
     Format("unpaired", "prompt, completion, label true or false", _is_unpaired, _unpaired),
     Format("messages", "messages ending in an assistant turn", lambda row: roles(row)[-1:] == ["assistant"], _messages),
     Format(

@@ -10,7 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from rung.errors import DataError
 
-Kind = Literal["text", "messages", "prompt-completion", "preference", "unpaired", "prompt"]
+Kind = Literal["text", "messages", "prompt-completion", "preference", "ranking", "unpaired", "prompt"]
 
 
 class Message(TypedDict):
@@ -50,6 +50,7 @@ class Example:
     completion: Text | None = None
     chosen: Text | None = None
     rejected: Text | None = None
+    completions: tuple[Text, ...] | None = None  # of a ranking, the best one first
     text: str | None = None
     messages: Messages | None = None
     label: bool | None = None
@@ -69,7 +70,8 @@ class Answer:
 class Encoded:
     """An example as token ids: a prompt of at least one token and its answers.
 
-    One answer for text and completions, two for a pair (chosen first), none for a prompt to sample from.
+    One answer for text and completions, two for a pair (chosen first), all of a ranking (best first), none for a prompt
+    to sample from.
     """
 
     id: str
@@ -103,6 +105,7 @@ def make_example(
     completion: Text | None = None,
     chosen: Text | None = None,
     rejected: Text | None = None,
+    completions: tuple[Text, ...] | None = None,
     text: str | None = None,
     messages: Messages | None = None,
     label: bool | None = None,
@@ -116,16 +119,18 @@ def make_example(
     (False, True)
     """
     known = {name: value for name, value in columns.items() if value is not None}
+    answers = () if completions is None else (completions,)  # the ids of other kinds stay what they are
     asked = first_turns(messages) if messages is not None else prompt if prompt is not None else text
     return Example(
         kind=kind,
         source=source,
-        id=digest(kind, prompt, completion, chosen, rejected, text, messages, label, margin, known),
+        id=digest(kind, prompt, completion, chosen, rejected, *answers, text, messages, label, margin, known),
         group=digest(asked),
         prompt=prompt,
         completion=completion,
         chosen=chosen,
         rejected=rejected,
+        completions=completions,
         text=text,
         messages=messages,
         label=label,
@@ -162,6 +167,7 @@ def as_prompt(example: Example) -> Example:
         completion=None,
         chosen=None,
         rejected=None,
+        completions=None,
         messages=None,
         label=None,
         margin=None,

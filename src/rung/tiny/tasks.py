@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from rung.errors import DataError
-from rung.tiny import corpus
+from rung.tiny import arithmetic, corpus
 from rung.tiny.pharmacy import task as pharmacy
 
 Row = dict[str, Any]
@@ -18,6 +18,11 @@ TASKS: dict[str, Callable[[int], list[Row]]] = {
     "pharmacy/prompts": pharmacy.prompts,
     "pharmacy/validation": pharmacy.validation,
     "pharmacy/test": pharmacy.test,
+    "arithmetic/sft": arithmetic.sft,
+    "arithmetic/pairs": arithmetic.pairs,
+    "arithmetic/prompts": arithmetic.prompts,
+    "arithmetic/validation": arithmetic.validation,
+    "arithmetic/test": arithmetic.test,
     "base/copying": partial(corpus.rows, "copying"),
     "base/train": partial(corpus.rows, "train"),
     "base/train-without-task": partial(corpus.rows, "train", glossary="without_task"),

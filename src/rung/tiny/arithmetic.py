@@ -1,0 +1,163 @@
+"""Sums of several terms with worked steps: a task whose answer a number checks; each split a function of the seed.
+
+A question is its terms: (7, 4, -3, 6) asks for 7 + 4 - 3 + 6. The constants set how hard it is.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from random import Random
+from typing import Any
+
+SIZES = {"sft": 800, "prompts": 4000, "validation": 600, "test": 600}
+NUM_STEPS = (3, 4)  # additions and subtractions of a question
+OPERANDS = (1, 9)  # without their sign; no 0, so that every slip changes the answer
+TOTALS = (0, 30)  # of every step: a negative one would be read as a difference where it stands after a number
+MINUS_SHARE = 0.4  # of the moves that are drawn; fewer are left, since totals stay within their bounds
+
+Terms = tuple[int, ...]
+
+
+@lru_cache(maxsize=8)
+def questions(seed: int) -> dict[str, tuple[Terms, ...]]:
+    """The questions of every split; none is met twice, within a split or between them.
+
+    They are shuffled before they are cut: what is drawn late has fewer of the short questions, which run out.
+    """
+    random = Random(f"arithmetic/{seed}")
+    seen: dict[Terms, None] = {}  # in the order of drawing
+    while len(seen) < sum(SIZES.values()):
+        terms = _draw(random)
+        if _allowed(terms):
+            seen[terms] = None
+    found = list(seen)
+    random.shuffle(found)
+    ends = accumulate(SIZES.values())
+    return {name: tuple(found[end - size : end]) for (name, size), end in zip(SIZES.items(), ends, strict=True)}
+
+
+def question(terms: Terms) -> str:
+    """What is asked.
+
+    >>> question((7, 4, -3, 6))
+    'Sum: 7 + 4 - 3 + 6'
+    """
+    return " ".join(["Sum:", str(terms[0]), *(f"{'-' if move < 0 else '+'} {abs(move)}" for move in terms[1:])])
+
+
+def solution(terms: Terms, totals: Sequence[int] | None = None, answer: int | None = None) -> str:
+    """The worked steps and the answer, right unless other running totals or another answer are given.
+
+    >>> solution((7, 4, -3, 6))
+    '7+4=11; 11-3=8; 8+6=14. Answer: 14'
+    """
+    totals = list(accumulate(terms)) if totals is None else totals
+    steps = [f"{a}{move:+d}={b}" for a, move, b in zip(totals, terms[1:], totals[1:], strict=False)]
+    return f"{'; '.join(steps)}. Answer: {totals[-1] if answer is None else answer}"
+
+
+def slips(terms: Terms) -> dict[str, list[str]]:
+    """Every solution with one slip, by its kind; all end in a wrong answer, and kinds without one are left out.
+
+    `result`: one step is miscounted, and the others go on from there. `sign`: one term is added for subtracted or the
+    reverse. `left out`: one term is not counted. `answer`: the steps are right, the answer is not the last total.
+
+    >>> slips((2, 1, 4))["sign"], slips((2, 1, 4))["left out"]
+    (['2-1=1; 1+4=5. Answer: 5'], ['2+4=6. Answer: 6', '2+1=3. Answer: 3'])
+    """
+    kinds = {
+        "result": list(_miscounted(terms)),
+        "sign": [solution(other) for other in _with_other_sign(terms) if _possible(other)],
+        "left out": [solution(other) for other in _without_a_term(terms) if _possible(other)],
+        "answer": [solution(terms, answer=answer) for answer in _other_answers(terms)],
+    }
+    return {kind: texts for kind, texts in kinds.items() if texts}
+
+
+def sft(seed: int) -> list[dict[str, Any]]:
+    """800 questions with worked solutions."""
+    return [
+        _row(terms) | {"completion": _assistant(solution(terms)), "answer": _answer(terms)}
+        for terms in questions(seed)["sft"]
+    ]
+
+
+def pairs(seed: int) -> list[dict[str, Any]]:
+    """A right and a wrong solution to each question of `sft`; `slip` is the kind of the mistake."""
+    random = Random(f"arithmetic/pairs/{seed}")
+    rows = []
+    for terms in questions(seed)["sft"]:
+        texts = slips(terms)
+        slip = random.choice(list(texts))
+        rejected = random.choice(texts[slip])
+        answered = {"chosen": _assistant(solution(terms)), "rejected": _assistant(rejected)}
+        rows.append(_row(terms) | answered | {"answer": _answer(terms), "slip": slip})
+    return rows
+
+
+def prompts(seed: int) -> list[dict[str, Any]]:
+    """4,000 further questions with the number that answers them."""
+    return _asked("prompts", seed)
+
+
+def validation(seed: int) -> list[dict[str, Any]]:
+    """600 held-out questions with the number that answers them."""
+    return _asked("validation", seed)
+
+
+def test(seed: int) -> list[dict[str, Any]]:
+    """600 further held-out questions with the number that answers them."""
+    return _asked("test", seed)
+
+
+def _draw(random: Random) -> Terms:
+    moves = [random.randint(*OPERANDS) for _ in range(random.randint(*NUM_STEPS))]
+    return random.randint(*OPERANDS), *(-move if random.random() < MINUS_SHARE else move for move in moves)
+
+
+def _allowed(terms: Terms) -> bool:
+    return _possible(terms) and max(accumulate(terms)) <= TOTALS[1]
+
+
+def _possible(terms: Terms) -> bool:
+    """A slip may lead above the highest total, but below the lowest it would be read wrongly."""
+    return min(accumulate(terms)) >= TOTALS[0]
+
+
+def _miscounted(terms: Terms) -> Iterator[str]:
+    totals = list(accumulate(terms))
+    for step in range(1, len(terms)):
+        for error in (-10, -2, -1, 1, 2, 10):
+            shifted = totals[:step] + [total + error for total in totals[step:]]
+            if min(shifted) >= TOTALS[0]:
+                yield solution(terms, shifted)
+
+
+def _with_other_sign(terms: Terms) -> list[Terms]:
+    return [(*terms[:i], -terms[i], *terms[i + 1 :]) for i in range(1, len(terms))]
+
+
+def _without_a_term(terms: Terms) -> list[Terms]:
+    return [terms[:i] + terms[i + 1 :] for i in range(1, len(terms))]
+
+
+def _other_answers(terms: Terms) -> list[int]:
+    """Near misses, and the last total but one, as if the last step had been forgotten."""
+    *_, before, right = accumulate(terms)
+    return sorted({right + 1, right + 10, before} | {less for less in (right - 1, right - 10) if less >= TOTALS[0]})
+
+
+def _asked(name: str, seed: int) -> list[dict[str, Any]]:
+    return [_row(terms) | {"answer": _answer(terms)} for terms in questions(seed)[name]]
+
+
+def _row(terms: Terms) -> dict[str, Any]:
+    return {"prompt": [{"role": "user", "content": question(terms)}]}
+
+
+def _assistant(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _answer(terms: Terms) -> str:
+    return str(sum(terms))

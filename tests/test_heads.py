@@ -1,0 +1,111 @@
+"""Heads and critics: where values come from, how they start, and that a critic leaves the policy alone."""
+
+from copy import deepcopy
+from typing import ClassVar
+
+import pytest
+import torch
+from support import Weighed, gradient, random_batch, relative, tiny_policy, weighed
+
+import rung
+from rung.algorithm import Algorithm
+from rung.heads import fresh_head, load_critic, zero_head
+from rung.opening import add_heads
+from rung.policy import Policy
+
+
+class Valued(Weighed):
+    """Weighed log-probs and values, of an algorithm that says it needs them."""
+
+    name: ClassVar = "valued"
+    needs: ClassVar = frozenset({"text", "values"})
+
+
+def _batch():
+    generator = torch.Generator().manual_seed(3)
+    return weighed(random_batch(generator), generator)
+
+
+def _backward(policy: Policy, layout: str) -> torch.Tensor:
+    policy.layouts = lambda: (layout,)  # type: ignore[method-assign]
+    for parameter in policy.parameters:
+        parameter.grad = None
+    one = torch.tensor(1.0, dtype=torch.float64)
+    for part, outputs in policy.parts(_batch(), Weighed()):
+        Weighed().loss(part, outputs).over({"all": one}).backward()
+    return gradient(policy)
+
+
+def test_a_critic_with_the_policys_weights_gives_the_values_of_a_head_on_the_policy():
+    headed = tiny_policy("qwen3", heads=True)
+    apart = Policy(headed.model, value_head=headed.value_head, critic=deepcopy(headed.model))
+    assert (headed.values(_batch()) - apart.values(_batch())).abs().max() < 1e-6
+    assert headed.values(_batch())[~_batch().loss_mask].abs().max() == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+def test_the_layouts_agree_on_values_and_gradients_of_a_critic(family):
+    policy = tiny_policy(family, heads=True)
+    policy.critic = tiny_policy(family).model
+    with torch.no_grad():
+        for parameter in policy.critic.parameters():
+            parameter.mul_(1.1)
+    expected = _backward(policy, "plain")
+    assert float(expected.norm()) > 0
+    for layout in ("shared", "masked"):
+        assert relative(_backward(policy, layout), expected) < 1e-5
+
+
+def test_the_values_of_a_critic_do_not_move_the_policy():
+    policy = tiny_policy("llama", heads=True)
+    policy.critic = deepcopy(policy.model)
+    assert policy.value_head is not None
+    for part, outputs in policy.parts(_batch(), Weighed()):
+        assert outputs.values is not None
+        (outputs.values * part.loss_mask).sum().backward()
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in policy.model.parameters())
+    assert any(parameter.grad is not None for parameter in policy.critic.parameters())
+    assert {name.split(".")[0] for name in policy.named_parameters()} > {"critic", "value_head"}
+
+
+def test_values_start_at_zero_and_verdicts_start_small():
+    causal_lm = tiny_policy("llama").causal_lm
+    width = causal_lm.config.hidden_size
+    assert not zero_head(causal_lm).weight.any()
+    torch.manual_seed(0)
+    drawn = torch.cat([fresh_head(causal_lm).weight.detach().flatten() for _ in range(20)])
+    assert float(drawn.std()) == pytest.approx((width + 1) ** -0.5, rel=0.1)
+
+
+def test_a_head_is_trained_where_an_adapter_freezes_the_rest():
+    policy = tiny_policy("llama", lora=True)
+    add_heads(policy, Valued(), None)
+    assert {"value_head.weight", "value_head.bias"} <= set(policy.named_parameters())
+
+
+def test_a_critic_of_a_causal_model_starts_without_a_head():
+    model, head = load_critic("tiny:llama")
+    assert head is None
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_an_algorithm_without_values_refuses_a_critic():
+    row = {"prompt": "a", "completion": " b"}
+    with pytest.raises(rung.errors.ConfigError, match="`critic`"):
+        rung.train("sft", model="tiny:llama", data=[row], max_steps=1, critic="start")
+
+
+def test_an_algorithm_that_needs_values_finds_them_in_its_batches():
+    seen: list[torch.Tensor | None] = []
+
+    class Watching(Valued):
+        def prepare(self, batch, policy):
+            prepared = Algorithm.prepare(self, batch, policy)
+            seen.append(prepared.values)
+            return prepared
+
+    batch = _batch()
+    policy = tiny_policy("llama", heads=True)
+    Watching().prepare(batch, policy)
+    assert seen[0] is not None
+    assert torch.equal(seen[0], policy.values(batch))
