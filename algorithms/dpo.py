@@ -35,6 +35,7 @@ class DPO(Algorithm):
     name: ClassVar = "dpo"
     needs: ClassVar = frozenset({"pairs", "reference"})
     unit: ClassVar = "group"
+    group_size: ClassVar = 2
     readouts: ClassVar = {"entropy": entropy_detached, "top_logp": top_logp}
 
     beta: PositiveFloat = 0.1

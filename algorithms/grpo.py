@@ -29,6 +29,8 @@ from rung.maths import (
     k3,
     masked_mean,
     masked_sum,
+    sequence_log_ratio,
+    sequence_token_log_ratio,
     standardise,
     standardise_over_batch,
     token_log_ratio,
@@ -60,6 +62,8 @@ class GRPO(Algorithm):
     reduction: Literal["row_mean", "token_mean", "row_sum", "constant"] = "row_mean"
     """How token losses are averaged: over each row then rows; over all tokens; summed over each row then averaged over
     rows; or summed and divided by rows times `max_completion_length`."""
+    importance_sampling_level: Literal["token", "sequence", "sequence_token"] = "token"
+    """Whose ratio is clipped: each token's, or the geometric mean of a row's (`gspo`)."""
     mask_truncated_completions: bool = False
     """Leave out completions that hit the length limit."""
 
@@ -107,17 +111,28 @@ class GRPO(Algorithm):
         """The clipped objective plus the KL, summed by `reduction`."""
         assert batch.advantages is not None
         assert batch.old_logps is not None
-        ratio = token_log_ratio(outputs.logps, batch.old_logps).exp()
-        loss = clipped_objective(ratio, batch.advantages, self.epsilon, self.upper)
+        ratio = self._log_ratio(outputs.logps, batch.old_logps, batch.loss_mask).exp()
+        # One ratio speaks for a row: what stands in columns that are not trained must not reach it.
+        advantages = batch.advantages.masked_fill(~batch.loss_mask, 0)
+        loss = clipped_objective(ratio, advantages, self.epsilon, self.upper)
         if self.delta is not None:
-            loss = dual_clip(loss, batch.advantages, self.delta)
+            loss = dual_clip(loss, advantages, self.delta)
         metrics = self._clipped(ratio, batch) | {"entropy": mean_of(outputs.readouts["entropy"], batch.loss_mask)}
         if self.beta:
             assert batch.ref_logps is not None
             kl = k3(outputs.logps, batch.ref_logps)
-            loss = loss + self.beta * ratio * kl
+            loss = loss + self.beta * token_log_ratio(outputs.logps, batch.old_logps).exp() * kl
             metrics["kl"] = mean_of(kl, batch.loss_mask)
         return Loss({"policy": self._reduce(loss, batch)}, metrics)
+
+    def _log_ratio(self, logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
+        match self.importance_sampling_level:
+            case "token":
+                return token_log_ratio(logps, old_logps)
+            case "sequence":
+                return sequence_log_ratio(logps, old_logps, mask)
+            case "sequence_token":
+                return sequence_token_log_ratio(logps, old_logps, mask)
 
     def _reduce(self, loss: Tensor, batch: Batch) -> Tensor:
         if self.reduction == "row_mean":

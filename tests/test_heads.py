@@ -12,6 +12,7 @@ from rung.algorithm import Algorithm
 from rung.heads import fresh_head, load_critic, zero_head
 from rung.opening import add_heads
 from rung.policy import Policy
+from rung.tiny.models import build
 
 
 class Valued(Weighed):
@@ -79,7 +80,7 @@ def test_values_start_at_zero_and_verdicts_start_small():
 
 def test_a_head_is_trained_where_an_adapter_freezes_the_rest():
     policy = tiny_policy("llama", lora=True)
-    add_heads(policy, Valued(), None)
+    add_heads(policy, Valued(), None, build("llama")[1])
     assert {"value_head.weight", "value_head.bias"} <= set(policy.named_parameters())
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from rung.algorithm import Algorithm
 from rung.algorithms.dapo import DAPO
 from rung.algorithms.dpo import DPO
 from rung.algorithms.grpo import GRPO, DrGRPO
+from rung.algorithms.gspo import GSPO, GSPOToken
+from rung.algorithms.ppo import PPO
+from rung.algorithms.reward_model import RewardModel
 from rung.algorithms.sft import SFT
 from rung.batch import Batch, concat
 from rung.loop import steps
+from rung.policy import Policy
 from rung.ranks import Ranks
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -28,13 +33,17 @@ ALGORITHMS: dict[str, Algorithm] = {
     "grpo": GRPO(),
     "dr_grpo": DrGRPO(),
     "dapo": DAPO(),
+    "gspo": GSPO(epsilon=0.01, epsilon_high=0.01),
+    "gspo_token": GSPOToken(beta=0.04),
+    "ppo": PPO(whiten_rewards=True),
+    "reward_model": RewardModel(center_rewards_coefficient=0.01),
 }
 
 
 def step_batch(algorithm: Algorithm, seed: int = 0) -> Batch:
     """A batch as its source would hand it over, with reference and old log-probs that differ from the policy's."""
     generator = torch.Generator().manual_seed(seed)
-    pairs = "pairs" in algorithm.requires()
+    pairs = algorithm.group_size == 2
     batch = random_batch(generator, prompts=4, rows=(1, 3) if pairs else (2, 5), group=2 if pairs else None)
     noise = torch.randn(batch.completion_ids.shape, generator=generator)
     batch = replace(
@@ -43,13 +52,22 @@ def step_batch(algorithm: Algorithm, seed: int = 0) -> Batch:
         old_logps=(-5.5 + 0.1 * noise) * batch.loss_mask,
         ref_logps=(-5.4 + 0.2 * noise) * batch.loss_mask,
         rewards=torch.randint(0, 2, (batch.num_rows,), generator=generator).float(),
+        values=0.3 * noise * batch.loss_mask,
     )
-    return batch if pairs or algorithm.name == "sft" else algorithm.credit(batch, {})[0]
+    return algorithm.credit(batch, {})[0] if "prompts" in algorithm.requires() else batch
+
+
+def policy_of(algorithm: Algorithm) -> Policy:
+    """A policy with random heads where the algorithm needs them; values come from a critic of its own."""
+    policy = tiny_policy("llama", heads=bool({"values", "final"} & algorithm.requires()))
+    if "values" in algorithm.requires():
+        policy.critic = deepcopy(policy.model)
+    return policy
 
 
 def stepped(algorithm: Algorithm, batch: Batch, *, token_budget: int = 10_000) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradient of one step and the parameters after it, by plain SGD."""
-    policy = tiny_policy("llama")
+    policy = policy_of(algorithm)
     policy.token_budget = token_budget
     optimizer = torch.optim.SGD(policy.parameters, lr=0.1)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
@@ -71,7 +89,7 @@ def padded(batch: Batch) -> Batch:
     }
     floats = {
         name: torch.nn.functional.pad(tensor, (0, 5), value=float("nan"))
-        for name in ("old_logps", "ref_logps", "advantages")
+        for name in ("old_logps", "ref_logps", "advantages", "values", "returns")
         if (tensor := getattr(batch, name)) is not None
     }
     prompts = {

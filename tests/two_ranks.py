@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import torch
-from support import gradient, tiny_policy
-from test_invariance import ALGORITHMS, step_batch
+from support import gradient
+from test_invariance import ALGORITHMS, policy_of, step_batch
 
 from rung.loop import steps
 from rung.ranks import launched
@@ -14,7 +14,7 @@ with launched() as ranks:
     for name, algorithm in ALGORITHMS.items():
         batch = step_batch(algorithm)
         mine = torch.isin(batch.prompt_of, torch.tensor(ranks.share(range(batch.num_prompts))))
-        policy = tiny_policy("llama")
+        policy = policy_of(algorithm)
         optimizer = torch.optim.SGD(policy.parameters, lr=0.1)
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
         step = next(steps(policy, algorithm, [batch.select(mine)], optimizer, schedule, ranks=ranks, max_grad_norm=1e9))

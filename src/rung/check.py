@@ -78,7 +78,8 @@ def _check_training(
     from rung.models import check_adapter, num_positions
     from rung.opening import check_needs
     from rung.optimizers import check_schedule, find_optimizer
-    from rung.stage_data import encode_examples, open_rewards, read_examples, resolved
+    from rung.reward_models import check_judge
+    from rung.stage_data import check_rewards, encode_examples, read_examples, resolved
 
     check_needs(algorithm, stage)
     with _naming(stage):
@@ -86,10 +87,12 @@ def _check_training(
         check_schedule(stage.lr_scheduler_type, resolved(stage.learning_rate))
         if stage.adapter is not None:
             check_adapter(model, stage.adapter.lora)
+        if "final" in algorithm.requires():
+            check_judge(model.config, tokenizer)
     examples, report = read_examples(algorithm, stage, config)
     encoded, _ = encode_examples(algorithm, stage, examples, tokenizer, report, num_positions(model))
     if "prompts" in algorithm.requires():
-        open_rewards(stage, config, encoded).close()
+        check_rewards(stage, config, encoded, tokenizer)
     return len(encoded), report
 
 
@@ -117,7 +120,8 @@ def _check_gate(config: PathConfig, stage: StageConfig, exam: Exam) -> None:
 
 
 def _check_exam(config: PathConfig, exam: Exam, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Every item can be asked, with every number of shots, of the model that the path begins with."""
+    """Every item can be asked, with every number of shots, of the model that the path begins with, and be measured."""
+    exam.metrics.check_policy(tokenizer)
     exam_sets: tuple[ExamSet, ...] = ("validation", "test")
     for num_shots in sorted({count for stage in config.stages for count in config.shots_of(stage)}):
         for exam_set in exam_sets:

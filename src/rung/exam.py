@@ -12,6 +12,7 @@ from rung.data.splits import sample
 from rung.errors import ConfigError
 from rung.evaluate import OUTPUT_TOKENS, TRUNCATED, Evaluation, check_items, evaluate
 from rung.fewshot import encode_question
+from rung.judges import located
 from rung.models import load_model, num_positions, placed
 from rung.reward import Rewards
 from rung.rollout.draw import Sampling
@@ -36,7 +37,7 @@ class Exam:
     def __init__(self, config: PathConfig):
         self.config = config
         self.block = config.evaluate
-        self.metrics = Rewards(self.block.metrics, base=config.base)
+        self.metrics = Rewards(located(self.block.metrics, config, None), base=config.base)
 
     @property
     def goals(self) -> dict[str, Goal]:

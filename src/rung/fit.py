@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rung import checkpoint
+from rung.batch import Batch
 from rung.config import PathConfig, StageConfig
 from rung.console import progress, show_completions
 from rung.loop import Step
@@ -16,12 +18,14 @@ from rung.metrics import values
 from rung.models import save_model
 from rung.opening import open_stage
 from rung.ranks import Ranks
+from rung.reward_models import reference_scores, save_reward_model
 from rung.signals import StopFlag
 from rung.stage import Stage
 from rung.state import RunState, flatten, unflatten
 from rung.stopping import BestSoFar, validation_loss
 from rung.tracking import JsonLines, Tracker, make_trackers
 
+REFERENCE_ROWS = 512
 SHOWN_ROWS = 16  # completions kept of each rollout
 
 
@@ -62,7 +66,7 @@ def fit(
         if best is not None:
             best.restore(stage.policy)
         if ranks.rank == 0:
-            save_model(stage.policy.model, stage.tokenizer, folder)
+            hand_over(stage, folder)
     else:
         save(stage, best, folder, logged)
     for tracker in trackers:
@@ -105,6 +109,26 @@ def train(
     if table and stage.ranks.rank == 0:
         show_completions(table, f"{stage.name}: sampled at the last step")
     return True
+
+
+def hand_over(stage: Stage, folder: Path) -> None:
+    """Writes `folder/model`; of a reward model, with the scale of its scores on rows that the stage learnt from."""
+    if stage.policy.final_head is None:
+        save_model(stage.policy.model, stage.tokenizer, folder)
+        return
+    scores = reference_scores(stage.policy, stage.algorithm, reference_batches(stage))
+    save_reward_model(stage.policy, stage.tokenizer, folder, scores)
+
+
+def reference_batches(stage: Stage) -> list[Batch]:
+    """The held-out batches where there are any, else the next ones of the data: an epoch, or `REFERENCE_ROWS` rows."""
+    batches = list(stage.held_out)
+    if not batches:
+        for batch in islice(stage.source, math.ceil(stage.steps_per_epoch)):
+            batches.append(batch)
+            if sum(each.num_rows for each in batches) >= REFERENCE_ROWS:
+                break
+    return batches
 
 
 def summary(stage: Stage, step: Step) -> dict[str, float]:

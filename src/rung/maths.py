@@ -271,11 +271,11 @@ def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
-    """Generalised advantage estimate of each token: A_t = delta_t + gamma lam A_next, delta_t = r_t + gamma V_next - V_t.
+    """Generalised advantage estimate, A_t = delta_t + gamma lam A_next with delta_t = r_t + gamma V_next - V_t.
 
     Shapes: (N, T), (N, T), (N, T) bool -> (N, T), 0 where `mask` is false. `values` are of the state before a token.
-    `next` is the next token where `mask` is true, so tokens of an environment are skipped; after the last one both are
-    0. Source: arXiv 1506.02438, eq. 16.
+    `next` is the next token where `mask` is true, so tokens of an environment are skipped; A and V are 0 after the
+    last. Source: arXiv 1506.02438, eq. 16.
 
     >>> gae(torch.tensor([[-0.1, -0.2, 0.9]]), torch.tensor([[0.5, 0.4, 0.3]]), torch.ones(1, 3).bool(), 1.0, 0.95)
     tensor([[0.0565, 0.2700, 0.6000]])

@@ -33,7 +33,7 @@ def load_model(location: str | Path, *, seed: int = 0) -> tuple[PreTrainedModel,
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model `{name}` cannot be loaded: {str(error).splitlines()[0]}", REMEDY) from None
-    return model, _load_tokenizer(name)
+    return model, load_tokenizer(name)
 
 
 def load_outline(location: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -42,7 +42,7 @@ def load_outline(location: str | Path) -> tuple[PreTrainedModel, PreTrainedToken
     Raises ConfigError as `load_model` does.
     """
     name = str(location)
-    return load_model(name) if name.startswith(TINY) else (empty_model(name), _load_tokenizer(name))
+    return load_model(name) if name.startswith(TINY) else (empty_model(name), load_tokenizer(name))
 
 
 def empty_model(name: str) -> PreTrainedModel:
@@ -55,7 +55,8 @@ def empty_model(name: str) -> PreTrainedModel:
         raise ConfigError(f"model `{name}` cannot be read: {str(error).splitlines()[0]}", REMEDY) from None
 
 
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id, with a token to pad with; ConfigError where it cannot end an answer."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -119,9 +120,13 @@ def placed(model: PreTrainedModel) -> PreTrainedModel:
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes `folder/model`, always merged, and `folder/adapter` beside it where there is one."""
-    merged = model
-    if hasattr(model, "merge_and_unload"):
-        model.save_pretrained(str(folder / "adapter"))
-        merged = deepcopy(model).merge_and_unload()  # type: ignore[operator]
-    base_model(merged).save_pretrained(str(folder / "model"))
+    merged(model, folder).save_pretrained(str(folder / "model"))
     tokenizer.save_pretrained(str(folder / "model"))
+
+
+def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The causal LM with its adapter in its weights; the adapter by itself is written to `folder/adapter`."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    model.save_pretrained(str(folder / "adapter"))
+    return base_model(deepcopy(model).merge_and_unload())  # type: ignore[operator]

@@ -25,6 +25,7 @@ from rung.policy import Policy
 from rung.ranks import Ranks
 from rung.registry import algorithm as find_algorithm
 from rung.reward import Rewards
+from rung.reward_models import check_judge
 from rung.rollout.draw import Sampling
 from rung.rollout.generate import Generator
 from rung.rollout.philox import Key
@@ -73,9 +74,9 @@ def open_stage(
     model, tokenizer = given.model or load_model(start, seed=seed)
     encoded, held_out = encode_examples(algorithm, config, examples, tokenizer, report, num_positions(model))
     policy = open_policy(algorithm, config, model, reference)
-    add_heads(policy, algorithm, critic)
+    add_heads(policy, algorithm, critic, tokenizer)
     if "prompts" in algorithm.requires():
-        rewards = open_rewards(config, path, encoded, given.rewards)
+        rewards = open_rewards(config, path, encoded, given.rewards, tokenizer=tokenizer)
         source, steps_per_epoch = open_rollouts(algorithm, config, policy, tokenizer, encoded, rewards, seed, ranks)
     else:
         source, steps_per_epoch = open_data(algorithm, config, policy, tokenizer, encoded, seed, ranks)
@@ -130,13 +131,15 @@ def open_policy(algorithm: Algorithm, config: StageConfig, model: PreTrainedMode
     return policy
 
 
-def add_heads(policy: Policy, algorithm: Algorithm, critic: str | None) -> None:
+def add_heads(policy: Policy, algorithm: Algorithm, critic: str | None, tokenizer: PreTrainedTokenizerBase) -> None:
     """Gives the policy the heads that the algorithm needs, and a critic of its own where one is named.
 
     A head on the last token starts random with std 1/sqrt(H + 1), as in Stiennon et al. 2020 (arXiv 2009.01325); a
-    value head starts at 0, or as the head of the reward model that the critic begins as.
+    value head starts at 0, or as the head of the reward model that the critic begins as. Raises ConfigError for a model
+    that cannot be saved as a judge.
     """
     if "final" in algorithm.requires():
+        check_judge(policy.causal_lm.config, tokenizer)
         policy.final_head = fresh_head(policy.causal_lm)
     if "values" in algorithm.requires():
         policy.critic, head = (None, None) if critic is None else load_critic(critic)

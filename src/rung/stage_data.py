@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from rung.data.records import Encoded, Example, as_prompt
 from rung.data.report import Report
 from rung.data.splits import split
 from rung.errors import ConfigError, DataError
+from rung.judges import Source, located, waits
 from rung.reward import Rewards
 
 LEARNS_FROM = {
     "text": frozenset({"text", "messages", "prompt-completion"}),
-    "pairs": frozenset({"preference"}),
+    "pairs": frozenset({"preference", "ranking"}),
     "prompts": frozenset({"prompt", "prompt-completion", "messages"}),
 }
 HELD_OUT_SHARE = 0.1
@@ -54,6 +55,12 @@ def read_examples(
         if example.kind not in LEARNS_FROM[need]:
             what = f"{example.source}: stage `{config.name}` learns from {need}, and this row is {example.kind} data"
             raise DataError(what, f"give it one of: {', '.join(sorted(LEARNS_FROM[need]))}")
+        answers = len(example.completions or ())
+        if answers and algorithm.group_size not in (None, answers):
+            what = (
+                f"{example.source}: {answers} answers to a prompt, and `{algorithm.name}` takes {algorithm.group_size}"
+            )
+            raise DataError(what, f"keep {algorithm.group_size} of `completions`, or take an algorithm for rankings")
     return [as_prompt(example) for example in examples] if need == "prompts" else examples, report
 
 
@@ -104,16 +111,34 @@ def open_rewards(
     config: StageConfig,
     path: PathConfig,
     encoded: Sequence[Encoded],
-    given: Sequence[str | Mapping[str, Any] | Callable[..., Any]] = (),
+    given: Sequence[Source] = (),
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Rewards:
-    """The stage's rewards, or the path's; their columns are checked against every row."""
+    """The stage's rewards, or the path's, checked against the columns of every row and the policy's tokenizer."""
+    rewards = Rewards(_sources(config, path, given), path.reward_policy, path.base)
+    for columns in {frozenset(one.example.columns) for one in encoded}:
+        rewards.check(columns)
+    if tokenizer is not None:
+        rewards.check_policy(tokenizer)
+    return rewards
+
+
+def check_rewards(
+    config: StageConfig, path: PathConfig, encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raises what `open_rewards` would, as far as it can be known while models of earlier stages are not there."""
+    open_rewards(config, path, encoded).close()
+    made = [source for source in _sources(config, path) if not waits(source)]
+    with Rewards(made, path.reward_policy, path.base) as rewards:
+        rewards.check_policy(tokenizer)
+
+
+def _sources(config: StageConfig, path: PathConfig, given: Sequence[Source] = ()) -> list[Source]:
     specs = given or path.rewards_of(config)
     if not specs:
         raise ConfigError(f"stage `{config.name}` samples completions and has no rewards", "set `rewards: [name, ...]`")
-    rewards = Rewards(specs, path.reward_policy, path.base)
-    for columns in {frozenset(one.example.columns) for one in encoded}:
-        rewards.check(columns)
-    return rewards
+    return located(specs, path, config.name)
 
 
 def resolved(value: int | float | str) -> Any:

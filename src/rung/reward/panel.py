@@ -13,7 +13,7 @@ from rung.errors import RewardError
 from rung.reward.bound import Reward, Source, bind
 from rung.reward.call import Reply, call, call_all_async, is_async
 from rung.reward.compose import compose
-from rung.reward.contract import Goal
+from rung.reward.contract import Goal, declaration
 from rung.reward.outcome import Outcome, judged, judged_many
 from rung.reward.sample import Sample, text_of
 from rung.reward.scores import Scores
@@ -51,6 +51,13 @@ class Rewards:
         """Raise RewardError where the data lack a column that a reward reads; call it before any compute."""
         for reward in self.rewards:
             reward.check(columns)
+
+    def check_policy(self, tokenizer: Any) -> None:
+        """Raise UserError where a reward cannot judge what a policy with this tokenizer writes; before any compute."""
+        for reward in self.rewards:
+            check = declaration(reward.function).check
+            if check is not None:
+                check(reward.settings, tokenizer)
 
     def score(self, samples: Sequence[Sample], *, step: int = 0) -> Scores:
         """What each completion is worth; `step` is what TRL's `trainer_state` tells.

@@ -59,7 +59,8 @@ def read_signature(function: Callable[..., Any], label: str, args: Collection[st
         raise RewardError(f"reward `{label}` takes `**kwargs`", "name its columns, and its settings after `*`")
     settings = {name: p for name, p in named.items() if p.kind == inspect.Parameter.KEYWORD_ONLY}
     reads = {name: p.default is p.empty for name, p in named.items() if name not in settings}
-    return Signature("group" if declaration(function).group else "sample", reads, settings)
+    declared = declaration(function)
+    return Signature("group" if declared.group else "trl" if declared.batch else "sample", reads, settings)
 
 
 def read_settings(signature: Signature, label: str, args: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,198 @@
+"""Proximal policy optimisation for language models: a critic says what each token was worth.
+
+    r_t  = - beta (log pi_old - log ref) + [t is the last token] (R - missing_eos_penalty [no end])
+    A_t  = delta_t + gamma lam A_{t+1},  delta_t = r_t + gamma V_{t+1} - V_t,  returns = A + V_old,  then A is whitened
+    loss = sum_t - min(rho A, clip(rho, 1 - eps, 1 + eps) A) / sum_t 1
+         + vf_coef sum_t 1/2 max((V - returns)^2, (V_old + clip(V - V_old, +-cliprange_value) - returns)^2) / sum_t 1
+
+Source: Schulman et al. 2017 (arXiv 1707.06347), for language models as in Ziegler et al. 2019 (arXiv 1909.08593) and
+its released code. V_t is the value of the state before token t; the critic is a key of the stage.
+1. The KL is k1 in the reward of each token, with a fixed coefficient or one that follows `kl_target`.
+2. Tokens of an environment earn nothing and are skipped by the recursion; the reward falls on the last trained token.
+3. Advantages, returns, V_old and old log-probs are frozen for all updates of a rollout.
+
+How we differ: whitening takes the biased variance, as that code does, over the trained tokens of the whole rollout;
+`whiten_rewards` is off, as in TRL; a completion that hit the length limit counts as ended, with value 0 after it;
+unscored rows enter neither whitening nor the KL. TRL's `kl_coef` is `beta`, its `cliprange` is `epsilon`, as in `grpo`.
+"""
+
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from rung.algorithm import Algorithm, Need, State
+from rung.batch import Batch, Loss, Outputs
+from rung.maths import (
+    adapted_beta,
+    at_last_token,
+    clipped_objective,
+    clipped_value_loss,
+    dual_clip,
+    entropy_detached,
+    explained_variance,
+    gae,
+    k1,
+    k3,
+    masked_mean,
+    masked_sum,
+    token_log_ratio,
+    whiten,
+    whiten_keeping_mean,
+)
+from rung.metrics import Metric, mean_of
+
+KL_UNITS = {"sequence_sum": masked_sum, "token_mean": masked_mean}
+
+
+class PPO(Algorithm):
+    """Proximal policy optimisation with a critic and a reward on each sampled completion."""
+
+    name: ClassVar = "ppo"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompts", "old_logps", "values"})
+    terms: ClassVar = {"policy": "tokens", "value": "tokens"}
+    readouts: ClassVar = {"entropy": entropy_detached}
+
+    num_generations: PositiveInt = 1
+    """Completions sampled for each prompt."""
+    epsilon: float = Field(default=0.2, gt=0, lt=1)
+    """How far from 1 a ratio counts."""
+    delta: float | None = None
+    """Bound of the ratio where the advantage is negative (dual clip); None = no bound."""
+    cliprange_value: PositiveFloat = 0.2
+    """How far a value may move from what it was when the rollout was made, in units of reward."""
+    vf_coef: NonNegativeFloat = 0.1
+    """Weight of the value loss."""
+    gamma: float = Field(default=1.0, ge=0, le=1)
+    """What a reward one token later is worth."""
+    lam: float = Field(default=0.95, ge=0, le=1)
+    """How far an advantage looks past the critic: 0 to the next value, 1 to the end."""
+    beta: NonNegativeFloat = 0.05
+    """Coefficient of the KL to the reference, in the reward; at 0 no reference is kept; with `kl_target` the first."""
+    kl_target: PositiveFloat | None = None
+    """KL that `beta` is steered to from rollout to rollout, in the unit `kl_unit`; None = `beta` is fixed."""
+    kl_unit: Literal["sequence_sum", "token_mean"] | None = None
+    """What `kl_target` speaks of: the KL of a whole completion, or of one of its tokens."""
+    kl_horizon: PositiveInt = 10_000
+    """Completions over which `beta` changes by a fifth at most."""
+    whiten_rewards: bool = False
+    """Scale the rewards of tokens, KL included, to variance 1 over the rollout."""
+    missing_eos_penalty: NonNegativeFloat = 0.0
+    """What a completion that hit the length limit loses, in units of reward."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PPO":
+        if self.delta is not None and self.delta <= 1 + self.epsilon:
+            raise ValueError(
+                f"`delta` must exceed 1 + epsilon = {1 + self.epsilon}; it bounds what the clip lets through"
+            )
+        if self.kl_target is not None and self.kl_unit is None:
+            raise ValueError("`kl_target` has no unit: say `kl_unit: sequence_sum` or `token_mean`")
+        if self.kl_target is None and self.kl_unit is not None:
+            raise ValueError("`kl_unit` does nothing without `kl_target`")
+        if self.kl_target is not None and not self.beta:
+            raise ValueError(
+                "`kl_target` steers `beta` by factors, and 0 stays 0: start from a positive one, e.g. 0.15"
+            )
+        return self
+
+    def requires(self) -> frozenset[Need]:
+        """A reference only where the KL counts."""
+        return self.needs | frozenset[Need]({"reference"}) if self.beta else self.needs
+
+    def samples_per_prompt(self) -> int:
+        """`num_generations`."""
+        return self.num_generations
+
+    def initial_state(self) -> State:
+        """The adaptive coefficient."""
+        return {} if self.kl_target is None else {"beta": self.beta}
+
+    def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
+        """Whitened advantages by generalised advantage estimation, and the returns that the critic learns."""
+        assert rollout.rewards is not None
+        assert rollout.values is not None
+        values = rollout.values
+        trained = rollout.loss_mask & ~rollout.rewards.isnan()[:, None]
+        rewards = at_last_token(self._ended(rollout), trained)
+        measured: dict[str, Tensor] = {}
+        if self.beta:
+            assert rollout.old_logps is not None
+            assert rollout.ref_logps is not None
+            kl = k1(rollout.old_logps, rollout.ref_logps)
+            beta = state.get("beta", self.beta)
+            assert isinstance(beta, int | float)
+            rewards = rewards - beta * kl
+            measured["beta"] = torch.tensor(float(beta), dtype=torch.float64)
+            state = self._adapted(float(beta), kl, trained, state)
+        if self.whiten_rewards:
+            rewards = whiten_keeping_mean(rewards, trained)
+        advantages = gae(rewards, values, trained, self.gamma, self.lam)
+        returns = torch.where(trained, advantages + values, 0)
+        measured["explained_variance"] = explained_variance(values, returns, trained)
+        rollout = replace(rollout, advantages=whiten(advantages, trained), returns=returns)
+        return rollout.replace_extras(**{name: one.repeat(rollout.num_rows) for name, one in measured.items()}), state
+
+    def active(self, batch: Batch) -> Tensor:
+        """Rows with a trained token: without an advantage they still teach the critic."""
+        return batch.loss_mask.any(1)
+
+    def loss(self, batch: Batch, outputs: Outputs) -> Loss:
+        """The clipped objective of the policy, and the clipped squared error of the critic."""
+        assert batch.advantages is not None
+        assert batch.old_logps is not None
+        assert batch.values is not None
+        assert batch.returns is not None
+        assert outputs.values is not None
+        ratio = token_log_ratio(outputs.logps, batch.old_logps).exp()
+        policy = clipped_objective(ratio, batch.advantages, self.epsilon, self.epsilon)
+        if self.delta is not None:
+            policy = dual_clip(policy, batch.advantages, self.delta)
+        value = self.vf_coef * clipped_value_loss(outputs.values, batch.values, batch.returns, self.cliprange_value)
+        sums = {name: masked_sum(each, batch.loss_mask).sum() for name, each in (("policy", policy), ("value", value))}
+        return Loss(sums, self._clipped(ratio, batch, outputs.values) | self._monitored(batch, outputs))
+
+    def _ended(self, rollout: Batch) -> Tensor:
+        """(N,) rewards of whole completions, less the penalty of those that were cut off."""
+        assert rollout.rewards is not None
+        if not self.missing_eos_penalty:
+            return rollout.rewards
+        assert rollout.truncated is not None
+        return rollout.rewards - self.missing_eos_penalty * rollout.truncated
+
+    def _adapted(self, beta: float, kl: Tensor, trained: Tensor, state: State) -> State:
+        """The state after a rollout whose log-ratios to the reference are `kl` (N, T)."""
+        rows = trained.any(1)
+        if self.kl_target is None or self.kl_unit is None or not rows.any():
+            return state
+        measured = float(KL_UNITS[self.kl_unit](kl, trained)[rows].mean())
+        return {"beta": adapted_beta(beta, measured, self.kl_target, self.kl_horizon, int(rows.sum()))}
+
+    def _clipped(self, ratio: Tensor, batch: Batch, values: Tensor) -> dict[str, Metric]:
+        assert batch.advantages is not None
+        assert batch.values is not None
+        low = (ratio < 1 - self.epsilon) & (batch.advantages < 0)
+        high = (ratio > 1 + self.epsilon) & (batch.advantages > 0)
+        moved = (values - batch.values).abs() > self.cliprange_value
+        return {
+            "clip_ratio/low_mean": mean_of(low.float(), batch.loss_mask),
+            "clip_ratio/high_mean": mean_of(high.float(), batch.loss_mask),
+            "clip_ratio/region_mean": mean_of((low | high).float(), batch.loss_mask),
+            "clip_ratio/value_mean": mean_of(moved.float(), batch.loss_mask),
+        }
+
+    def _monitored(self, batch: Batch, outputs: Outputs) -> dict[str, Metric]:
+        metrics: dict[str, Metric] = {
+            "entropy": mean_of(outputs.readouts["entropy"], batch.loss_mask),
+            "explained_variance": mean_of(batch.extras["explained_variance"]),
+        }
+        if self.beta:
+            assert batch.old_logps is not None
+            assert batch.ref_logps is not None
+            sampled = masked_sum(k1(batch.old_logps, batch.ref_logps), batch.loss_mask)
+            metrics["kl"] = mean_of(k3(outputs.logps, batch.ref_logps), batch.loss_mask)
+            metrics["kl/sequence_sum"] = mean_of(sampled)
+            metrics["beta"] = mean_of(batch.extras["beta"])
+        return metrics

@@ -1,0 +1,85 @@
+"""Reward model: a number for an answer, learnt from which of several answers people prefer.
+
+    loss = mean over groups of mean over its pairs [ - log sigma(s_i - s_j - margin) + c (s_i + s_j)^2 ]
+
+s is a linear head without bias on the last attended token, in float32; the rows of a group stand in order of
+preference, i before j. A pair is a group of two, where the mean over its pairs is the pair itself.
+
+Source: Ouyang et al. 2022 (arXiv 2203.02155), eq. 1: all C(K,2) pairs of a prompt in one batch, weight 1/C(K,2) each.
+`margin`: Touvron et al. 2023 (arXiv 2307.09288), eq. 2. Centering (c = `center_rewards_coefficient`): Eisenstein et al.
+2023 (arXiv 2312.09244).
+
+How we differ from TRL: K answers to a prompt may be ranked, not only two; the score is read at the last attended token,
+whatever its id; the head is trained under LoRA without being asked for.
+"""
+
+from typing import ClassVar
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from rung.algorithm import Algorithm
+from rung.batch import Batch, Loss, Outputs
+from rung.metrics import Metric, mean_of, std_of
+
+
+class RewardModel(Algorithm):
+    """Bradley-Terry on pairs, or on ranked groups of any size."""
+
+    name: ClassVar = "reward_model"
+    needs: ClassVar = frozenset({"pairs", "final"})
+    terms: ClassVar = {"pairs": "groups"}
+    unit: ClassVar = "group"
+
+    center_rewards_coefficient: NonNegativeFloat = 0.0
+    """Pulls the two scores of a pair towards a sum of 0; 0.01 is usual where the model is to judge a policy."""
+
+    def loss(self, batch: Batch, outputs: Outputs) -> Loss:
+        """The summed loss of the groups of a part, each the mean over its pairs."""
+        assert outputs.final is not None
+        better, worse, weight = ordered_pairs(batch.group_of)
+        chosen, rejected = outputs.final.index_select(0, better), outputs.final.index_select(0, worse)
+        margin = batch.extras["margin"][better] if "margin" in batch.extras else torch.zeros_like(chosen)
+        pulled = self.center_rewards_coefficient * (chosen + rejected) ** 2
+        losses = bradley_terry(chosen, rejected, margin) + pulled
+        return Loss({"pairs": (weight * losses).sum()}, preferences(chosen, rejected))
+
+
+def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
+    """- log sigma(chosen - rejected - margin) of each pair; all (pairs,).
+
+    >>> bradley_terry(torch.tensor([1.5, 1.5]), torch.tensor([0.5, 0.5]), torch.tensor([0.0, 0.5]))
+    tensor([0.3133, 0.4741])
+    """
+    return -logsigmoid(chosen - rejected - margin)
+
+
+def ordered_pairs(group_of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All pairs of rows of one group: the better one, the worse one, and the weight 1/C(K,2) of the pair.
+
+    (N,) int64 -> three (pairs,); rows of a group are adjacent and stand in order of preference.
+
+    >>> better, worse, weight = ordered_pairs(torch.tensor([0, 0, 1, 1, 1]))
+    >>> list(zip(better.tolist(), worse.tolist()))
+    [(0, 1), (2, 3), (2, 4), (3, 4)]
+    >>> weight
+    tensor([1.0000, 0.3333, 0.3333, 0.3333])
+    """
+    same = group_of[:, None] == group_of
+    better, worse = same.triu(1).nonzero(as_tuple=True)
+    size = same.sum(1)[better]
+    return better, worse, 2.0 / (size * (size - 1))
+
+
+def preferences(chosen: Tensor, rejected: Tensor) -> dict[str, Metric]:
+    """Means and spreads over pairs; `accuracy` and `margin` are TRL's."""
+    return {
+        "accuracy": mean_of((chosen > rejected).float()),
+        "margin": mean_of(chosen - rejected),
+        "rewards/chosen": mean_of(chosen),
+        "rewards/rejected": mean_of(rejected),
+        "rewards/chosen_std": std_of(chosen),
+        "rewards/rejected_std": std_of(rejected),
+    }

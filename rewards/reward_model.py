@@ -1,0 +1,69 @@
+"""The verdict of a trained reward model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from pydantic import PositiveInt
+
+from rung.reward import Verdict, reward
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def _reads_the_same(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+    from rung.reward_models import check_reward_model
+
+    check_reward_model(settings["model"], tokenizer)
+
+
+@reward(range=(-math.inf, math.inf), batch=True, check=_reads_the_same)
+def reward_model(
+    prompts: list[Any], completion_ids: list[list[int]], *, model: str, token_budget: PositiveInt = 8192
+) -> list[float | Verdict]:
+    """The score of the reward model `model` (`stage:NAME`, a folder or a hub id), in its reference samples' spreads.
+
+    It reads the prompt and the sampled ids, so it has the policy's tokenizer and chat template; an answer that was cut
+    off is judged as it stands, without EOS. Rows go in parts of at most `token_budget` padded tokens. None (abstains)
+    where prompt and answer exceed the positions of the reward model.
+
+    >>> reward_model([], [], model="runs/pharmacy/rm/model")
+    []
+    """
+    if not prompts:
+        return []
+    from rung.models import num_positions
+    from rung.reward_models import load_reward_model, score_rows
+
+    judge, tokenizer = load_reward_model(model)
+    most = num_positions(judge)
+    rows = [_row(prompt, ids, tokenizer) for prompt, ids in zip(prompts, completion_ids, strict=True)]
+    fitting = [i for i, row in enumerate(rows) if most is None or len(row) <= most]
+    scores = score_rows(judge, [rows[i] for i in fitting], token_budget=token_budget)
+    too_long = Verdict(None, note=f"prompt and answer exceed the {most} positions of the reward model")
+    scored = dict(zip(fitting, scores, strict=True))
+    return [scored.get(i, too_long) for i in range(len(rows))]
+
+
+def _row(prompt: Any, completion_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that the model was trained on: those of the prompt, the answer's, and what the template adds to EOS."""
+    from rung.data.encode import encode_prompt
+
+    ids = [*encode_prompt(prompt, tokenizer), *completion_ids]
+    ended = bool(completion_ids) and completion_ids[-1] == tokenizer.eos_token_id
+    return [*ids, *_tail(tokenizer)] if ended and not isinstance(prompt, str) else ids
+
+
+@lru_cache(maxsize=8)
+def _tail(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids that the chat template writes behind the EOS of a turn, such as a line break."""
+    from rung.data.chat import render
+    from rung.data.records import Messages
+
+    turns: Messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    _, eos, tail = render(turns, tokenizer, add_generation_prompt=False).rpartition(str(tokenizer.eos_token))
+    return tuple(tokenizer(tail, add_special_tokens=False)["input_ids"]) if eos else ()  # type: ignore[arg-type]

@@ -1,0 +1,188 @@
+"""GSPO: numbers derived by hand, TRL's loss of sequences, and what the ratio of a row does."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support import random_batch, tiny_policy
+from test_oracle import DTYPES, SEEDS, drawn, equal, ours, theirs, trl_stub
+
+from rung.algorithms.grpo import GRPO
+from rung.algorithms.gspo import GSPO, GSPOToken
+from rung.batch import Batch, Outputs
+from rung.config import load_config, resolve
+from rung.metrics import values
+
+LEVELS = pytest.mark.parametrize("algorithm", [GSPO(), GSPOToken()], ids=["sequence", "sequence_token"])
+
+
+def one_row(log_ratios: list[float], advantage: float) -> tuple[Batch, torch.Tensor]:
+    """A completion whose log-probs have moved by `log_ratios`, and those log-probs."""
+    length = len(log_ratios)
+    batch = random_batch(torch.Generator().manual_seed(0), prompts=1, rows=(1, 1), length=(length, length))
+    old = torch.full((1, length), -2.0, dtype=torch.float64)
+    batch = replace(batch, loss_mask=batch.completion_mask, old_logps=old, advantages=torch.full_like(old, advantage))
+    return batch, old + torch.tensor([log_ratios], dtype=torch.float64)
+
+
+@pytest.mark.maths
+@LEVELS
+@pytest.mark.parametrize(("advantage", "loss", "slope"), [(1.0, -1.0004, 0.0), (-1.0, 1.005013, 1.005013 / 3)])
+def test_a_row_has_the_geometric_mean_of_its_ratios(
+    algorithm: GSPO, advantage: float, loss: float, slope: float
+) -> None:
+    """Delta = [.02, -.01, .005]: mean .005, s = 1.005013, above 1.0004: a gain is cut, a loss is not."""
+    found, gradient = ours(algorithm, *one_row([0.02, -0.01, 0.005], advantage))
+    assert float(found) == pytest.approx(loss, abs=1e-6)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, slope), atol=1e-6, rtol=0)
+
+
+@pytest.mark.maths
+def test_a_mean_log_ratio_beyond_20_is_taken_as_20() -> None:
+    """Tokens are not clamped: 500 and -496 have mean 2, s = e^2 = 7.389056; 60 and 20 have 40, taken as 20."""
+    wide = GSPO(epsilon=0.5, epsilon_high=1e9)
+    assert float(ours(wide, *one_row([500.0, -496.0], 1.0))[0]) == pytest.approx(-7.389056, abs=1e-5)
+    assert float(ours(wide, *one_row([60.0, 20.0], 1.0))[0]) == pytest.approx(-485165195.40979, abs=1e-3)
+
+
+def trl_gspo(batch: Batch, algorithm: GSPO) -> Callable[[torch.Tensor], torch.Tensor]:
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    rows = torch.ones(batch.num_rows, 1, dtype=torch.long)
+    assert batch.advantages is not None
+    advantages = batch.advantages[:, 0]
+
+    def loss(logps: torch.Tensor) -> torch.Tensor:
+        me = trl_stub(
+            _get_per_token_logps_and_entropies=lambda *_, **__: (logps, torch.zeros_like(logps), None),
+            loss_type="grpo",
+            importance_sampling_level="sequence",
+            epsilon_low=algorithm.epsilon,
+            epsilon_high=algorithm.upper,
+            beta=0.0,
+            max_completion_length=batch.max_completion_length,
+            current_gradient_accumulation_steps=1,
+            top_entropy_quantile=1.0,
+            off_policy_mask_threshold=None,
+            use_vllm=False,
+            vllm_importance_sampling_correction=False,
+            _entropy_bonus_enabled=False,
+            args=SimpleNamespace(delta=algorithm.delta, use_bias_correction_kl=True, steps_per_generation=1),
+        )
+        inputs = {
+            "prompt_ids": rows,
+            "prompt_mask": rows,
+            "completion_ids": batch.completion_ids,
+            "completion_mask": batch.loss_mask.long(),
+            "advantages": advantages,
+            "old_per_token_logps": batch.old_logps,
+            "num_items_in_batch": batch.loss_mask.sum(),
+        }
+        return GRPOTrainer._compute_loss(me, None, inputs)
+
+    return loss
+
+
+@pytest.mark.oracle
+@DTYPES
+@SEEDS
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        GSPO(),
+        GSPO(epsilon=0.1, epsilon_high=0.2),
+        GSPO(epsilon=0.1, epsilon_high=0.15, delta=1.2),
+        GSPOToken(),
+        GSPOToken(epsilon=0.1, epsilon_high=0.2),
+    ],
+    ids=["gspo", "gspo-wide", "gspo-delta", "gspo_token", "gspo_token-wide"],
+)
+def test_loss_and_gradient_equal_trl(algorithm: GSPO, seed: int, dtype: torch.dtype) -> None:
+    """GSPO-token has one advantage a row here, so value and gradient are those of TRL's sequence level too."""
+    batch, logps = drawn(seed, None, dtype)
+    batch = algorithm.credit(batch, {})[0]
+    equal(ours(algorithm, batch, logps), theirs(trl_gspo(batch, algorithm), batch, logps), dtype)
+
+
+def test_gspo_token_gives_each_token_the_gradient_of_its_own_advantage() -> None:
+    """Inside the bounds d loss / d log pi_t = - s A_t / |y|; the plain ratio shares the mean of the advantages."""
+    batch, logps = one_row([0.1, -0.1, 0.03], 0.0)
+    advantages = torch.tensor([[1.0, -2.0, 4.0]], dtype=torch.float64)
+    batch = replace(batch, advantages=advantages)
+    ratio = torch.tensor(0.01, dtype=torch.float64).exp()
+    _, apart = ours(GSPOToken(epsilon=0.2, epsilon_high=0.2), batch, logps)
+    _, shared = ours(GSPO(epsilon=0.2, epsilon_high=0.2), batch, logps)
+    torch.testing.assert_close(apart, -ratio * advantages / 3)
+    torch.testing.assert_close(shared, (-ratio * advantages.mean() / 3).expand(1, 3))
+
+
+@LEVELS
+@pytest.mark.parametrize("seed", range(3))
+def test_the_kl_has_the_ratio_of_its_token(algorithm: GSPO, seed: int) -> None:
+    """What `beta` adds to loss and gradient is what it adds to GRPO's, which has the ratio of each token."""
+    batch, logps = drawn(seed, None, torch.float64)
+    batch = algorithm.credit(batch, {})[0]
+    with_kl = type(algorithm)(beta=0.1)
+    added = [a - b for a, b in zip(ours(with_kl, batch, logps), ours(algorithm, batch, logps), strict=True)]
+    wanted = [a - b for a, b in zip(ours(GRPO(beta=0.1), batch, logps), ours(GRPO(beta=0), batch, logps), strict=True)]
+    torch.testing.assert_close(added, wanted)
+
+
+@LEVELS
+@given(seed=st.integers(0, 2**31))
+def test_what_is_not_trained_plays_no_part(algorithm: GSPO, seed: int) -> None:
+    """Any number in a column that is not trained, NaN included, leaves loss and gradient as they were."""
+    batch, logps = drawn(seed, None, torch.float64)
+    trained = random_batch(torch.Generator().manual_seed(seed), rows=(2, 4), length=(1, 9)).loss_mask
+    batch = algorithm.credit(replace(batch, loss_mask=trained), {})[0]
+    assert batch.old_logps is not None
+    assert batch.advantages is not None
+    rubbish = replace(
+        batch,
+        old_logps=batch.old_logps.masked_fill(~trained, float("nan")),
+        advantages=batch.advantages.masked_fill(~trained, float("nan")),
+    )
+    loss, gradient = ours(algorithm, batch, logps)
+    other, found = ours(algorithm, rubbish, logps)
+    assert other == loss
+    torch.testing.assert_close(found[trained], gradient[trained], atol=0, rtol=0)
+
+
+@LEVELS
+def test_the_first_update_is_reinforce_and_clips_nothing(algorithm: GSPO) -> None:
+    """On the weights that sampled, s is 1 and d loss / d log pi_t = - A / |y| / N."""
+    batch, logps = drawn(0, None, torch.float64)
+    batch = algorithm.credit(replace(batch, old_logps=logps), {})[0]
+    assert batch.advantages is not None
+    _, gradient = ours(algorithm, batch, logps)
+    torch.testing.assert_close(gradient, -batch.advantages / batch.lengths[:, None] / batch.num_rows)
+    outputs = Outputs(logps=logps, readouts={"entropy": torch.zeros_like(logps)})
+    assert values(algorithm.loss(batch, outputs).metrics)["clip_ratio/region_mean"] == 0
+
+
+def test_later_updates_clip_at_gspos_bounds_and_never_at_grpos() -> None:
+    """The old log-probs are a real policy's; its weights then move a little."""
+    algorithm = GSPO()
+    policy = tiny_policy("llama")
+    generator = torch.Generator().manual_seed(1)
+    batch = random_batch(generator, prompts=4, rows=(4, 4))
+    batch = replace(batch, rewards=torch.rand(batch.num_rows, generator=generator))
+    batch = algorithm.credit(algorithm.prepare(batch, policy), {})[0]
+    with torch.no_grad():
+        for parameter in policy.parameters:
+            parameter += 0.002 * torch.randn(parameter.shape, generator=generator)
+    logps = policy.logps(batch)
+    outputs = Outputs(logps=logps, readouts={"entropy": torch.zeros_like(logps)})
+    for made, clipped in ((algorithm, True), (GSPO(epsilon=0.2, epsilon_high=0.2), False)):
+        assert (values(made.loss(batch, outputs).metrics)["clip_ratio/region_mean"] > 0) == clipped
+
+
+@pytest.mark.parametrize("name", ["gspo", "gspo_token"])
+def test_a_rollout_is_four_updates(name: str) -> None:
+    for size in ("tiny", "small", "large"):
+        config = resolve(load_config("gspo", [f"algorithm={name}"]), size)
+        assert config.stages[0].updates.minibatches == 4
