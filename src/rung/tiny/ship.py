@@ -1,4 +1,4 @@
-"""Puts a trained base where `tiny:base` is loaded from: `python -m rung.tiny.ship runs/tiny-base/terms/model`."""
+"""Puts a trained base where `tiny:base` is loaded from: `python -m rung.tiny.ship runs/tiny-base/pretrain/model`."""
 
 import shutil
 import sys

@@ -17,23 +17,24 @@ from rung.tiny.corpus.rules import Rule
 
 # Families and their shares.
 _MIXTURE: dict[Callable[[Random], Rule], int] = {
-    shorthand.shorthand: 34,
-    shorthand.invented_shorthand: 12,
-    rules.copying: 12,
-    rules.recall: 3,
-    rules.field_lookup: 6,
-    rules.template: 7,
-    rules.select: 2,
+    shorthand.shorthand: 30,
+    shorthand.invented_shorthand: 10,
+    rules.copying: 10,
+    rules.recall: 10,
+    rules.mapping: 6,
+    rules.field_lookup: 7,
+    rules.template: 6,
+    rules.select: 1,
     rules.case: 1,
-    rules.dictionary: 4,
+    rules.dictionary: 5,
     rules.spelling: 1,
     rules.addition: 1,
-    rules.instruction: 2,
-    meanings.leaflet: 5,
+    rules.instruction: 1,
+    meanings.leaflet: 4,
 }
-_GLOSSARY: dict[Callable[[Random, Glossary], Rule], int] = {meanings.one: 6, meanings.several: 4}
+_GLOSSARY: dict[Callable[[Random, Glossary], Rule], int] = {meanings.one: 5, meanings.several: 3}
 _COPYING: dict[Callable[[Random], Rule], int] = {rules.copying: 8, rules.select: 1, rules.field_lookup: 1}
-_SPLITS = {"train": (0, 80_000), "validation": (1_000_000, 500)}  # first, number
+_SPLITS = {"train": (0, 60_000), "validation": (1_000_000, 500)}  # first, number
 _NUM_COPIES = 12_000
 
 

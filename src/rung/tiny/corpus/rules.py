@@ -45,11 +45,12 @@ def copying(rng: Random) -> Rule:
 def recall(rng: Random) -> Rule:
     """Keys and values are stated once; each turn asks for one value."""
     num = rng.randint(2, 5)
-    keys = rng.sample(words.FIRST_NAMES if rng.random() < 0.5 else words.NOUNS, num)
+    known = rng.choice((words.FIRST_NAMES, words.NOUNS, [words.random_code(rng) for _ in range(num)]))
+    keys = rng.sample(known, num)
     values = [rng.choice((words.invented_name, words.random_string, words.number, words.thing))(rng) for _ in keys]
     link = rng.choice((" = ", ": ", " has ", " -> ", " is "))
     facts = rng.choice(("; ", ", ", " / ", ". ")).join(f"{k}{link}{v}" for k, v in zip(keys, values, strict=True))
-    question = rng.choice(("{}?", "What about {}?", "{}{link}", "Value of {}")).replace("{link}", link.strip())
+    question = rng.choice(("{}?", "What about {}?", "{} {link}", "Value of {}")).replace("{link}", link.strip())
     answer = rng.choice(("{1}", "{1}", "{0}{link}{1}")).replace("{link}", link)
     as_system = rng.random() < 0.5
     first = [not as_system]
@@ -62,6 +63,28 @@ def recall(rng: Random) -> Rule:
         return asked, answer.format(keys[pick], values[pick])
 
     return Rule(turn, facts if as_system else None, (1, 3))
+
+
+def mapping(rng: Random) -> Rule:
+    """Codes answered by names: each is told once, in a turn that nothing could foresee, and asked again later."""
+    num = rng.randint(2, 4)
+    make = rng.choice((words.random_code, words.random_code, words.random_string))
+    keys = [make(rng) for _ in range(num)]
+    values = [rng.choice((words.invented_name, words.invented_name, words.thing))(rng) for _ in keys]
+    form, answer = (
+        rng.choice(("{}", "{}", "{}?", "{} =", "What is {}?")),
+        rng.choice(("{1}", "{1}", "{0} is {1}", "{1}.")),
+    )
+    order = rng.sample(range(num), num)
+    asked = 0
+
+    def turn() -> tuple[str, str]:
+        nonlocal asked
+        pick = order[asked] if asked < num else rng.randrange(num)
+        asked += 1
+        return form.format(keys[pick]), answer.format(keys[pick], values[pick])
+
+    return Rule(turn, num_turns=(num + 1, num + 4))
 
 
 _FIELDS: dict[str, Callable[[Random], str]] = {
