@@ -21,14 +21,18 @@ from typing import ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from rung.advantages import is_mixed, soft_overlong
 from rung.algorithm import State
 from rung.algorithms.grpo import GRPO
 from rung.batch import Batch
-from rung.maths import is_mixed, soft_overlong
 
 
 class DAPO(GRPO):
-    """DAPO complete: clip-higher, token-level loss, dynamic sampling, soft overlong punishment."""
+    """DAPO complete: clip-higher, token-level loss, dynamic sampling, soft overlong punishment.
+
+    Defaults: num_generations, epsilon, epsilon_high, beta, reduction, overlong_buffer (arXiv 2503.14476);
+    max_num_gen_batches, overlong_factor (arXiv 2503.14476, released code).
+    """
 
     name: ClassVar = "dapo"
 

@@ -30,7 +30,10 @@ def chosen_tokens(batch: Batch) -> Tensor:
 
 
 class DPO(Algorithm):
-    """Direct preference optimisation on pairs, against a frozen reference."""
+    """Direct preference optimisation on pairs, against a frozen reference.
+
+    Defaults: beta, loss_type (arXiv 2305.18290).
+    """
 
     name: ClassVar = "dpo"
     needs: ClassVar = frozenset({"pairs", "reference"})

@@ -19,10 +19,10 @@ from typing import ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
+from rung.advantages import centre, standardise, standardise_over_batch
 from rung.algorithm import Algorithm, Need, State
 from rung.batch import Batch, Loss, Outputs, Unit
 from rung.maths import (
-    centre,
     clipped_objective,
     dual_clip,
     entropy_detached,
@@ -31,8 +31,6 @@ from rung.maths import (
     masked_sum,
     sequence_log_ratio,
     sequence_token_log_ratio,
-    standardise,
-    standardise_over_batch,
     token_log_ratio,
 )
 from rung.metrics import Metric, mean_of
@@ -41,7 +39,11 @@ ADVANTAGES = {"group": standardise, "batch": standardise_over_batch, "none": cen
 
 
 class GRPO(Algorithm):
-    """Group relative policy optimisation with a reward on each sampled completion."""
+    """Group relative policy optimisation with a reward on each sampled completion.
+
+    Defaults: num_generations (TRL); epsilon (arXiv 1707.06347); beta, scale_rewards, reduction,
+    importance_sampling_level (arXiv 2402.03300).
+    """
 
     name: ClassVar = "grpo"
     needs: ClassVar[frozenset[Need]] = frozenset({"prompts", "old_logps"})
@@ -152,7 +154,10 @@ class GRPO(Algorithm):
 
 
 class DrGRPO(GRPO):
-    """GRPO done right (arXiv 2503.20783): neither the std of a group nor the length of a row weights a token."""
+    """GRPO done right (arXiv 2503.20783): neither the std of a group nor the length of a row weights a token.
+
+    Defaults: beta, scale_rewards, reduction (arXiv 2503.20783).
+    """
 
     name: ClassVar = "dr_grpo"
     beta: NonNegativeFloat = 0.0

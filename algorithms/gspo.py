@@ -20,7 +20,10 @@ from rung.algorithms.grpo import GRPO
 
 
 class GSPO(GRPO):
-    """Group sequence policy optimisation: GRPO with the ratio of the whole completion."""
+    """Group sequence policy optimisation: GRPO with the ratio of the whole completion.
+
+    Defaults: epsilon, epsilon_high, beta, importance_sampling_level (arXiv 2507.18071).
+    """
 
     name: ClassVar = "gspo"
 

@@ -23,24 +23,19 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from rung.advantages import adapted_beta, at_last_token, explained_variance, gae, whiten, whiten_keeping_mean
 from rung.algorithm import Algorithm, Need, State
 from rung.batch import Batch, Loss, Outputs
 from rung.maths import (
-    adapted_beta,
-    at_last_token,
     clipped_objective,
     clipped_value_loss,
     dual_clip,
     entropy_detached,
-    explained_variance,
-    gae,
     k1,
     k3,
     masked_mean,
     masked_sum,
     token_log_ratio,
-    whiten,
-    whiten_keeping_mean,
 )
 from rung.metrics import Metric, mean_of
 
@@ -48,7 +43,11 @@ KL_UNITS = {"sequence_sum": masked_sum, "token_mean": masked_mean}
 
 
 class PPO(Algorithm):
-    """Proximal policy optimisation with a critic and a reward on each sampled completion."""
+    """Proximal policy optimisation with a critic and a reward on each sampled completion.
+
+    Defaults: epsilon (arXiv 1707.06347); num_generations, cliprange_value, vf_coef, gamma, lam, kl_horizon
+    (arXiv 1909.08593, released code); beta (TRL).
+    """
 
     name: ClassVar = "ppo"
     needs: ClassVar[frozenset[Need]] = frozenset({"prompts", "old_logps", "values"})

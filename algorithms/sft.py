@@ -18,7 +18,10 @@ from rung.metrics import mean_of
 
 
 class SFT(Algorithm):
-    """Supervised fine-tuning on text, prompt-completion rows or chats."""
+    """Supervised fine-tuning on text, prompt-completion rows or chats.
+
+    Defaults: assistant_only_loss (rung; TRL trains every turn).
+    """
 
     name: ClassVar = "sft"
     needs: ClassVar = frozenset({"text"})

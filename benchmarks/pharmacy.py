@@ -73,10 +73,10 @@ def told(comparison: Comparison) -> str:
     return f"{comparison.gain:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
 
 
-def answers(runs: list[dict[str, Evaluation]]) -> Iterator[str]:
+def answers(seeds: list[int], runs: list[dict[str, Evaluation]]) -> Iterator[str]:
     """Paired gains of each question, by seed and pooled; items of one group are drawn together."""
-    yield "| metric | from | to | " + " | ".join(f"seed {i}" for i in range(len(runs))) + " | pooled |"
-    yield "|---|---|---|" + "---|" * (len(runs) + 1)
+    yield "| metric | from | to | " + " | ".join(f"seed {seed}" for seed in seeds) + " | pooled |"
+    yield "|---|---|---|" + "---|" * (len(seeds) + 1)
     for metric, before, after in QUESTIONS:
         each = [told(compare(run[before], run[after], metric, METRICS)) for run in runs]  # type: ignore[arg-type]
         pairs = list(chain.from_iterable(paired_scores(run[before], run[after], metric) for run in runs))
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
     runs = list(measured(arguments.seeds, arguments.output))
-    for line in ("", *table(runs), "", *answers(runs)):
+    for line in ("", *table(runs), "", *answers(arguments.seeds, runs)):
         print(line)
     ratio = pooled_ratio([(run["sft"], run["last promoted"]) for run in runs], "dangerous")
     if ratio is not None:

@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
+from rung.advantages import is_mixed
 from rung.algorithm import Algorithm, State
 from rung.batch import Batch, Loss, Outputs
-from rung.maths import is_mixed, masked_sum
+from rung.maths import masked_sum
 
 
 class BestOfGroup(Algorithm):

@@ -39,18 +39,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "raw": [{"text": f"raw text {i}"} for i in range(12)],
     "raw-long": [{"text": "a" * 700}],
     "chats": [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}],
+    "ranked": [{"prompt": "a", "completions": ["b", "c", "d"]}, {"prompt": "b", "completions": ["e", "f", "g"]}],
     "few": [{"prompt": "a", "completion": "b"}],
     "wide": [{"prompt": "a" * 480}],
 }
-CRITIC = """
-from typing import ClassVar
-from rung.algorithm import Algorithm
-
-
-class Critic(Algorithm):
-    name: ClassVar = "critic"
-    needs: ClassVar = frozenset({"text", "values"})
-"""
 FILES = {
     "empty.jsonl": b"",
     "cut.jsonl": b'{"prompt": "a", "completion": "b"}\n{"prompt": "a", "compl',
@@ -58,7 +50,6 @@ FILES = {
     "latin.jsonl": b'{"prompt": "a", "completion": "b"}\n{"prompt": "\xe9", "completion": "b"}\n',
     "latin.csv": b"prompt,completion\na,b\n\xe9,b\n",
     "judge.py": JUDGE.encode(),
-    "critic.py": CRITIC.encode(),
 }
 SFT = {"algorithm": "sft", "data": "texts.jsonl", "max_steps": 1}
 DPO = {"algorithm": "dpo", "data": "pairs.jsonl", "max_steps": 1}
@@ -69,6 +60,8 @@ GRPO = {
     "rollout": {"batch_size": 2, "max_completion_length": 4},
     "max_steps": 2,
 }
+PPO = GRPO | {"algorithm": "ppo"}
+RM = {"algorithm": "reward_model", "data": "pairs.jsonl", "max_steps": 1}
 TWO_STAGES = {"stages": [{"name": "first", "from": "second", **SFT}, {"name": "second", **SFT}]}
 
 Command = Callable[..., list[str]]
@@ -119,7 +112,7 @@ def command(
             id="unknown key",
         ),
         pytest.param(SFT | {"num_mini_batches": 1}, "`num_mini_batches`", "`updates.minibatches`", id="old key"),
-        pytest.param(SFT | {"algorithm": "dppo"}, "`dppo`", "did you mean `dpo`", id="unknown algorithm"),
+        pytest.param(SFT | {"algorithm": "dpoo"}, "`dpoo`", "did you mean `dpo`", id="unknown algorithm"),
         pytest.param(GRPO | {"rewards": ["lenght"]}, "`lenght`", "`length`", id="unknown reward"),
         pytest.param(
             GRPO | {"evaluate": {"validation": "prompts.jsonl", "metrics": ["token_f2"]}},
@@ -197,8 +190,15 @@ def command(
             "peft",
             id="value that peft refuses in a later stage",
         ),
+        pytest.param(DPO | {"data": "ranked.jsonl"}, "ranked.jsonl:1", "rankings", id="rankings given to DPO"),
+        pytest.param(GRPO | {"critic": "start"}, "`critic`", "remove", id="critic for GRPO"),
+        pytest.param(PPO | {"critic": "rm"}, "critic `rm`", "`head`", id="critic that no stage makes"),
+        pytest.param(PPO | {"rewards": []}, "rewards", "rewards", id="PPO without reward"),
         pytest.param(
-            SFT | {"algorithm": "./critic.py:Critic"}, "`critic` needs values", "without them", id="no such head"
+            {"stages": [{"name": "rm", **RM}, {"name": "sft", **SFT, "from": "rm"}]},
+            "starts from `rm`",
+            "critic",
+            id="policy from a reward model",
         ),
         pytest.param(SFT | {"early_stopping": {}, "data": "few.jsonl"}, "holds out 10%", "remove", id="none held out"),
         pytest.param(

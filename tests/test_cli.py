@@ -1,12 +1,17 @@
 """The command: what it prints, its exit codes, and mistakes told in two lines before anything is written."""
 
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from climb import write_climb
+from rich.console import Console
 
 from rung.cli import main
+from rung.console import blocks
+from rung.registry import algorithm_class, algorithm_names
+from rung.show import algorithms, default_sources
 from rung.tiny.models import build
 
 
@@ -111,6 +116,41 @@ def test_list_tells_what_a_config_may_name(
 ) -> None:
     assert rung(monkeypatch, "list", kind) == 0
     assert name in capsys.readouterr().out
+
+
+def test_the_list_of_algorithms_tells_what_each_one_takes_in_100_columns() -> None:
+    console = Console(file=StringIO(), width=100)
+    with console.capture() as told:
+        console.print(blocks(algorithms()))
+    lines = told.get().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("dpo "))
+    block = [line.rstrip() for line in lines[start : start + 5]]
+    assert [" ".join(line.split()) for line in block] == [
+        "dpo Direct preference optimisation on pairs, against a frozen reference.",
+        "data pairs",
+        "needs reference",
+        "defaults beta 0.1, loss_type sigmoid (arXiv 2305.18290); loss_weights none, label_smoothing 0",
+        "page docs/algorithms/dpo.md",
+    ]
+
+
+@pytest.mark.parametrize("name", algorithm_names())
+def test_a_default_that_is_not_off_has_a_source_and_an_algorithm_a_page(name: str) -> None:
+    cls = algorithm_class(name)
+    sources = default_sources(cls)
+    set_values = {field for field in cls.model_fields if cls.model_fields[field].default}
+    assert set_values <= sources.keys() <= cls.model_fields.keys()
+    (told,) = (row for row in algorithms() if row["name"] == name)
+    assert (Path(__file__).parents[1] / told["page"]).is_file()
+
+
+def test_a_variant_has_the_sources_of_what_it_leaves_as_it_was() -> None:
+    assert default_sources(algorithm_class("dr_grpo")) == {
+        "num_generations": "TRL",
+        "epsilon": "arXiv 1707.06347",
+        "importance_sampling_level": "arXiv 2402.03300",
+        **dict.fromkeys(("beta", "scale_rewards", "reduction"), "arXiv 2503.20783"),
+    }
 
 
 def test_a_run_is_shown_measured_and_sampled_from(

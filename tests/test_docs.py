@@ -16,7 +16,7 @@ from rung.config.sizes import kind_of
 from rung.registry import algorithm
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("README.md")]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# file: (\S+)\n")
 EXIT = re.compile(r"# exit code (\d+)")
@@ -76,7 +76,7 @@ def shortened(arguments: list[str]) -> list[str]:
     return [*arguments, *more]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).with_suffix("").as_posix())
 def test_what_a_page_shows_works(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "examples", "examples", ignore=shutil.ignore_patterns("__pycache__"))
@@ -98,6 +98,6 @@ def test_what_a_page_shows_works(page: Path, tmp_path: Path, monkeypatch: pytest
 def test_every_page_is_short_and_its_links_lead_somewhere() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 150 or page.name == "README.md", page.name
+        assert len(text.splitlines()) <= 150 or page == ROOT / "README.md", page
         for link in re.findall(r"\]\(((?!https?:)[^)#]+)", text):
             assert (page.parent / link).exists(), f"{page.name}: {link}"

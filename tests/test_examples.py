@@ -25,7 +25,8 @@ from typing import ClassVar
 
 from rung.algorithm import Algorithm, State
 from rung.batch import Batch, Loss, Outputs
-from rung.maths import centre, masked_sum
+from rung.advantages import centre
+from rung.maths import masked_sum
 
 
 class Reinforce(Algorithm):

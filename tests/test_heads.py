@@ -9,6 +9,7 @@ from support import Weighed, gradient, random_batch, relative, tiny_policy, weig
 
 import rung
 from rung.algorithm import Algorithm
+from rung.errors import ConfigError
 from rung.heads import fresh_head, load_critic, zero_head
 from rung.opening import add_heads
 from rung.policy import Policy
@@ -92,7 +93,7 @@ def test_a_critic_of_a_causal_model_starts_without_a_head():
 
 def test_an_algorithm_without_values_refuses_a_critic():
     row = {"prompt": "a", "completion": " b"}
-    with pytest.raises(rung.errors.ConfigError, match="`critic`"):
+    with pytest.raises(ConfigError, match="`critic`"):
         rung.train("sft", model="tiny:llama", data=[row], max_steps=1, critic="start")
 
 

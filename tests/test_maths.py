@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung import maths
+from rung import advantages, maths
 
 pytestmark = pytest.mark.maths
 
@@ -22,19 +22,19 @@ def close(actual: torch.Tensor, expected: list[float], atol: float = 1e-5) -> No
 
 def test_group_advantage_of_two_winners() -> None:
     """R = [1,0,0,1]: mean .5, Bessel std sqrt(4 x .25 / 3) = .577350; .5 / (.577350 + 1e-4) = .865875."""
-    close(maths.standardise(*one_group(1, 0, 0, 1)), [0.865875, -0.865875, -0.865875, 0.865875])
-    close(maths.standardise(*one_group(1, 0, 0, 1), eps=1e-6), [0.866024, -0.866024, -0.866024, 0.866024])
-    close(maths.centre(*one_group(1, 0, 0, 1)), [0.5, -0.5, -0.5, 0.5])
+    close(advantages.standardise(*one_group(1, 0, 0, 1)), [0.865875, -0.865875, -0.865875, 0.865875])
+    close(advantages.standardise(*one_group(1, 0, 0, 1), eps=1e-6), [0.866024, -0.866024, -0.866024, 0.866024])
+    close(advantages.centre(*one_group(1, 0, 0, 1)), [0.5, -0.5, -0.5, 0.5])
 
 
 def test_group_advantage_of_one_winner() -> None:
     """R = [1,0,0,0]: centred .75 and -.25, std .5."""
-    close(maths.standardise(*one_group(1, 0, 0, 0)), [1.499700, -0.499900, -0.499900, -0.499900])
+    close(advantages.standardise(*one_group(1, 0, 0, 0)), [1.499700, -0.499900, -0.499900, -0.499900])
 
 
 def test_unscored_row_leaves_its_group() -> None:
     """R = [1,None,0,1]: over three rows mean 2/3, std .577350; the second row gets 0."""
-    close(maths.standardise(*one_group(1, NAN, 0, 1)), [0.577250, 0, -1.154501, 0.577250])
+    close(advantages.standardise(*one_group(1, NAN, 0, 1)), [0.577250, 0, -1.154501, 0.577250])
 
 
 def test_batch_scaling_divides_by_the_std_of_all_rewards() -> None:
@@ -42,7 +42,7 @@ def test_batch_scaling_divides_by_the_std_of_all_rewards() -> None:
     rewards = torch.tensor([1.0, 0, 0, 1, 1, 1, 1, 0])
     groups = torch.tensor([0] * 4 + [1] * 4)
     expected = [0.965905, -0.965905, -0.965905, 0.965905, 0.482953, 0.482953, 0.482953, -1.448858]
-    close(maths.standardise_over_batch(rewards, groups), expected)
+    close(advantages.standardise_over_batch(rewards, groups), expected)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_k3_is_bounded_where_exp_would_overflow() -> None:
 def test_soft_overlong_punishment() -> None:
     """Limit 20, buffer 4: free up to 16 tokens, then a quarter a token, never below -1."""
     lengths = torch.tensor([10, 16, 17, 18, 20, 21])
-    close(maths.soft_overlong(lengths, 20, 4), [0, 0, -0.25, -0.5, -1, -1])
+    close(advantages.soft_overlong(lengths, 20, 4), [0, 0, -0.25, -0.5, -1, -1])
 
 
 def test_pair_losses() -> None:
@@ -108,18 +108,20 @@ def test_reductions_of_three_rows() -> None:
 def test_a_constant_added_to_a_group_changes_no_advantage(rewards: list[float], shift: float) -> None:
     values, groups = one_group(*rewards)
     values = values.double()
-    torch.testing.assert_close(maths.centre(values + shift, groups), maths.centre(values, groups), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        advantages.centre(values + shift, groups), advantages.centre(values, groups), atol=1e-3, rtol=0
+    )
 
 
 @given(st.floats(-5, 5), st.integers(2, 9))
 def test_equal_rewards_give_exactly_no_advantage(reward: float, size: int) -> None:
     rewards, groups = one_group(*[reward] * size)
-    assert not maths.standardise(rewards, groups).any()
+    assert not advantages.standardise(rewards, groups).any()
 
 
 def test_rewards_equal_up_to_noise_give_almost_no_advantage() -> None:
     rewards, groups = one_group(1.0, 1.0 + 1e-7, 1.0, 1.0)
-    assert maths.standardise(rewards.double(), groups).abs().max() < 1e-2
+    assert advantages.standardise(rewards.double(), groups).abs().max() < 1e-2
 
 
 @given(st.integers(2, 30), st.integers(0, 2**31))
@@ -132,7 +134,7 @@ def test_entropy_equals_torch(vocab: int, seed: int) -> None:
 def test_mixed_groups() -> None:
     rewards = torch.tensor([1.0, NAN, 1.0, 0.0, 1.0, NAN, NAN])
     groups = torch.tensor([0, 0, 0, 1, 1, 2, 2])
-    assert maths.is_mixed(rewards, groups).tolist() == [False, True, False]
+    assert advantages.is_mixed(rewards, groups).tolist() == [False, True, False]
 
 
 def exact_kl_gradient(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

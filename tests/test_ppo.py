@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from support import random_batch, tiny_policy
 
-from rung import maths
+from rung import advantages, maths
 from rung.algorithms.ppo import PPO
 from rung.batch import Batch, Loss, Outputs, concat, count
 from rung.config import load_config, resolve
@@ -217,7 +217,7 @@ def test_gae_is_its_definition_on_the_row_without_its_observations(seed: int, ga
     assert rewards is not None
     assert predicted is not None
     rubbish = torch.where(mask, 0.0, NAN)
-    found = maths.gae(rewards + rubbish, predicted + rubbish, mask, gamma, lam)
+    found = advantages.gae(rewards + rubbish, predicted + rubbish, mask, gamma, lam)
     assert not found[~mask].any()
     for row in range(batch.num_rows):
         r, v = rewards[row][mask[row]].tolist(), [*predicted[row][mask[row]].tolist(), 0.0]

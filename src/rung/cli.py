@@ -95,9 +95,15 @@ def show(
 @app.command("list")
 def list_(kind: Listed) -> None:
     """List what a config may name: algorithms, rewards, models, tasks or configs."""
-    from rung import show as shown
+    import rich
 
-    _print_table(shown.catalogue(kind.value), kind.value)
+    from rung import show as shown
+    from rung.console import blocks
+
+    if kind is Listed.algorithms:
+        rich.print(blocks(shown.algorithms()))
+    else:
+        _print_table(shown.catalogue(kind.value), kind.value)
 
 
 @app.command()

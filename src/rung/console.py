@@ -86,6 +86,25 @@ def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
     return shown
 
 
+def blocks(rows: Sequence[Mapping[str, str]]) -> Table:
+    """Rows too long for a table, one below the other: two values on the first line, then a line for each other key.
+
+    Empty values are left out, long ones wrapped.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table.grid(padding=(0, 2, 0, 0))
+    for row in rows:
+        (_, name), (_, about), *others = row.items()
+        shown.add_row(Text(name, style="bold"), Text(about))
+        for key, value in others:
+            if value:
+                shown.add_row(Text(f"  {key}"), Text(value))
+        shown.add_row()
+    return shown
+
+
 def show_completions(
     rows: Sequence[Mapping[str, Any]], title: str, *, limit: int = 3, console: Console | None = None
 ) -> None:

@@ -144,9 +144,9 @@ def add_heads(policy: Policy, algorithm: Algorithm, critic: str | None, tokenize
     if "values" in algorithm.requires():
         policy.critic, head = (None, None) if critic is None else load_critic(critic)
         policy.value_head = head or zero_head(policy.causal_lm if policy.critic is None else policy.critic)
-    for module in (policy.final_head, policy.critic, policy.value_head):
-        if module is not None:
-            module.to(policy.device)
+    for head in (policy.final_head, policy.value_head):
+        if head is not None:
+            head.to(policy.device)
 
 
 def check_needs(algorithm: Algorithm, config: StageConfig) -> None:

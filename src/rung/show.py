@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rung.errors import ConfigError, DataError
 from rung.names import inside
 from rung.registry import hint
 from rung.run_folder import CONFIG, LINEAGE, REPORT
 from rung.tracking import COMPLETIONS, METRICS
+
+if TYPE_CHECKING:
+    from rung.algorithm import Algorithm
+
+_DATA = {"text": "text, chats, prompt with completion", "prompts": "prompts, rewards"}
+_NEEDS = {
+    "reference": "reference",
+    "old_logps": "old log-probs",
+    "values": "values of a critic",
+    "final": "a head on the last token",
+}
+_DEFAULTS = re.compile(r"^Defaults: (.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
+_NAMED_SOURCE = re.compile(r"([\w,\s]+)\s\(([^)]+)\)")
 
 
 def find_run(name: str, output: Path) -> Path:
@@ -57,6 +72,37 @@ def catalogue(kind: str) -> list[dict[str, str]]:
     return [{"name": name, "about": about} for name, about in _CATALOGUES[kind]().items()]
 
 
+def algorithms() -> list[dict[str, str]]:
+    """Every registered algorithm: a line about it, its data, what it needs, its defaults and its page in the docs."""
+    from rung.registry import algorithm_classes
+
+    return [
+        {
+            "name": name,
+            "about": _first_line(found),
+            "data": _data(found),
+            "needs": ", ".join(words for need, words in _NEEDS.items() if need in _required(found)),
+            "defaults": _defaults(found),
+            "page": _page(found),
+        }
+        for name, found in sorted(algorithm_classes().items())
+    ]
+
+
+def default_sources(algorithm: type[Algorithm]) -> dict[str, str]:
+    """Where the defaults of an algorithm come from, by field.
+
+    A class tells in a paragraph of its docstring, `Defaults: beta, loss_type (arXiv 2305.18290); lam (TRL).`, and has
+    what its bases tell of others.
+    """
+    found: dict[str, str] = {}
+    for cls in reversed(algorithm.__mro__):
+        paragraph = _DEFAULTS.search(inspect.cleandoc(vars(cls).get("__doc__") or ""))
+        for names, source in _NAMED_SOURCE.findall(paragraph[1]) if paragraph else ():
+            found |= dict.fromkeys(re.findall(r"\w+", names), " ".join(source.split()))
+    return found
+
+
 def sampled(
     location: str,
     prompts: Sequence[str],
@@ -98,12 +144,6 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
-def _algorithms() -> dict[str, str]:
-    from rung.registry import algorithm_classes
-
-    return {name: _first_line(found) for name, found in sorted(algorithm_classes().items())}
-
-
 def _rewards() -> dict[str, str]:
     from rung.registry import reward_function, reward_names
 
@@ -130,8 +170,46 @@ def _configs() -> dict[str, str]:
     return {name: file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, file in found.items()}
 
 
+def _required(algorithm: type[Algorithm]) -> frozenset[str]:
+    """What an algorithm needs as its defaults have it; of one with a setting that has none, what its class names."""
+    given = not any(field.is_required() for field in algorithm.model_fields.values())
+    return frozenset(algorithm().requires() if given else algorithm.needs)
+
+
+def _data(algorithm: type[Algorithm]) -> str:
+    required = _required(algorithm)
+    if "pairs" in required:
+        return "pairs" if algorithm.group_size == 2 else "pairs, rankings"
+    return next((words for kind, words in _DATA.items() if kind in required), "none: it trains nothing")
+
+
+def _defaults(algorithm: type[Algorithm]) -> str:
+    """Settings with their values, grouped by where these come from; last, what has no source: mostly what is off."""
+    sources = default_sources(algorithm)
+    groups: dict[str, list[str]] = {}
+    for name, field in algorithm.model_fields.items():
+        value = "required" if field.is_required() else _told(field.get_default(call_default_factory=True))
+        groups.setdefault(sources.get(name, ""), []).append(f"{name} {value}")
+    plain = [", ".join(groups.pop(""))] if "" in groups else []
+    return "; ".join([f"{', '.join(settings)} ({source})" for source, settings in groups.items()] + plain)
+
+
+def _told(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _page(algorithm: type[Algorithm]) -> str:
+    """The page about an algorithm that comes with us, from the top of the project; what trains nothing has none."""
+    package, _, module = algorithm.__module__.rpartition(".")
+    if package != "rung.algorithms":
+        return ""
+    return f"docs/algorithms/{module if algorithm.needs else 'README'}.md"
+
+
 def _first_line(documented: object) -> str:
     return (documented.__doc__ or "").strip().split("\n")[0]
 
 
-_CATALOGUES = {"algorithms": _algorithms, "rewards": _rewards, "models": _models, "tasks": _tasks, "configs": _configs}
+_CATALOGUES = {"rewards": _rewards, "models": _models, "tasks": _tasks, "configs": _configs}

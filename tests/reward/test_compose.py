@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.maths import centre, standardise
+from rung.advantages import centre, standardise
 from rung.metrics import values
 from rung.reward import RewardPolicy, Rewards, Sample, reward
 

@@ -2,9 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jinja2
 
@@ -83,12 +81,16 @@ def close_turns(ids: Sequence[int], trained: Sequence[bool], stop: int | None) -
 
 
 def _marked_spans(messages: Messages, tokenizer: "PreTrainedTokenizerBase") -> list[Span]:
-    out: Any = tokenizer.apply_chat_template(
-        _plain(messages), return_assistant_tokens_mask=True, tokenizer_kwargs={"return_offsets_mapping": True}
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    found: Any = render_jinja_template(
+        conversations=[_plain(messages)],
+        chat_template=tokenizer.get_chat_template(),
+        return_assistant_tokens_mask=True,
+        **cast(dict[str, Any], tokenizer.special_tokens_map),
     )
-    marked = zip(out["offset_mapping"], out["assistant_masks"], strict=True)
-    runs = [list(run) for said, run in groupby(marked, key=itemgetter(1)) if said]
-    return [(run[0][0][0], run[-1][0][1]) for run in runs]
+    _, (spans,) = found
+    return [(start, end) for start, end in spans]
 
 
 def _plain(messages: Messages) -> Any:

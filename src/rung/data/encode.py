@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
+import numpy as np
+
 from rung.data.chat import Span, assistant_spans, close_turns, render
 from rung.data.records import Answer, BadRow, Encoded, Example, Messages, Text, first_turns
 from rung.data.report import Report
@@ -194,7 +196,13 @@ def _stop(tokenizer: "PreTrainedTokenizerBase") -> int | None:
 
 
 def _overlapping(spans: Sequence[Span], said: Sequence[Span]) -> list[bool]:
-    return [any(max(a, start) < min(b, end) for start, end in said) for a, b in spans]
+    """Which spans hold a character of one of `said`."""
+    until = np.zeros(max((end for _, end in (*spans, *said)), default=0) + 1, dtype=int)  # characters said so far
+    for start, end in said:
+        until[start + 1 : end + 1] = 1
+    until = until.cumsum()
+    edges = np.asarray(spans, dtype=int).reshape(-1, 2)
+    return (until[edges[:, 1]] > until[edges[:, 0]]).tolist()
 
 
 def _fitted(

@@ -41,7 +41,6 @@ HANDS: dict[str, Style] = {
     "brief": Style(opening="drug", terms="clinical", units="short", ending="none"),
     "chatty": Style(numbers="words", manner="polite"),
 }
-HAND_SHARES: dict[str, float] = {"house": 0.15, "formal": 0.15, "brief": 0.6, "chatty": 0.1}
 
 
 def toward_house(hand: Style, slip: float, random: Random) -> Style:

@@ -14,7 +14,7 @@ from rung.tiny.pharmacy.lexicon import (
 )
 from rung.tiny.pharmacy.orders import Order, Part, largest
 
-MISSPELT_SHARE = 0.08
+MISSPELT_SHARE = 0.12
 DRUG_FIRST_SHARE = 0.6
 _LONG_WORD = re.compile(r"[a-z]{5,}")
 

@@ -4,7 +4,7 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
-from rung.tiny.pharmacy.directions import HAND_SHARES, HANDS, direction
+from rung.tiny.pharmacy.directions import HANDS, direction
 from rung.tiny.pharmacy.names import invent
 from rung.tiny.pharmacy.orders import Order, draw_order
 from rung.tiny.pharmacy.pairs import draw_pair
@@ -48,7 +48,7 @@ def _assistant(text: str) -> list[dict[str, str]]:
 def sft(seed: int) -> list[dict[str, Any]]:
     """500 labelled sigs, each by one of several hands."""
     random = Random(f"pharmacy/labels/{seed}")
-    hands = random.choices(list(HAND_SHARES), list(HAND_SHARES.values()), k=SIZES["sft"])
+    hands = random.choices(list(HANDS), k=SIZES["sft"])
     return [
         {
             "prompt": _user(text),
