@@ -87,7 +87,10 @@ def show(
     if stage is None:
         print(shown.report(folder))
         return
-    _print_table([shown.last_step(folder, stage)], f"{folder.name}/{stage}: last step")
+    last = shown.last_step(folder, stage)
+    _print_table(
+        [{"metric": name, "value": value} for name, value in last.items()], f"{folder.name}/{stage}: last step"
+    )
     if rows := shown.completions(folder, stage):
         _print_table(rows, "sampled completions")
 
