@@ -1,15 +1,13 @@
 """GSPO: numbers derived by hand, TRL's loss of sequences, and what the ratio of a row does."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import random_batch, tiny_policy
-from test_oracle import DTYPES, SEEDS, drawn, equal, ours, theirs, trl_stub
+from test_oracle import DTYPES, SEEDS, drawn, equal, ours, theirs, trl_grpo
 
 from rung.algorithms.grpo import GRPO
 from rung.algorithms.gspo import GSPO, GSPOToken
@@ -49,44 +47,6 @@ def test_a_mean_log_ratio_beyond_20_is_taken_as_20() -> None:
     assert float(ours(wide, *one_row([60.0, 20.0], 1.0))[0]) == pytest.approx(-485165195.40979, abs=1e-3)
 
 
-def trl_gspo(batch: Batch, algorithm: GSPO) -> Callable[[torch.Tensor], torch.Tensor]:
-    from trl.trainer.grpo_trainer import GRPOTrainer
-
-    rows = torch.ones(batch.num_rows, 1, dtype=torch.long)
-    assert batch.advantages is not None
-    advantages = batch.advantages[:, 0]
-
-    def loss(logps: torch.Tensor) -> torch.Tensor:
-        me = trl_stub(
-            _get_per_token_logps_and_entropies=lambda *_, **__: (logps, torch.zeros_like(logps), None),
-            loss_type="grpo",
-            importance_sampling_level="sequence",
-            epsilon_low=algorithm.epsilon,
-            epsilon_high=algorithm.upper,
-            beta=0.0,
-            max_completion_length=batch.max_completion_length,
-            current_gradient_accumulation_steps=1,
-            top_entropy_quantile=1.0,
-            off_policy_mask_threshold=None,
-            use_vllm=False,
-            vllm_importance_sampling_correction=False,
-            _entropy_bonus_enabled=False,
-            args=SimpleNamespace(delta=algorithm.delta, use_bias_correction_kl=True, steps_per_generation=1),
-        )
-        inputs = {
-            "prompt_ids": rows,
-            "prompt_mask": rows,
-            "completion_ids": batch.completion_ids,
-            "completion_mask": batch.loss_mask.long(),
-            "advantages": advantages,
-            "old_per_token_logps": batch.old_logps,
-            "num_items_in_batch": batch.loss_mask.sum(),
-        }
-        return GRPOTrainer._compute_loss(me, None, inputs)
-
-    return loss
-
-
 @pytest.mark.oracle
 @DTYPES
 @SEEDS
@@ -105,7 +65,7 @@ def test_loss_and_gradient_equal_trl(algorithm: GSPO, seed: int, dtype: torch.dt
     """GSPO-token has one advantage a row here, so value and gradient are those of TRL's sequence level too."""
     batch, logps = drawn(seed, None, dtype)
     batch = algorithm.credit(batch, {})[0]
-    equal(ours(algorithm, batch, logps), theirs(trl_gspo(batch, algorithm), batch, logps), dtype)
+    equal(ours(algorithm, batch, logps), theirs(trl_grpo(batch, "grpo", algorithm), batch, logps), dtype)
 
 
 def test_gspo_token_gives_each_token_the_gradient_of_its_own_advantage() -> None:

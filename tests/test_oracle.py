@@ -96,6 +96,8 @@ SEEDS = pytest.mark.parametrize("seed", range(4))
 def trl_grpo(batch: Batch, loss_type: str, algorithm: GRPO) -> Callable[[torch.Tensor], torch.Tensor]:
     from trl.trainer.grpo_trainer import GRPOTrainer
 
+    # One advantage a row: there TRL's `sequence` is `sequence_token` too, in value and gradient.
+    level = "token" if algorithm.importance_sampling_level == "token" else "sequence"
     rows = torch.ones(batch.num_rows, 1, dtype=torch.long)
     assert batch.advantages is not None
     advantages = batch.advantages[:, 0]
@@ -104,7 +106,7 @@ def trl_grpo(batch: Batch, loss_type: str, algorithm: GRPO) -> Callable[[torch.T
         me = trl_stub(
             _get_per_token_logps_and_entropies=lambda *_, **__: (logps, torch.zeros_like(logps), None),
             loss_type=loss_type,
-            importance_sampling_level="token",
+            importance_sampling_level=level,
             epsilon_low=algorithm.epsilon,
             epsilon_high=algorithm.upper,
             beta=algorithm.beta,
