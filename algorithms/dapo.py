@@ -16,13 +16,14 @@ kept so far suggests, instead of always three times the batch.
 """
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from rung.advantages import is_mixed, soft_overlong
 from rung.algorithm import State
+from rung.algorithms.group import Reduction
 from rung.algorithms.grpo import GRPO
 from rung.batch import Batch
 
@@ -39,7 +40,7 @@ class DAPO(GRPO):
     num_generations: int = Field(default=16, ge=2)
     epsilon_high: PositiveFloat | None = 0.28
     beta: NonNegativeFloat = 0.0
-    reduction: Literal["row_mean", "token_mean", "row_sum", "constant"] = "token_mean"
+    reduction: Reduction = "token_mean"
     max_num_gen_batches: int = Field(default=10, ge=0)
     """Generation batches a rollout may take; 0 = no limit."""
     overlong_buffer: int | None = Field(default=None, ge=0)

@@ -3,36 +3,63 @@
     u = sum_t m (log pi - log ref) of the chosen row, v of the rejected row
     loss = - log sigma(beta (u - v)), mean over pairs
 
-Source: Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. `loss_type` is one of, or a weighted list of,
-`sigmoid` (with `label_smoothing`: conservative DPO), `ipo` (arXiv 2310.12036), `hinge` (SLiC, arXiv 2305.10425) and
-`sft` (the negative log-likelihood of the chosen rows).
+Source: Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. `loss_type` is one of `LOSSES` or a weighted list of them; each
+is a pure function with its source in `rung.pair_losses`. `sft` is the negative log-likelihood of the chosen rows.
+Losses of u - v take scores f'(exp u), f'(exp v) of another divergence (`f_divergence_type`, arXiv 2309.16240);
+`ld_alpha` weighs the tokens beyond the shorter side (arXiv 2409.06411), `use_weighting` a pair by how likely the policy
+finds it (arXiv 2406.11827).
 
-How we differ from TRL: `label_smoothing` acts on `sigmoid` and is refused elsewhere; the `sft` term is a mean over the
-chosen tokens of the whole step, not of a micro-batch; the first completion token is trained whatever the prompt.
+How we differ from TRL: `label_smoothing` acts on `sigmoid` and `sigmoid_norm` too; a setting that no loss reads is
+refused; the `sft` term is a mean over the chosen tokens of the whole step, not of a micro-batch, and stands unweighted
+beside `use_weighting`, where TRL fails; the first completion token is trained whatever the prompt. `bco_pair` has no
+running shift, as in TRL 1.16 and unlike its paper. There is no `aot`, which sorts a batch.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from rung.algorithm import Algorithm
+from rung import pair_losses as losses
+from rung.algorithm import Algorithm, Readout
 from rung.batch import Batch, Loss, Outputs, Unit
-from rung.maths import entropy_detached, hinge_pair, ipo_pair, masked_mean, masked_sum, sigmoid_pair, top_logp
-from rung.metrics import Metric, mean_of
+from rung.maths import entropy_detached, log_sum_sq_probs, masked_mean, masked_sum, top_logp
+from rung.pairs import chosen_nll, chosen_tokens, damped_tails, margins, observed, sides
 
-LossType = Literal["sigmoid", "ipo", "hinge", "sft"]
+LossType = Literal[
+    "sigmoid",
+    "sigmoid_norm",
+    "robust",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "discopop",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "apo_zero",
+    "apo_down",
+    "sft",
+]
+Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
 
-def chosen_tokens(batch: Batch) -> Tensor:
-    """Trained tokens of the chosen rows: the denominator of the `sft` term."""
-    return batch.loss_mask[::2].sum()
+@dataclass(frozen=True, slots=True)
+class Ratios:
+    """What a loss may read of each pair, all (pairs,): log-ratios, and differences of their scores."""
+
+    u: Tensor
+    v: Tensor
+    difference: Tensor  # of the scores; u - v under the reverse KL
+    mean_difference: Tensor  # of the scores, each divided by the number of trained tokens of its side
 
 
 class DPO(Algorithm):
     """Direct preference optimisation on pairs, against a frozen reference.
 
-    Defaults: beta, loss_type (arXiv 2305.18290).
+    Defaults: beta, loss_type (arXiv 2305.18290); f_alpha_divergence_coef (TRL); discopop_tau (arXiv 2406.08414).
     """
 
     name: ClassVar = "dpo"
@@ -48,7 +75,17 @@ class DPO(Algorithm):
     loss_weights: tuple[float, ...] | None = None
     """A weight for each of `loss_type`; 1 each without them."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """The share of pairs believed to be swapped; `sigmoid` only."""
+    """The share of pairs believed to be swapped."""
+    f_divergence_type: Divergence = "reverse_kl"
+    """The divergence from the reference, for losses of the difference of both sides."""
+    f_alpha_divergence_coef: NonNegativeFloat = 0.5
+    """The alpha of `alpha_divergence`: 0 is the forward KL, towards 1 it becomes the reverse KL."""
+    ld_alpha: float | None = Field(default=None, ge=0, le=1)
+    """The weight of tokens beyond the shorter side of a pair; None = 1."""
+    use_weighting: bool = False
+    """Weigh each pair by the policy's probability of both sides."""
+    discopop_tau: PositiveFloat = 0.05
+    """How sharply `discopop` goes from one of its losses to the other."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -61,9 +98,22 @@ class DPO(Algorithm):
             raise ValueError(
                 f"`loss_weights` has {len(self.loss_weights)} numbers for {len(kinds)} losses; give one each"
             )
-        if self.label_smoothing and "sigmoid" not in kinds:
-            raise ValueError("`label_smoothing` acts on `sigmoid` alone; set it to 0 or add `sigmoid` to `loss_type`")
+        for setting, readers in READ_BY.items():
+            changed = getattr(self, setting) != type(self).model_fields[setting].default
+            if changed and not readers & set(kinds):
+                raise ValueError(f"`{setting}` acts on {', '.join(sorted(readers))}, and `loss_type` has none of them")
+        if not self.label_smoothing and (smooth := {"robust", "exo_pair"} & set(kinds)):
+            raise ValueError(f"`{min(smooth)}` is made of `label_smoothing`, which is 0; its papers have 0.1 and 1e-3")
+        changed = self.f_alpha_divergence_coef != 0.5
+        if changed and self.f_divergence_type != "alpha_divergence":
+            raise ValueError("`f_alpha_divergence_coef` acts on `f_divergence_type: alpha_divergence` alone")
+        if self.f_alpha_divergence_coef == 1:
+            raise ValueError("`f_alpha_divergence_coef` 1 is not defined; its limit is `f_divergence_type: reverse_kl`")
         return self
+
+    def reads(self) -> Mapping[str, Readout]:
+        """What pairs are weighted by besides, where they are."""
+        return {**self.readouts, "log_sum_sq_probs": log_sum_sq_probs} if self.use_weighting else self.readouts
 
     def units(self) -> dict[str, Unit]:
         """`sft` is a mean over chosen tokens, everything else over pairs."""
@@ -71,18 +121,25 @@ class DPO(Algorithm):
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
         """The summed loss of each type over the pairs of a part; rows alternate chosen, rejected."""
+        ratios = self._ratios(batch, outputs.logps)
+        weights = pair_weights(batch, outputs) if self.use_weighting else 1.0
+        terms = {
+            kind: weight * (chosen_nll(batch, outputs) if kind == "sft" else weights * LOSSES[kind](self, ratios)).sum()
+            for kind, weight in self._weights().items()
+        }
+        return Loss(terms, {**margins(self.beta * ratios.u, self.beta * ratios.v), **observed(batch, outputs)})
+
+    def _ratios(self, batch: Batch, logps: Tensor) -> Ratios:
         assert batch.ref_logps is not None
         mask = batch.loss_mask
-        log_ratio = outputs.logps - batch.ref_logps
-        chosen, rejected = pairs(self.beta * masked_sum(log_ratio, mask))
-        losses = {
-            "sigmoid": lambda: sigmoid_pair(chosen - rejected, self.label_smoothing),
-            "hinge": lambda: hinge_pair(chosen - rejected),
-            "ipo": lambda: ipo_pair(*pairs(masked_mean(log_ratio, mask)), self.beta),
-            "sft": lambda: -masked_sum(outputs.logps, mask)[::2],
-        }
-        terms = {kind: weight * losses[kind]().sum() for kind, weight in self._weights().items()}
-        return Loss(terms, {**margins(chosen, rejected), **observed(batch, outputs)})
+        log_ratio = logps - batch.ref_logps
+        if self.ld_alpha is not None:
+            log_ratio = damped_tails(log_ratio, mask, self.ld_alpha)
+        total = masked_sum(log_ratio, mask)
+        scores = DIVERGENCES[self.f_divergence_type](total, self.f_alpha_divergence_coef)
+        chosen, rejected = sides(scores)
+        mean_chosen, mean_rejected = sides(scores / mask.sum(1).clamp(min=1))
+        return Ratios(*sides(total), chosen - rejected, mean_chosen - mean_rejected)
 
     def _types(self) -> tuple[LossType, ...]:
         return (self.loss_type,) if isinstance(self.loss_type, str) else self.loss_type
@@ -91,28 +148,41 @@ class DPO(Algorithm):
         return dict(zip(self._types(), self.loss_weights or (1.0,) * len(self._types()), strict=True))
 
 
-def pairs(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(2 x pairs,) -> chosen (pairs,), rejected (pairs,)."""
-    chosen, rejected = values.view(-1, 2).unbind(1)
-    return chosen, rejected
+LOSSES: Mapping[LossType, Callable[[DPO, Ratios], Tensor]] = {
+    "sigmoid": lambda dpo, pair: losses.sigmoid(dpo.beta * pair.difference, dpo.label_smoothing),
+    "sigmoid_norm": lambda dpo, pair: losses.sigmoid(dpo.beta * pair.mean_difference, dpo.label_smoothing),
+    "robust": lambda dpo, pair: losses.robust(dpo.beta * pair.difference, dpo.label_smoothing),
+    "hinge": lambda dpo, pair: losses.hinge(dpo.beta * pair.difference),
+    "ipo": lambda dpo, pair: losses.ipo(pair.mean_difference, dpo.beta),
+    "exo_pair": lambda dpo, pair: losses.exo(dpo.beta * pair.difference, dpo.label_smoothing),
+    "discopop": lambda dpo, pair: losses.discopop(dpo.beta * pair.difference, dpo.discopop_tau),
+    "nca_pair": lambda dpo, pair: losses.nca(dpo.beta * pair.u, dpo.beta * pair.v),
+    "bco_pair": lambda dpo, pair: losses.bco(dpo.beta * pair.u, dpo.beta * pair.v),
+    "sppo_hard": lambda dpo, pair: losses.sppo_hard(pair.u, pair.v, dpo.beta),
+    "apo_zero": lambda dpo, pair: losses.apo_zero(dpo.beta * pair.u, dpo.beta * pair.v),
+    "apo_down": lambda dpo, pair: losses.apo_down(dpo.beta * pair.u, dpo.beta * pair.v),
+}
+DIVERGENCES: Mapping[Divergence, Callable[[Tensor, float], Tensor]] = {
+    "reverse_kl": lambda log_ratio, alpha: log_ratio,
+    "forward_kl": lambda log_ratio, alpha: losses.alpha_divergence(log_ratio, 0.0),
+    "js_divergence": lambda log_ratio, alpha: losses.js_divergence(log_ratio),
+    "alpha_divergence": losses.alpha_divergence,
+}
+OF_THE_DIFFERENCE = frozenset({"sigmoid", "sigmoid_norm", "robust", "hinge", "ipo", "exo_pair", "discopop"})
+READ_BY: Mapping[str, frozenset[str]] = {
+    "label_smoothing": frozenset({"sigmoid", "sigmoid_norm", "robust", "exo_pair"}),
+    "discopop_tau": frozenset({"discopop"}),
+    "f_divergence_type": OF_THE_DIFFERENCE,
+    "ld_alpha": frozenset(LOSSES),
+    "use_weighting": frozenset(LOSSES),
+}
 
 
-def margins(chosen: Tensor, rejected: Tensor) -> dict[str, Metric]:
-    """TRL's metrics of the implied rewards, each a mean over pairs."""
-    return {
-        "rewards/chosen": mean_of(chosen),
-        "rewards/rejected": mean_of(rejected),
-        "rewards/accuracies": mean_of((chosen > rejected).float()),
-        "rewards/margins": mean_of(chosen - rejected),
-    }
+def pair_weights(batch: Batch, outputs: Outputs) -> Tensor:
+    """(pairs,) weights w(chosen) w(rejected), w = exp(mean_t log(p_t / sum_v p_v^2)), without a gradient.
 
-
-def observed(batch: Batch, outputs: Outputs) -> dict[str, Metric]:
-    """Log-probs of both sides (means over pairs), entropy and token accuracy (means over trained tokens)."""
-    chosen, rejected = pairs(masked_sum(outputs.logps, batch.loss_mask))
-    return {
-        "logps/chosen": mean_of(chosen),
-        "logps/rejected": mean_of(rejected),
-        "entropy": mean_of(outputs.readouts["entropy"], batch.loss_mask),
-        "mean_token_accuracy": mean_of((outputs.logps >= outputs.readouts["top_logp"]).float(), batch.loss_mask),
-    }
+    Source: WPO, arXiv 2406.11827, eq. 2.
+    """
+    alignment = outputs.logps.detach() - outputs.readouts["log_sum_sq_probs"]
+    chosen, rejected = sides(masked_mean(alignment, batch.loss_mask).exp())
+    return chosen * rejected

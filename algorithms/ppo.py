@@ -2,6 +2,7 @@
 
     r_t  = - beta (log pi_old - log ref) + [t is the last token] (R - missing_eos_penalty [no end])
     A_t  = delta_t + gamma lam A_{t+1},  delta_t = r_t + gamma V_{t+1} - V_t,  returns = A + V_old,  then A is whitened
+    V after the last token is 0, or with `bootstrap_truncated` the critic's where the length limit cut the answer off
     loss = sum_t - min(rho A, clip(rho, 1 - eps, 1 + eps) A) / sum_t 1
          + vf_coef sum_t 1/2 max((V - returns)^2, (V_old + clip(V - V_old, +-cliprange_value) - returns)^2) / sum_t 1
 
@@ -12,7 +13,7 @@ its released code. V_t is the value of the state before token t; the critic is a
 3. Advantages, returns, V_old and old log-probs are frozen for all updates of a rollout.
 
 How we differ: whitening takes the biased variance, as that code does, over the trained tokens of the whole rollout;
-`whiten_rewards` is off, as in TRL; a completion that hit the length limit counts as ended, with value 0 after it;
+`whiten_rewards` is off, as in TRL; whether an answer ended is told by the sampler, never by the padded width;
 unscored rows enter neither whitening nor the KL. TRL's `kl_coef` is `beta`, its `cliprange` is `epsilon`, as in `grpo`.
 """
 
@@ -25,19 +26,19 @@ from torch import Tensor
 
 from rung.advantages import adapted_beta, at_last_token, explained_variance, gae, whiten, whiten_keeping_mean
 from rung.algorithm import Algorithm, Need, State
+from rung.algorithms.group import clip_ratios, sampled_kl
 from rung.batch import Batch, Loss, Outputs
 from rung.maths import (
     clipped_objective,
     clipped_value_loss,
     dual_clip,
     entropy_detached,
-    k1,
     k3,
     masked_mean,
     masked_sum,
     token_log_ratio,
 )
-from rung.metrics import Metric, mean_of
+from rung.metrics import Mean, Metric, Metrics, mean_of
 
 KL_UNITS = {"sequence_sum": masked_sum, "token_mean": masked_mean}
 
@@ -80,6 +81,8 @@ class PPO(Algorithm):
     """Scale the rewards of tokens, KL included, to variance 1 over the rollout."""
     missing_eos_penalty: NonNegativeFloat = 0.0
     """What a completion that hit the length limit loses, in units of reward."""
+    bootstrap_truncated: bool = False
+    """A completion that hit the length limit goes on in the critic's eyes: the value after its last token counts."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "PPO":
@@ -94,6 +97,10 @@ class PPO(Algorithm):
         if self.kl_target is not None and not self.beta:
             raise ValueError(
                 "`kl_target` steers `beta` by factors, and 0 stays 0: start from a positive one, e.g. 0.15"
+            )
+        if self.bootstrap_truncated and self.missing_eos_penalty:
+            raise ValueError(
+                "`missing_eos_penalty` judges a cut as an ending, and `bootstrap_truncated` as none: keep one of them"
             )
         return self
 
@@ -111,28 +118,29 @@ class PPO(Algorithm):
 
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
         """Whitened advantages by generalised advantage estimation, and the returns that the critic learns."""
-        assert rollout.rewards is not None
         assert rollout.values is not None
-        values = rollout.values
-        trained = rollout.loss_mask & ~rollout.rewards.isnan()[:, None]
-        rewards = at_last_token(self._ended(rollout), trained)
-        measured: dict[str, Tensor] = {}
+        values, trained = rollout.values, scored_tokens(rollout)
+        rewards = at_last_token(self._scores(rollout), trained)
         if self.beta:
-            assert rollout.old_logps is not None
-            assert rollout.ref_logps is not None
-            kl = k1(rollout.old_logps, rollout.ref_logps)
-            beta = state.get("beta", self.beta)
-            assert isinstance(beta, int | float)
-            rewards = rewards - beta * kl
-            measured["beta"] = torch.tensor(float(beta), dtype=torch.float64)
-            state = self._adapted(float(beta), kl, trained, state)
+            kl = sampled_kl(rollout)
+            rewards = rewards - self._beta(state) * kl
+            state = self._adapted(kl, trained, state)
         if self.whiten_rewards:
             rewards = whiten_keeping_mean(rewards, trained)
-        advantages = gae(rewards, values, trained, self.gamma, self.lam)
+        advantages = gae(rewards, values, self._end_values(rollout), trained, self.gamma, self.lam)
         returns = torch.where(trained, advantages + values, 0)
-        measured["explained_variance"] = explained_variance(values, returns, trained)
-        rollout = replace(rollout, advantages=whiten(advantages, trained), returns=returns)
-        return rollout.replace_extras(**{name: one.repeat(rollout.num_rows) for name, one in measured.items()}), state
+        return replace(rollout, advantages=whiten(advantages, trained), returns=returns), state
+
+    def rollout_metrics(self, rollout: Batch, state: State) -> Metrics:
+        """How well the critic foresaw the returns, the KL that the reward paid for, and its coefficient."""
+        assert rollout.values is not None
+        assert rollout.returns is not None
+        trained = scored_tokens(rollout)
+        metrics = {"explained_variance": mean_of(explained_variance(rollout.values, rollout.returns, trained))}
+        if self.beta:
+            metrics["kl/sequence_sum"] = mean_of(masked_sum(sampled_kl(rollout), trained), trained.any(1))
+            metrics["beta"] = Mean(self._beta(state), 1)
+        return metrics
 
     def active(self, batch: Batch) -> Tensor:
         """Rows with a trained token: without an advantage they still teach the critic."""
@@ -151,9 +159,14 @@ class PPO(Algorithm):
             policy = dual_clip(policy, batch.advantages, self.delta)
         value = self.vf_coef * clipped_value_loss(outputs.values, batch.values, batch.returns, self.cliprange_value)
         sums = {name: masked_sum(each, batch.loss_mask).sum() for name, each in (("policy", policy), ("value", value))}
-        return Loss(sums, self._clipped(ratio, batch, outputs.values) | self._monitored(batch, outputs))
+        metrics = self._clipped(ratio, batch, outputs.values)
+        metrics["entropy"] = mean_of(outputs.readouts["entropy"], batch.loss_mask)
+        if self.beta:
+            assert batch.ref_logps is not None
+            metrics["kl"] = mean_of(k3(outputs.logps, batch.ref_logps), batch.loss_mask)
+        return Loss(sums, metrics)
 
-    def _ended(self, rollout: Batch) -> Tensor:
+    def _scores(self, rollout: Batch) -> Tensor:
         """(N,) rewards of whole completions, less the penalty of those that were cut off."""
         assert rollout.rewards is not None
         if not self.missing_eos_penalty:
@@ -161,13 +174,28 @@ class PPO(Algorithm):
         assert rollout.truncated is not None
         return rollout.rewards - self.missing_eos_penalty * rollout.truncated
 
-    def _adapted(self, beta: float, kl: Tensor, trained: Tensor, state: State) -> State:
+    def _end_values(self, rollout: Batch) -> Tensor:
+        """(N,) values after the last token: the critic's of completions that were cut off and go on, else 0."""
+        assert rollout.values is not None
+        if not self.bootstrap_truncated:
+            return rollout.values.new_zeros(rollout.num_rows)
+        assert rollout.end_values is not None
+        assert rollout.truncated is not None
+        return torch.where(rollout.truncated, rollout.end_values, 0)
+
+    def _beta(self, state: State) -> float:
+        """The coefficient of this rollout: the one of the settings until there is a state."""
+        beta = state.get("beta", self.beta)
+        assert isinstance(beta, int | float)
+        return float(beta)
+
+    def _adapted(self, kl: Tensor, trained: Tensor, state: State) -> State:
         """The state after a rollout whose log-ratios to the reference are `kl` (N, T)."""
         rows = trained.any(1)
         if self.kl_target is None or self.kl_unit is None or not rows.any():
             return state
         measured = float(KL_UNITS[self.kl_unit](kl, trained)[rows].mean())
-        return {"beta": adapted_beta(beta, measured, self.kl_target, self.kl_horizon, int(rows.sum()))}
+        return {"beta": adapted_beta(self._beta(state), measured, self.kl_target, self.kl_horizon, int(rows.sum()))}
 
     def _clipped(self, ratio: Tensor, batch: Batch, values: Tensor) -> dict[str, Metric]:
         assert batch.advantages is not None
@@ -175,23 +203,12 @@ class PPO(Algorithm):
         low = (ratio < 1 - self.epsilon) & (batch.advantages < 0)
         high = (ratio > 1 + self.epsilon) & (batch.advantages > 0)
         moved = (values - batch.values).abs() > self.cliprange_value
-        return {
-            "clip_ratio/low_mean": mean_of(low.float(), batch.loss_mask),
-            "clip_ratio/high_mean": mean_of(high.float(), batch.loss_mask),
-            "clip_ratio/region_mean": mean_of((low | high).float(), batch.loss_mask),
-            "clip_ratio/value_mean": mean_of(moved.float(), batch.loss_mask),
+        return clip_ratios(low, high, batch.loss_mask) | {
+            "clip_ratio/value_mean": mean_of(moved.float(), batch.loss_mask)
         }
 
-    def _monitored(self, batch: Batch, outputs: Outputs) -> dict[str, Metric]:
-        metrics: dict[str, Metric] = {
-            "entropy": mean_of(outputs.readouts["entropy"], batch.loss_mask),
-            "explained_variance": mean_of(batch.extras["explained_variance"]),
-        }
-        if self.beta:
-            assert batch.old_logps is not None
-            assert batch.ref_logps is not None
-            sampled = masked_sum(k1(batch.old_logps, batch.ref_logps), batch.loss_mask)
-            metrics["kl"] = mean_of(k3(outputs.logps, batch.ref_logps), batch.loss_mask)
-            metrics["kl/sequence_sum"] = mean_of(sampled)
-            metrics["beta"] = mean_of(batch.extras["beta"])
-        return metrics
+
+def scored_tokens(rollout: Batch) -> Tensor:
+    """(N, T) bool: the trained tokens of rows that have a reward."""
+    assert rollout.rewards is not None
+    return rollout.loss_mask & ~rollout.rewards.isnan()[:, None]

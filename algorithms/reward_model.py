@@ -32,6 +32,7 @@ class RewardModel(Algorithm):
     needs: ClassVar = frozenset({"pairs", "final"})
     terms: ClassVar = {"pairs": "groups"}
     unit: ClassVar = "group"
+    reads_logps: ClassVar = False
 
     center_rewards_coefficient: NonNegativeFloat = 0.0
     """Pulls the two scores of a pair towards a sum of 0; 0.01 is usual where the model is to judge a policy."""

@@ -7,12 +7,16 @@ first, the completion of a prompt-completion row, the assistant's turns of a cha
 
 How we differ: the sums run over the whole optimizer step, all parts and ranks, so the micro-batch size does not weight
 tokens by the length of their neighbours.
+
+`loss_type: dft` is dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629, eq. 9): each token times its own probability,
+through which no gradient flows, so that a token which the policy finds unlikely does not pull the harder for it.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from rung.algorithm import Algorithm
-from rung.batch import Batch, Loss, Outputs
+from rung.batch import Batch, Loss, Outputs, Unit
 from rung.maths import entropy_detached, masked_sum, top_logp
 from rung.metrics import mean_of
 
@@ -20,14 +24,15 @@ from rung.metrics import mean_of
 class SFT(Algorithm):
     """Supervised fine-tuning on text, prompt-completion rows or chats.
 
-    Defaults: assistant_only_loss (rung; TRL trains every turn).
+    Defaults: loss_type (arXiv 2203.02155); assistant_only_loss (rung; TRL trains every turn).
     """
 
     name: ClassVar = "sft"
     needs: ClassVar = frozenset({"text"})
-    terms: ClassVar = {"nll": "tokens"}
     readouts: ClassVar = {"entropy": entropy_detached, "top_logp": top_logp}
 
+    loss_type: Literal["nll", "dft"] = "nll"
+    """The negative log-likelihood, or that of each token times its probability (dynamic fine-tuning)."""
     assistant_only_loss: bool = True
     """Train the assistant's turns of a chat alone; else every turn after the first prompt."""
 
@@ -35,11 +40,16 @@ class SFT(Algorithm):
         """The assistant's turns, or all."""
         return "assistant" if self.assistant_only_loss else "all"
 
+    def units(self) -> Mapping[str, Unit]:
+        """One term, called after `loss_type`."""
+        return {self.loss_type: "tokens"}
+
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
-        """The summed negative log-likelihood of the trained tokens."""
-        mask = batch.loss_mask
+        """The summed negative log-likelihood of the trained tokens, weighted under `dft`."""
+        mask, logps = batch.loss_mask, outputs.logps
+        weighted = logps * logps.detach().exp() if self.loss_type == "dft" else logps
         return Loss(
-            {"nll": -masked_sum(outputs.logps, mask).sum()},
+            {self.loss_type: -masked_sum(weighted, mask).sum()},
             {
                 "mean_token_accuracy": mean_of((outputs.logps >= outputs.readouts["top_logp"]).float(), mask),
                 "entropy": mean_of(outputs.readouts["entropy"], mask),

@@ -63,7 +63,10 @@ def _tail(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The ids that the chat template writes behind the EOS of a turn, such as a line break."""
     from rung.data.chat import render
     from rung.data.records import Messages
+    from rung.data.tokens import tokens
 
     turns: Messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
-    _, eos, tail = render(turns, tokenizer, add_generation_prompt=False).rpartition(str(tokenizer.eos_token))
-    return tuple(tokenizer(tail, add_special_tokens=False)["input_ids"]) if eos else ()  # type: ignore[arg-type]
+    ids, _ = tokens(render(turns, tokenizer, add_generation_prompt=False), tokenizer, special=False)
+    # Behind EOS, not alone: some tokenizers write a space before a text, and none behind a special token.
+    ended = next((n for n, token in enumerate(reversed(ids)) if token == tokenizer.eos_token_id), 0)
+    return tuple(ids[len(ids) - ended :])

@@ -32,6 +32,14 @@ STAGES = {
         "rollout": {"batch_size": 4, "max_completion_length": 12},
         "adapter": {"lora": {"r": 4}},
     },
+    "ppo": {
+        "algorithm": {"name": "ppo", "kl_target": 0.1, "kl_unit": "sequence_sum", "bootstrap_truncated": True},
+        "data": "prompts.jsonl",
+        "rewards": ["./judge.py:many_a"],
+        "rollout": {"batch_size": 4, "max_completion_length": 12},
+        "updates": {"minibatches": 2, "epochs": 3},
+        "critic": "start",
+    },
     "sft": {
         "algorithm": "sft",
         "data": "texts.jsonl",
@@ -57,7 +65,7 @@ def trained(work: Path, stage: str, folder: Path) -> None:
             config,
             start="tiny:llama",
             reference=None,
-            critic=None,
+            critic="tiny:llama" if config.stages[0].critic == "start" else None,
             folder=folder,
             ranks=Ranks(),
             stop=stop,

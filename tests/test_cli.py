@@ -1,5 +1,7 @@
 """The command: what it prints, its exit codes, and mistakes told in two lines before anything is written."""
 
+import json
+import re
 import sys
 from io import StringIO
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 from climb import write_climb
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from rung.cli import main
 from rung.console import blocks
@@ -162,24 +165,101 @@ def test_a_run_is_shown_measured_and_sampled_from(
     capsys.readouterr()
 
     assert rung(monkeypatch, "show", "short") == 0
-    assert "# short" in capsys.readouterr().out
-    assert rung(monkeypatch, "show", "short", "grpo") == 0
     told = capsys.readouterr().out
-    assert "loss" in told
-    assert "sampled completions" in told
+    assert all(words in told for words in ("short", "report.html", "sft against prompting", "Gates"))
+    assert "0.0 [0.0, " in told
+    assert rung(monkeypatch, "show", "short", "sft") == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("loss", "first", "last", "course"))
+    assert rung(monkeypatch, "show", "short", "grpo") == 0
+    assert "sampled completions" in capsys.readouterr().out
     assert rung(monkeypatch, "show", "shirt") == 2
     assert "short" in capsys.readouterr().err
 
     saved = home / "scores.json"
     assert rung(monkeypatch, "evaluate", "climb.yaml", "run:short/sft", "--shots", "2", "--save", str(saved)) == 0
-    assert "digits" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "run:short/sft: 29 items of validation, 2 shots" in told
+    assert "digits, %" in told
     assert saved.is_file()
 
-    asked = ("generate", "run:short/sft", "1+1?", "2+1?", "--temperature", "1", "--max-completion-length", "4")
-    assert rung(monkeypatch, *asked) == 0
-    first = capsys.readouterr().out
-    assert rung(monkeypatch, *asked) == 0
-    assert capsys.readouterr().out == first
+    asked = ("1+1?", "2+1?", "--temperature", "1", "--max-completion-length", "4")
+    answers = []
+    for name in ("run:short/sft", "run:short/sft", "runs/short/sft", "./runs/short/sft/model"):
+        assert rung(monkeypatch, "generate", name, *asked) == 0
+        answers.append(capsys.readouterr().out)
+    assert len(set(answers)) == 1
+    assert re.match(r"\[1/1\] 1\+1\?\n.*\n\[1/1\] 2\+1\?\n", answers[0], re.DOTALL)
+
+
+def test_a_run_that_has_not_finished_is_shown_as_far_as_it_has_come(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rung(monkeypatch, "run", "climb.yaml", "sft.max_steps=2", "name=half") == 0
+    capsys.readouterr()
+    folder = home / "runs" / "half"
+    for file in (folder / "report.html", folder / "grpo" / "DONE"):
+        file.unlink()
+    assert rung(monkeypatch, "show", "half") == 0
+    told = capsys.readouterr().out
+    assert "is not finished" in told
+    assert "Gates" in told
+    for arguments in (
+        ("generate", "run:half/grpo", "1+1?"),
+        ("generate", "runs/half", "1+1?"),
+        ("evaluate", "climb.yaml", "run:half"),
+        ("run", "climb.yaml", "name=next", "sft.from=run:half/grpo"),
+        ("run", "climb.yaml", "name=next", "model=run:half"),
+    ):
+        before = {file: file.stat().st_mtime_ns for file in home.rglob("*")}
+        assert rung(monkeypatch, *arguments) == 2, arguments
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 2
+        assert "has not finished" in lines[0]
+        assert "`run:half/sft`" in lines[1]
+        assert {file: file.stat().st_mtime_ns for file in home.rglob("*")} == before
+
+
+def test_what_is_no_policy_is_refused_in_two_lines(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, tokenizer = build("llama")
+    for name in ("judge", "broken", "lacking"):
+        model.save_pretrained(home / name)
+        tokenizer.save_pretrained(home / name)
+    config = json.loads((home / "judge" / "config.json").read_text())
+    (home / "judge" / "config.json").write_text(
+        json.dumps(config | {"architectures": ["LlamaForSequenceClassification"]})
+    )
+    weights = home / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    weights = home / "lacking" / "model.safetensors"
+    save_file(
+        {name: each for name, each in load_file(weights).items() if "lm_head" not in name}, weights, {"format": "pt"}
+    )
+    capsys.readouterr()
+    for name, what in (("judge", "reward model"), ("broken", "cannot be loaded"), ("lacking", "lm_head.weight")):
+        for arguments in (("generate", f"./{name}", "1+1?"), ("evaluate", "climb.yaml", f"./{name}")):
+            assert rung(monkeypatch, *arguments) == 2
+            assert what in "\n".join(capsys.readouterr().err.splitlines()[-2:])
+
+
+def test_a_name_that_is_no_model_is_told_with_those_that_come_near(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert rung(monkeypatch, "generate", "lama", "1+1?") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "`lama`" in lines[0]
+    assert "did you mean `tiny:llama`?" in lines[1]
+
+
+def test_a_set_that_the_config_does_not_name_is_told_before_a_model_is_loaded(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rung(monkeypatch, "evaluate", "climb.yaml", "nowhere", "evaluate.test=null", "--set", "test") == 2
+    assert "`evaluate.test` names no items" in capsys.readouterr().err
 
 
 def test_too_many_shots_and_an_empty_prompt_are_told_in_two_lines(

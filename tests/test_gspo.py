@@ -1,6 +1,9 @@
 """GSPO: numbers derived by hand, TRL's loss of sequences, and what the ratio of a row does."""
 
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from test_oracle import DTYPES, SEEDS, drawn, equal, ours, theirs, trl_grpo
 from rung.algorithms.grpo import GRPO
 from rung.algorithms.gspo import GSPO, GSPOToken
 from rung.batch import Batch, Outputs
+from rung.cli import main
 from rung.config import load_config, resolve
 from rung.metrics import values
 
@@ -146,3 +150,45 @@ def test_a_rollout_is_four_updates(name: str) -> None:
     for size in ("tiny", "small", "large"):
         config = resolve(load_config("gspo", [f"algorithm={name}"]), size)
         assert config.stages[0].updates.minibatches == 4
+
+
+ONE_UPDATE = "one update a rollout: the ratio of every completion is 1"
+TOO_WIDE = "the ratio of a whole completion hardly ever moves so far"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "minibatches", "told"),
+    [
+        ({"name": "gspo"}, "auto", []),
+        ({"name": "gspo"}, 1, [ONE_UPDATE]),
+        ({"name": "gspo_token", "epsilon": 0.2, "epsilon_high": 0.28}, 4, [TOO_WIDE]),
+        ({"name": "grpo", "importance_sampling_level": "sequence"}, 1, [ONE_UPDATE, TOO_WIDE]),
+        ({"name": "grpo"}, 1, []),
+    ],
+    ids=["as it is", "one update", "wide bounds", "a ratio of sequences inside grpo", "a ratio of tokens"],
+)
+def test_check_tells_of_settings_under_which_the_ratio_does_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    algorithm: dict[str, object],
+    minibatches: int | str,
+    told: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.jsonl").write_text('{"prompt": "1+1?"}\n')
+    Path("judge.py").write_text("def length(completion: str) -> float:\n    return len(completion)\n")
+    stage = {
+        "name": "whole",
+        "algorithm": algorithm,
+        "data": "prompts.jsonl",
+        "rewards": ["./judge.py:length"],
+        "updates": {"minibatches": minibatches},
+    }
+    Path("whole.yaml").write_text(json.dumps({"name": "whole", "model": "tiny:llama", "stages": [stage]}))
+    monkeypatch.setattr(sys, "argv", ["rung", "check", "whole.yaml"])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert not exit.value.code
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("whole: ")]
+    assert [note for note in (ONE_UPDATE, TOO_WIDE) if any(note in line for line in notes)] == told

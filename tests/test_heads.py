@@ -1,6 +1,7 @@
 """Heads and critics: where values come from, how they start, and that a critic leaves the policy alone."""
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -41,8 +42,32 @@ def _backward(policy: Policy, layout: str) -> torch.Tensor:
 def test_a_critic_with_the_policys_weights_gives_the_values_of_a_head_on_the_policy():
     headed = tiny_policy("qwen3", heads=True)
     apart = Policy(headed.model, value_head=headed.value_head, critic=deepcopy(headed.model))
-    assert (headed.values(_batch()) - apart.values(_batch())).abs().max() < 1e-6
-    assert headed.values(_batch())[~_batch().loss_mask].abs().max() == 0
+    for one, other in zip(headed.values(_batch()), apart.values(_batch()), strict=True):
+        assert (one - other).abs().max() < 1e-6
+    assert headed.values(_batch())[0][~_batch().loss_mask].abs().max() == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("layout", ["plain", "shared", "masked"])
+def test_the_value_after_the_last_token_is_the_value_before_the_next_one(family, layout):
+    """Each row is told once more with one more token, which is trained."""
+    policy = tiny_policy(family, heads=True)
+    policy.critic = tiny_policy(family).model
+    policy.layouts = lambda: (layout,)  # type: ignore[method-assign]
+    batch = _batch()
+    end = batch.lengths[:, None]
+    width = torch.arange(batch.completion_ids.shape[1] + 1)
+    longer = replace(
+        batch,
+        completion_ids=torch.nn.functional.pad(batch.completion_ids, (0, 1)).scatter(1, end, 7),
+        completion_mask=width <= end,
+        loss_mask=torch.nn.functional.pad(batch.loss_mask, (0, 1)).scatter(1, end, True),
+        extras={},
+    )
+    _, after = policy.values(batch)
+    before, _ = policy.values(longer)
+    assert after.abs().min() > 0
+    torch.testing.assert_close(after, before.gather(1, end)[:, 0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
@@ -97,17 +122,31 @@ def test_an_algorithm_without_values_refuses_a_critic():
         rung.train("sft", model="tiny:llama", data=[row], max_steps=1, critic="start")
 
 
+def test_a_stage_in_python_has_the_critic_that_it_names():
+    def open_stage(model, critic):
+        settings = {"rollout": {"batch_size": 2, "max_completion_length": 2}, "max_steps": 1, "critic": critic}
+        return rung.train("ppo", model=model, data=[{"prompt": "a"}], rewards=lambda completion: 1.0, **settings)
+
+    policy = open_stage("tiny:llama", "start").policy
+    assert policy.critic is not None
+    assert policy.critic is not policy.causal_lm
+    assert open_stage("tiny:llama", "head").policy.critic is None
+    with pytest.raises(ConfigError, match="in memory"):
+        open_stage(build("llama"), "start")
+
+
 def test_an_algorithm_that_needs_values_finds_them_in_its_batches():
-    seen: list[torch.Tensor | None] = []
+    seen: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []
 
     class Watching(Valued):
         def prepare(self, batch, policy):
             prepared = Algorithm.prepare(self, batch, policy)
-            seen.append(prepared.values)
+            seen.append((prepared.values, prepared.end_values))
             return prepared
 
     batch = _batch()
     policy = tiny_policy("llama", heads=True)
     Watching().prepare(batch, policy)
-    assert seen[0] is not None
-    assert torch.equal(seen[0], policy.values(batch))
+    for found, expected in zip(seen[0], policy.values(batch), strict=True):
+        assert found is not None
+        assert torch.equal(found, expected)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -31,13 +31,17 @@ def same(value: Any, *_: Any, **__: Any) -> Any:
     return value
 
 
+class Untouched(torch.nn.Module):
+    is_gradient_checkpointing = False
+
+
 def trl_stub(**more: Any) -> Any:
     ranks = SimpleNamespace(
         num_processes=1, device="cpu", gather=same, reduce=same, gather_for_metrics=same, parallelism_config=None
     )
     return SimpleNamespace(
         accelerator=ranks,
-        model=SimpleNamespace(training=True),
+        model=Untouched(),
         aux_loss_enabled=False,
         _metrics={"train": defaultdict(list)},
         _total_train_tokens=0,
@@ -65,10 +69,10 @@ def drawn(seed: int, group: int | None, dtype: torch.dtype) -> tuple[Batch, torc
     return batch, logps.to(dtype)
 
 
-def ours(algorithm: Algorithm, batch: Batch, logps: torch.Tensor) -> Result:
+def ours(algorithm: Algorithm, batch: Batch, logps: torch.Tensor, **readouts: torch.Tensor) -> Result:
     leaf = logps.clone().requires_grad_()
     nothing = torch.zeros_like(logps)
-    outputs = Outputs(logps=leaf, readouts={"entropy": nothing, "top_logp": nothing})
+    outputs = Outputs(logps=leaf, readouts={"entropy": nothing, "top_logp": nothing, **readouts})
     loss = algorithm.loss(batch, outputs).over(count(algorithm.units(), batch))
     loss.backward()
     assert leaf.grad is not None
@@ -155,15 +159,18 @@ def test_grpo_family(algorithm: GRPO, loss_type: str, seed: int, dtype: torch.dt
     equal(ours(algorithm, batch, logps), theirs(trl_grpo(batch, loss_type, algorithm), batch, logps), dtype)
 
 
-def trl_dpo(batch: Batch, algorithm: DPO) -> Callable[[torch.Tensor], torch.Tensor]:
-    from trl.trainer.dpo_trainer import DPOTrainer
+def sided(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.cat([tensor[::2], tensor[1::2]])  # TRL: all chosen, then all rejected
 
-    def sided(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.cat([tensor[::2], tensor[1::2]])  # TRL: all chosen, then all rejected
+
+def trl_dpo(
+    batch: Batch, algorithm: DPO, log_sum_sq_probs: torch.Tensor | None = None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     mask = sided(batch.loss_mask).long()
     assert batch.ref_logps is not None
-    ref = (sided(batch.ref_logps) * mask).sum(1)
+    ref = sided(batch.ref_logps) * mask
     kinds = [algorithm.loss_type] if isinstance(algorithm.loss_type, str) else list(algorithm.loss_type)
 
     def loss(logps: torch.Tensor) -> torch.Tensor:
@@ -171,25 +178,32 @@ def trl_dpo(batch: Batch, algorithm: DPO) -> Callable[[torch.Tensor], torch.Tens
         nothing = torch.zeros_like(log_probs)
 
         def model(**_: Any) -> Any:
-            return SimpleNamespace(log_probs=log_probs, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool())
+            return SimpleNamespace(
+                log_probs=log_probs,
+                entropy=nothing,
+                mean_logits=nothing,
+                is_top1=nothing.bool(),
+                log_sum_sq_probs=None if log_sum_sq_probs is None else sided(log_sum_sq_probs),
+            )
 
         me = trl_stub(
-            ld_alpha=None,
-            precompute_ref_logps=True,
-            f_divergence_type="reverse_kl",
+            ld_alpha=algorithm.ld_alpha,
+            precompute_ref_logps=False,
+            ref_model=lambda **_: SimpleNamespace(log_probs=ref),
+            f_divergence_type=algorithm.f_divergence_type,
+            f_alpha_divergence_coef=algorithm.f_alpha_divergence_coef,
             loss_types=kinds,
             loss_weights=list(algorithm.loss_weights or [1.0] * len(kinds)),
             beta=algorithm.beta,
-            label_smoothing=0.0,
-            use_weighting=False,
+            label_smoothing=algorithm.label_smoothing,
+            use_weighting=algorithm.use_weighting,
+            args=SimpleNamespace(gradient_checkpointing_kwargs=None, discopop_tau=algorithm.discopop_tau),
         )
         ones = torch.ones(len(mask), 1, dtype=torch.long)
         inputs = {
             "input_ids": torch.cat([ones, sided(batch.completion_ids)], 1),
             "attention_mask": torch.cat([ones, mask], 1),
             "completion_mask": torch.cat([0 * ones, mask], 1),
-            "ref_chosen_logps": ref.chunk(2)[0],
-            "ref_rejected_logps": ref.chunk(2)[1],
         }
         return DPOTrainer._compute_loss(me, model, inputs, False)
 
@@ -217,7 +231,8 @@ def test_dpo(algorithm: DPO, seed: int, dtype: torch.dtype) -> None:
 
 @DTYPES
 @SEEDS
-def test_sft(seed: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("loss_type", ["nll", "dft"])
+def test_sft(loss_type: Literal["nll", "dft"], seed: int, dtype: torch.dtype) -> None:
     from trl.trainer.sft_trainer import SFTTrainer
 
     batch, logps = drawn(seed, None, dtype)
@@ -231,7 +246,7 @@ def test_sft(seed: int, dtype: torch.dtype) -> None:
                 log_probs=log_probs, label_mask=batch.loss_mask, entropy=nothing, is_top1=nothing.bool()
             )
 
-        args = SimpleNamespace(loss_type="nll", average_tokens_across_devices=False)
+        args = SimpleNamespace(loss_type=loss_type, average_tokens_across_devices=False)
         me = trl_stub(compute_loss_func=None, label_smoother=None, args=args)
         inputs = {
             "input_ids": batch.completion_ids,
@@ -240,7 +255,7 @@ def test_sft(seed: int, dtype: torch.dtype) -> None:
         }
         return SFTTrainer.compute_loss(me, cast(Any, model), inputs, num_items_in_batch=batch.loss_mask.sum())
 
-    equal(ours(SFT(), batch, logps), theirs(loss, batch, logps), dtype)
+    equal(ours(SFT(loss_type=loss_type), batch, logps), theirs(loss, batch, logps), dtype)
 
 
 def test_label_smoothing_acts_on_sigmoid_which_trl_ignores() -> None:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Weighed, random_batch, tiny_policy, weighed
 
-from rung.planner import Cost, Layout, cut, plan
+from rung.batch import Batch
+from rung.planner import Cost, Layout, Part, cut, plan
 
 COSTS = {"tiny": Cost.of(20_000, 32, 2), "toy": Cost.of(2_800_000, 256, 4), "small": Cost.of(440_000_000, 1024, 28)}
 LAYOUTS: tuple[Layout, ...] = ("plain", "shared", "masked")
@@ -33,6 +34,21 @@ def test_a_group_of_eight_computes_its_prompt_once_and_little_padding(
         assert policy.counted.head_rows == int(batch.loss_mask.sum())
 
 
+def padded_positions(batch: Batch, layout: Layout, part: Part) -> int:
+    """What a part brings to one call, padding included."""
+    rows = list(part.rows)
+    lengths, prompt_of = batch.lengths[rows], batch.prompt_of[rows]
+    prompts = batch.prompt_mask.sum(1)[prompt_of]
+    if layout == "masked":
+        packs = torch.tensor(part.packs)
+        once = [
+            int(batch.prompt_mask.sum(1)[prompt_of[packs == pack].unique()].sum()) for pack in range(max(packs) + 1)
+        ]
+        tokens = [int(lengths[packs == pack].sum()) + shared for pack, shared in enumerate(once)]
+        return len(tokens) * max(tokens)
+    return len(rows) * int((lengths + (prompts if layout == "plain" else 0)).max())
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**31),
@@ -53,9 +69,10 @@ def test_every_row_is_planned_once_and_units_stay_whole(
         assert list(part.rows) == sorted(part.rows)
         if unit == "group":
             assert all(part.rows.count(row ^ 1) for row in part.rows)
-        width = int(batch.lengths[list(part.rows)].max())
-        if not part.packs and len(part.rows) > (group or 1):
-            assert width * len(part.rows) <= budget
+    for block in blocks:
+        for part in block.parts:
+            if block.layout == "masked" or len(part.rows) > (group or 1):
+                assert padded_positions(batch, block.layout, part) <= budget
 
 
 @settings(max_examples=40, deadline=None)
@@ -65,7 +82,7 @@ def test_the_cut_is_the_cheapest_of_all_cuts(widths: list[int], budget: int) -> 
     sorted_widths = np.array(sorted(widths))
     ones = np.ones(len(widths), dtype=int)
 
-    def price(rows: np.ndarray, width: np.ndarray) -> np.ndarray:
+    def price(rows: np.ndarray, width: int) -> np.ndarray:
         return 30 + rows * width
 
     def total(marks: int) -> float:

@@ -1,6 +1,9 @@
-"""PPO: numbers derived by hand through `credit` and `loss`, the recursion against its definition, and first updates."""
+"""PPO: the recursion against its definition, what enters a rollout's credit, and first updates of a real policy.
 
-import json
+Its numbers derived by hand stand in `test_golden.py`.
+"""
+
+import sys
 from dataclasses import replace
 from math import fsum
 
@@ -11,9 +14,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from support import random_batch, tiny_policy
 
+import rung
 from rung import advantages, maths
 from rung.algorithms.ppo import PPO
 from rung.batch import Batch, Loss, Outputs, concat, count
+from rung.cli import main
 from rung.config import load_config, resolve
 from rung.metrics import values
 
@@ -26,18 +31,16 @@ def rollout(
     kl: Rows,
     values: Rows,
     scores: list[float],
-    trained: list[list[int]] | None = None,
     truncated: list[bool] | None = None,
 ) -> Batch:
     """Rows of one width: k1 of each token against the reference, the value before it, and a score a row."""
     size, width = len(kl), len(kl[0])
     generator = torch.Generator().manual_seed(0)
     batch = random_batch(generator, prompts=size, rows=(1, 1), length=(width, width))
-    mask = torch.tensor(trained, dtype=torch.bool) if trained else batch.completion_mask
     old = torch.full((size, width), -2.0, dtype=torch.float64)
     return replace(
         batch,
-        loss_mask=mask,
+        loss_mask=batch.completion_mask,
         old_logps=old,
         ref_logps=old - torch.tensor(kl, dtype=torch.float64),
         values=torch.tensor(values, dtype=torch.float64),
@@ -62,6 +65,7 @@ def drawn(seed: int, *, unscored: bool = False) -> Batch:
         old_logps=noise() * batch.loss_mask,
         ref_logps=noise() * batch.loss_mask,
         values=noise() * batch.loss_mask,
+        end_values=torch.randn(batch.num_rows, generator=generator, dtype=torch.float64),
         rewards=rewards,
         truncated=torch.rand(batch.num_rows, generator=generator) < 0.3,
     )
@@ -89,92 +93,6 @@ def lost(algorithm: PPO, batch: Batch, logps: torch.Tensor, predicted: torch.Ten
 GOLDEN = {"kl": [[0.2, 0.4, 0.2]], "values": [[0.5, 0.4, 0.3]], "scores": [1.0]}
 
 
-@pytest.mark.maths
-def test_advantages_and_returns() -> None:
-    """beta .5 makes r = [-.1, -.2, 1 - .1]; A_2 = .9 - .3 = .6, A_1 = -.2 + .3 - .4 + .95 x .6 = .27, A_0 = .0565.
-
-    Returns are A + V before A is whitened by its biased variance.
-    """
-    advantages, returns = credited(PPO(beta=0.5), rollout(**GOLDEN))
-    close(returns, [[0.5565, 0.67, 0.9]])
-    close(advantages, [[-1.128626, -0.173692, 1.302318]])
-
-
-@pytest.mark.maths
-def test_discounted_returns() -> None:
-    """gamma .9, lam .8: A = [-.16656, .102, .6]."""
-    _, returns = credited(PPO(beta=0.5, gamma=0.9, lam=0.8), rollout(**GOLDEN))
-    close(returns, [[0.33344, 0.502, 0.9]])
-
-
-@pytest.mark.maths
-def test_observation_tokens_are_skipped() -> None:
-    """Two columns of an environment between tokens 0 and 1, with a value and a KL of their own that nobody reads."""
-    batch = rollout(kl=[[0.2, 7, 7, 0.4, 0.2]], values=[[0.5, 9, 9, 0.4, 0.3]], scores=[1.0], trained=[[1, 0, 0, 1, 1]])
-    advantages, returns = credited(PPO(beta=0.5), batch)
-    close(returns, [[0.5565, 0.0, 0.0, 0.67, 0.9]])
-    close(advantages, [[-1.128626, 0, 0, -0.173692, 1.302318]])
-
-
-@pytest.mark.maths
-def test_whitened_rewards_keep_their_mean() -> None:
-    """r = 1.2, 1.3 .. 2.0: mean 1.6, biased variance .066667; with gamma 0 and V 0 the returns are the rewards."""
-    batch = rollout(kl=[[-1.2 - 0.1 * t for t in range(9)]], values=[[0.0] * 9], scores=[0.0])
-    _, returns = credited(PPO(beta=1, gamma=0, whiten_rewards=True), batch)
-    expected = [0.050807, 0.438105, 0.825403, 1.212702, 1.6, 1.987298, 2.374597, 2.761895, 3.149193]
-    close(returns, [expected])
-
-
-@pytest.mark.maths
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "delta", "loss"),
-    [
-        (1.25, 1, None, -1.2),
-        (0.7, 1, None, -0.7),
-        (0.7, -1, None, 0.8),
-        (1.5, -1, None, 1.5),
-        (20, -1, None, 20),
-        (20, -1, 10, 10),
-        (20, -1, 3, 3),
-        (1.5, 1, 3, -1.2),
-    ],
-)
-def test_clip_and_dual_clip(ratio: float, advantage: float, delta: float | None, loss: float) -> None:
-    """Bounds .8 and 1.2: a gain stops counting at the bound, a loss is cut by delta alone."""
-    batch, _ = PPO().credit(rollout(kl=[[0.0]], values=[[0.0]], scores=[1.0]), {})
-    assert batch.old_logps is not None
-    logps = batch.old_logps + torch.tensor(ratio, dtype=torch.float64).log()
-    batch = replace(batch, advantages=torch.full_like(logps, float(advantage)))
-    found = lost(PPO(delta=delta), batch, logps, torch.zeros_like(logps))
-    assert float(found.terms["policy"]) == pytest.approx(loss, abs=1e-5)
-
-
-@pytest.mark.maths
-@pytest.mark.parametrize(("value", "target", "loss"), [(1.0, 0.0, 0.5), (0.9, 1.0, 0.045)])
-def test_value_loss_is_the_larger_of_plain_and_clipped(value: float, target: float, loss: float) -> None:
-    """V_old .5, range .2: V = 1 against 0 costs 1/2 x 1; V = .9 against 1 counts as .7 and costs 1/2 x .09."""
-    batch, _ = PPO().credit(rollout(kl=[[0.0]], values=[[0.5]], scores=[target]), {})
-    assert batch.old_logps is not None
-    found = lost(PPO(), batch, batch.old_logps, torch.full((1, 1), value, dtype=torch.float64))
-    assert float(found.terms["value"]) == pytest.approx(0.1 * loss, abs=1e-6)
-    assert values(found.metrics)["clip_ratio/value_mean"] == 1
-
-
-@pytest.mark.maths
-@pytest.mark.parametrize(("kl", "beta"), [(3, 0.149808), (6, 0.15), (6.6, 0.150096), (9, 0.150192)])
-@pytest.mark.parametrize("unit", ["sequence_sum", "token_mean"])
-def test_adaptive_coefficient(kl: float, beta: float, unit: str) -> None:
-    """64 rows of 4 tokens, target 6, horizon 10000: (KL/6 - 1) clipped to .2; a mean over tokens is 4 times less."""
-    algorithm = PPO.model_validate({"beta": 0.15, "kl_target": 6, "kl_unit": unit})
-    token = kl / 4 if unit == "sequence_sum" else kl
-    batch = rollout(kl=[[token] * 4] * 64, values=[[0.0] * 4] * 64, scores=[0.0] * 64)
-    first, state = algorithm.credit(batch, algorithm.initial_state())
-    assert state["beta"] == pytest.approx(beta, abs=1e-6)
-    assert first.extras["beta"].tolist() == pytest.approx([0.15] * 64), "a rollout is credited with the old coefficient"
-    second, _ = algorithm.credit(batch, json.loads(json.dumps(dict(state))))
-    assert second.extras["beta"][0] == pytest.approx(beta, abs=1e-6)
-
-
 def test_a_fixed_coefficient_keeps_no_state() -> None:
     batch = rollout(**GOLDEN)
     assert PPO().credit(batch, PPO().initial_state())[1] == {}
@@ -190,7 +108,16 @@ def test_a_completion_without_an_end_pays() -> None:
 def test_explained_variance_of_a_perfect_and_of_an_ignorant_critic() -> None:
     for predicted, explained in (([[3.0], [5.0]], 1.0), ([[4.0], [4.0]], 0.0)):
         batch, _ = PPO(beta=0).credit(rollout(kl=[[0.0]] * 2, values=predicted, scores=[3.0, 5.0]), {})
-        assert batch.extras["explained_variance"].tolist() == [explained] * 2
+        assert values(PPO(beta=0).rollout_metrics(batch, {})) == {"explained_variance": explained}
+
+
+def test_values_that_moved_beyond_their_range_are_counted() -> None:
+    """Of .3, .1 and -.5 two lie beyond .2."""
+    batch, _ = PPO().credit(rollout(**GOLDEN), {})
+    assert batch.old_logps is not None
+    assert batch.values is not None
+    moved = lost(PPO(), batch, batch.old_logps, batch.values + torch.tensor([[0.3, 0.1, -0.5]]))
+    assert values(moved.metrics)["clip_ratio/value_mean"] == pytest.approx(2 / 3)
 
 
 # properties
@@ -217,18 +144,44 @@ def test_gae_is_its_definition_on_the_row_without_its_observations(seed: int, ga
     assert rewards is not None
     assert predicted is not None
     rubbish = torch.where(mask, 0.0, NAN)
-    found = advantages.gae(rewards + rubbish, predicted + rubbish, mask, gamma, lam)
+    assert batch.end_values is not None
+    found = advantages.gae(rewards + rubbish, predicted + rubbish, batch.end_values, mask, gamma, lam)
     assert not found[~mask].any()
     for row in range(batch.num_rows):
-        r, v = rewards[row][mask[row]].tolist(), [*predicted[row][mask[row]].tolist(), 0.0]
+        r, v = rewards[row][mask[row]].tolist(), [*predicted[row][mask[row]].tolist(), float(batch.end_values[row])]
         deltas = [r[t] + gamma * v[t + 1] - v[t] for t in range(len(r))]
         expected = [fsum((gamma * lam) ** (s - t) * deltas[s] for s in range(t, len(r))) for t in range(len(r))]
         close(found[row][mask[row]], expected, 1e-9)
 
 
-@given(seed=st.integers(0, 2**31), whitened=st.booleans())
-def test_order_and_padding_of_rows_change_no_credit(seed: int, whitened: bool) -> None:
-    algorithm = PPO(whiten_rewards=whitened, missing_eos_penalty=0.5)
+@given(seed=st.integers(0, 2**31), gamma=st.floats(0, 1), lam=st.floats(0, 1))
+def test_the_value_after_the_end_is_one_more_token_that_earned_its_value(seed: int, gamma: float, lam: float) -> None:
+    """Such a token has the advantage 0 and the value of the bootstrap; only rows that were cut off have it."""
+    batch = drawn(seed)
+    assert batch.truncated is not None
+    assert batch.end_values is not None
+    assert batch.values is not None
+    algorithm = PPO(beta=0, gamma=gamma, lam=lam, bootstrap_truncated=True)
+    _, found = credited(algorithm, batch)
+    assert batch.rewards is not None
+    rewards = advantages.at_last_token(batch.rewards, batch.loss_mask)
+    more = torch.where(batch.truncated, batch.end_values, 0)[:, None]
+    wanted = advantages.gae(
+        torch.cat([rewards, more], 1),
+        torch.cat([batch.values, more], 1),
+        torch.zeros(batch.num_rows, dtype=torch.float64),
+        torch.cat([batch.loss_mask, torch.ones_like(batch.truncated)[:, None]], 1),
+        gamma,
+        lam,
+    )[:, :-1]
+    torch.testing.assert_close(found, wanted + batch.values)
+
+
+@given(seed=st.integers(0, 2**31), whitened=st.booleans(), bootstrap=st.booleans())
+def test_order_and_padding_of_rows_change_no_credit(seed: int, whitened: bool, bootstrap: bool) -> None:
+    algorithm = PPO(
+        whiten_rewards=whitened, bootstrap_truncated=bootstrap, missing_eos_penalty=0.0 if bootstrap else 0.5
+    )
     batch = drawn(seed)
     wanted = credited(algorithm, batch)
     pieces = [batch.select(batch.prompt_of == prompt) for prompt in range(batch.num_prompts)]
@@ -253,7 +206,8 @@ def test_an_unscored_row_changes_no_other_row(seed: int) -> None:
     for name in ("advantages", "returns"):
         torch.testing.assert_close(getattr(kept, name), getattr(alone, name))
         assert not getattr(whole, name)[~scored].any()
-    torch.testing.assert_close(kept.extras, alone.extras)
+    seen, expected = (values(algorithm.rollout_metrics(each, algorithm.initial_state())) for each in (whole, alone))
+    assert seen == pytest.approx(expected)
 
 
 @given(seed=st.integers(0, 2**31))
@@ -318,7 +272,6 @@ def test_the_first_update_of_a_real_policy_has_ratio_1_and_the_values_of_its_rol
         metrics = values(algorithm.loss(part, outputs).metrics)
         assert metrics["clip_ratio/region_mean"] == metrics["clip_ratio/value_mean"] == 0
         assert abs(metrics["kl"]) < 1e-6
-        assert abs(metrics["kl/sequence_sum"]) < 1e-5
 
 
 # settings
@@ -332,7 +285,8 @@ def test_a_reference_is_kept_only_where_the_kl_counts() -> None:
     close(returns, [[1, 1, 1]])
     batch, _ = PPO(beta=0).credit(batch, {})
     assert batch.old_logps is not None
-    assert not {"kl", "beta"} & lost(PPO(beta=0), batch, batch.old_logps, advantages).metrics.keys()
+    told = {*lost(PPO(beta=0), batch, batch.old_logps, advantages).metrics, *PPO(beta=0).rollout_metrics(batch, {})}
+    assert not {"kl", "kl/sequence_sum", "beta"} & told
 
 
 @pytest.mark.parametrize(
@@ -344,6 +298,7 @@ def test_a_reference_is_kept_only_where_the_kl_counts() -> None:
         ({"delta": 1.1}, "must exceed"),
         ({"cliprange_value": 0}, "greater than 0"),
         ({"lam": 1.5}, "less than or equal to 1"),
+        ({"bootstrap_truncated": True, "missing_eos_penalty": 1.0}, "keep one of them"),
     ],
 )
 def test_settings_that_contradict_are_refused(settings: dict[str, object], says: str) -> None:
@@ -355,3 +310,42 @@ def test_a_rollout_is_trained_on_four_times() -> None:
     for size in ("tiny", "small", "large"):
         updates = resolve(load_config("ppo"), size).stages[0].updates
         assert (updates.epochs, updates.minibatches) == (4, 1)
+
+
+def test_settings_that_contradict_are_told_by_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("algorithm.bootstrap_truncated=true", "algorithm.missing_eos_penalty=1")
+    monkeypatch.setattr(sys, "argv", ["rung", "check", "ppo", *settings])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 2
+    assert "`missing_eos_penalty` judges a cut as an ending" in said[0]
+
+
+def letters(completion: str) -> float:
+    """A reward that differs from answer to answer."""
+    return sum(letter.isalpha() for letter in completion) / 8
+
+
+def test_what_a_rollout_shows_is_told_with_its_first_update() -> None:
+    """Two epochs of two minibatches: the critic and the coefficient are seen in steps 1 and 5, the KL in all."""
+    stage = rung.train(
+        PPO(kl_target=1, kl_unit="sequence_sum", bootstrap_truncated=True),
+        model="tiny:llama",
+        data=[{"prompt": f"number {i}"} for i in range(8)],
+        rewards=letters,
+        rollout={"batch_size": 4, "max_completion_length": 6},
+        updates={"epochs": 2, "minibatches": 2},
+        max_steps=6,
+    )
+    told = [{**values(step.metrics), **values(stage.source.pop_report()[0])} for step in stage]
+    of_rollouts = {"explained_variance", "kl/sequence_sum", "beta", "completions/mean_length"}
+    assert [of_rollouts <= step.keys() for step in told] == [True, False, False, False, True, False]
+    assert not any(of_rollouts & step.keys() for step in told[1:4])
+    assert all({"kl", "entropy", "clip_ratio/value_mean"} <= step.keys() for step in told)
+    assert told[0]["beta"] == 0.05
+    assert told[4]["beta"] == pytest.approx(0.05 * (1 - 0.2 * 4 / 10_000)), "no KL yet: lowered by a fifth at most"
+    assert abs(told[0]["kl/sequence_sum"]) < 1e-4

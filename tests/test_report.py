@@ -1,3 +1,4 @@
+import json
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -7,10 +8,11 @@ from rich.console import Console
 from scored import evaluation, flipped
 
 from rung.comparison import Goal
+from rung.errors import CheckpointError
 from rung.evaluate import Evaluation
 from rung.gate import GateConfig, decide
 from rung.lineage import Lineage, StageRecord
-from rung.report import Entry, Report, render, sections, write
+from rung.report import Entry, Report, read, render, sections, write
 
 GOALS: dict[str, Goal] = {"dangerous": "min"}
 EVIL = "<script>alert(1)</script> | [x](http://x) `a` \x1b[31m\nnext"
@@ -85,8 +87,34 @@ def test_gains_show_interval_p_and_flips_and_up_is_better():
     row = next(row for row in table("Gains") if row[:3] == ("dapo", "sft", "dangerous"))
     gain, p, _, flips, ratio = row[3:]
     assert gain.startswith("+25.0 [")
-    assert (p, flips) == ("< .0001", "+60 / -10")
+    assert (p, flips) == ("< .0001", "60 / 10")
     assert ratio.startswith("0.50 [")
+
+
+def test_what_every_comparison_shares_is_said_once():
+    """A caveat that holds everywhere is one sentence, one that holds for some names them."""
+    few = [evaluation({"correct": scores}) for scores in ([0.0] * 8, [1.0] * 8)]
+    many = [evaluation({"correct": scores}) for scores in ([0.0, None] * 20, [1.0] * 40)]
+    for (before, after), expected in (
+        (few, "All of them: only 8 independent items, so the interval is too narrow."),
+        (many, "`correct`, dpo against sft: 20 items without a score in one of the two are left out."),
+    ):
+        lineage = Lineage()
+        for stage in ("sft", "dpo"):
+            lineage = lineage.with_stage(StageRecord(stage=stage, start="x", outcome="promoted"))
+        entries = [Entry("sft", before), Entry("dpo", after)]
+        made = sections(Report(name="x", lineage=lineage, metrics=["correct", "truncated"], test=entries))
+        (gains,) = [section for section in made if section.title == "Gains"]
+        assert gains.sentences[1:] == (expected,)
+
+
+def test_the_interval_of_a_graded_share_ends_at_0_and_1():
+    """Student's interval of seven zeros and a half would begin below 0."""
+    report = Report(
+        name="x", lineage=Lineage(), metrics=["style"], test=[Entry("sft", evaluation({"style": [0.5] + [0.0] * 7}))]
+    )
+    (row,) = next(section for section in sections(report) if section.title == "Test").table.rows  # type: ignore[union-attr]
+    assert row[1].startswith("6.2 [0.0, ")
 
 
 def test_outcomes_and_reasons_are_told():
@@ -122,16 +150,57 @@ def test_what_a_model_wrote_stays_text(written):
     widths = {line.count(" | ") for line in markdown.splitlines() if line.startswith("| -1")}
     assert widths == {4}, "a bar in an answer opens no cell"
     console = Console(record=True, width=200, force_terminal=False)
-    console.print(render(climb()))
+    console.print(render(sections(climb())))
     assert "\x1b[31m" not in console.export_text()
 
 
 def test_the_terminal_shows_scores_and_gates():
     console = Console(record=True, width=200, force_terminal=False)
-    console.print(render(climb()))
+    console.print(render(sections(climb())))
     text = console.export_text()
     assert "50.0 [43.1, 56.9]" in text
     assert "The final policy is that of stage dapo." in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_terminal_shows_every_score_and_p_value_whole_at_any_width(width: int):
+    made = sections(climb())
+    console = Console(record=True, width=width, force_terminal=False)
+    console.print(render(made))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    assert "\u2026" not in text, "nothing is cut"
+    shown = {section.title: section.table for section in made}
+    test, gains = shown["Test"], shown["Gains"]
+    assert test is not None
+    assert gains is not None
+    assert all(cell in text for row in test.rows for cell in row)
+    assert all(cell in text for row in gains.rows for cell in row[2:6])
+    assert text.count("dapo against sft") == 1
+    assert ("after / before" in text) == (width > 60)
+
+
+def test_what_was_written_is_read_back_for_the_terminal(tmp_path):
+    made = write(tmp_path, climb())
+    assert read(tmp_path) == made
+    (tmp_path / "report.json").write_text("[{}]")
+    with pytest.raises(CheckpointError, match=r"report\.json"):
+        read(tmp_path)
+
+
+def test_curves_stand_beside_the_markdown_and_in_the_page(tmp_path):
+    rows = [{"step": step, "loss": 1 / step, "entropy": 2.0} for step in range(1, 101)]
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write(tmp_path, climb())
+    markdown, html = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", markdown)
+    assert pictures == ["scores.svg", "sft/curves.svg"]
+    for picture in pictures:
+        assert ElementTree.parse(tmp_path / picture).getroot().tag.endswith("svg")
+    assert "Never moved: `entropy` 2." in markdown
+    assert html.count('class="picture"') == 2
+    assert "Training: sft" in html
 
 
 def test_the_page_is_whole_and_loads_nothing(written):
@@ -141,7 +210,7 @@ def test_the_page_is_whole_and_loads_nothing(written):
         depth, sources = 0, ()
 
         def handle_starttag(self, tag, attrs):
-            self.depth += tag not in ("meta", "br")
+            self.depth += tag != "meta"
             self.sources += tuple(value for name, value in attrs if name in ("src", "href"))
 
         def handle_endtag(self, tag):

@@ -53,7 +53,9 @@ def run(processes: ForkServerContext, work: Path, stage: str, folder: Path, kill
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
-    files = ["metrics.jsonl", "completions.jsonl", "model/model.safetensors"]
+    """What a stage left; the last checkpoint also holds what it does not hand over: a critic, the optimizer."""
+    last = max((folder / "checkpoints").iterdir()).relative_to(folder)
+    files = ["metrics.jsonl", "completions.jsonl", "model/model.safetensors", f"{last}/state.safetensors"]
     return {name: (folder / name).read_bytes() for name in files if (folder / name).exists()}
 
 

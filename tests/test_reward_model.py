@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from support import random_batch, tiny_policy
+from support import gradient, random_batch, tiny_policy
 from torch import Tensor
 
 import rung
@@ -222,6 +222,27 @@ def test_scores_do_not_depend_on_the_parts(tmp_path) -> None:
     alone = [score_rows(model, [row], token_budget=1)[0] for row in rows]
     for budget in (1, 60, 10_000):
         assert score_rows(model, rows, token_budget=budget) == pytest.approx(alone, abs=1e-5)
+
+
+def test_no_token_of_a_reward_model_meets_the_lm_head() -> None:
+    """The gradient is, to the bit, that of a forward pass that makes log-probs which nothing reads."""
+
+    class Reading(RewardModel):
+        name: ClassVar = "reading"
+        reads_logps: ClassVar = True
+
+    batch = random_batch(torch.Generator().manual_seed(1), group=2, vocab=50)
+    found: dict[str, Tensor] = {}
+    for algorithm, rows in ((RewardModel(), 0), (Reading(), int(batch.loss_mask.sum()))):
+        policy = tiny_policy("llama", heads=True)
+        for part, outputs in policy.parts(batch, algorithm):
+            assert bool(outputs.logps.isnan().all()) == (rows == 0), "what was not computed is no number"
+            algorithm.loss(part, outputs).over(count(algorithm.units(), batch)).backward()
+        assert policy.counted.head_rows == rows
+        assert policy.counted.positions > 0
+        found[algorithm.name] = gradient(policy)
+    assert found["reward_model"].any()
+    assert torch.equal(found["reward_model"], found["reading"])
 
 
 def test_a_tokenizer_that_pads_with_eos_and_an_unknown_family_are_refused() -> None:

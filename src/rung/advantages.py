@@ -93,6 +93,33 @@ def standardise_over_batch(rewards: Tensor, group_of: Tensor, eps: float = 1e-4)
     return centre(rewards, group_of) / (group_std(rewards, whole) + eps)
 
 
+def standardise_centred(rewards: Tensor, group_of: Tensor, eps: float = 1e-8) -> Tensor:
+    """Centred over each group, scaled by the Bessel-corrected std of all centred rewards of the batch.
+
+    Shapes: (N,), (N,) int64 -> (N,). `eps` is added to the variance. Source: REINFORCE++-baseline, arXiv 2501.03262.
+
+    >>> standardise_centred(torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0]), torch.tensor([0] * 4 + [1] * 4))
+    tensor([ 1.0000, -1.0000, -1.0000,  1.0000,  0.5000,  0.5000,  0.5000, -1.5000])
+    """
+    centred = centre(rewards, group_of)
+    std = group_std(centred.masked_fill(rewards.isnan(), torch.nan), torch.zeros_like(group_of))
+    return centred * (std**2 + eps).rsqrt()
+
+
+def leave_one_out(advantages: Tensor, rewards: Tensor, group_of: Tensor) -> Tensor:
+    """Advantages against the mean of a group as ones against the mean of its other scored rows: times G / (G - 1).
+
+    Shapes: (N,), (N,), (N,) int64 -> (N,). G counts the rewards of a group that are not NaN.
+    Source: RLOO, arXiv 2402.14740, eq. 7.
+
+    >>> rewards, groups = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4, dtype=torch.long)
+    >>> leave_one_out(centre(rewards, groups), rewards, groups)
+    tensor([ 1.0000, -0.3333, -0.3333, -0.3333])
+    """
+    scored = _per_group((~rewards.isnan()).to(advantages.dtype), group_of)[group_of]
+    return advantages * scored / (scored - 1).clamp(min=1)
+
+
 def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
     """Each row's score in the column of its last token where `mask` is true, 0 elsewhere; a row without any gets none.
 
@@ -107,18 +134,31 @@ def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
     return torch.where(last, scores[:, None], 0)
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
+def reward_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
+    """What a token and all later ones of its row earn together, 0 where `mask` is false.
+
+    Shapes: (N, T), (N, T) bool -> (N, T). It is `gae` without a critic and without discounts.
+
+    >>> reward_to_go(torch.tensor([[-0.01, -0.02, 1.01]]), torch.ones(1, 3).bool())
+    tensor([[0.9800, 0.9900, 1.0100]])
+    """
+    earned = torch.where(mask, rewards, 0)
+    return torch.where(mask, earned.flip(1).cumsum(1).flip(1), 0)
+
+
+def gae(rewards: Tensor, values: Tensor, end_values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
     """Generalised advantage estimate, A_t = delta_t + gamma lam A_next with delta_t = r_t + gamma V_next - V_t.
 
-    Shapes: (N, T), (N, T), (N, T) bool -> (N, T), 0 where `mask` is false. `values` are of the state before a token.
-    `next` is the next token where `mask` is true, so tokens of an environment are skipped; A and V are 0 after the
-    last. Source: arXiv 1506.02438, eq. 16.
+    Shapes: (N, T), (N, T), (N,), (N, T) bool -> (N, T), 0 where `mask` is false. `values` are of the state before a
+    token, `end_values` of the state after the last one: 0 where the row ended there. `next` is the next token where
+    `mask` is true, so tokens of an environment are skipped; A is 0 after the last. Source: arXiv 1506.02438, eq. 16.
 
-    >>> gae(torch.tensor([[-0.1, -0.2, 0.9]]), torch.tensor([[0.5, 0.4, 0.3]]), torch.ones(1, 3).bool(), 1.0, 0.95)
+    >>> rewards, values = torch.tensor([[-0.1, -0.2, 0.9]]), torch.tensor([[0.5, 0.4, 0.3]])
+    >>> gae(rewards, values, torch.zeros(1), torch.ones(1, 3).bool(), gamma=1.0, lam=0.95)
     tensor([[0.0565, 0.2700, 0.6000]])
     """
     advantages = torch.zeros_like(values)
-    next_value = next_advantage = values.new_zeros(len(values))
+    next_value, next_advantage = end_values, torch.zeros_like(end_values)
     for t in reversed(range(values.shape[1])):
         here = mask[:, t]
         advantage = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * next_advantage

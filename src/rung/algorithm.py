@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from rung.batch import Batch, Loss, Outputs, Unit
+from rung.metrics import Metrics
 
 if TYPE_CHECKING:
     from rung.policy import Policy
 
-Need = Literal["text", "pairs", "prompts", "reference", "old_logps", "values", "final"]
+Need = Literal["text", "pairs", "unpaired", "prompts", "reference", "old_logps", "values", "final"]
 State = Mapping[str, float | int | list[float]]
 Readout = Callable[[Tensor], Tensor]
 
@@ -24,13 +25,16 @@ class Algorithm(BaseModel):
     """The base of every algorithm; a subclass sets the class variables and writes `loss`.
 
     `name`     the word in a config.
-    `needs`    one kind of data (`text` to imitate, `pairs`, `prompts` to sample from; none: nothing is trained),
-               and what `prepare` brings: `reference`, `old_logps`, `values`; or a head on the last token: `final`.
+    `needs`    one kind of data (`text` to imitate, `pairs`, `unpaired` answers labelled good or bad, `prompts` to
+               sample from; none: nothing is trained), and what `prepare` brings: `reference`, `old_logps`, `values`; or
+               a head on the last token: `final`.
     `terms`    the sums that `loss` returns and what each is divided by, counted over the whole optimizer step:
                `tokens`, `rows`, `groups`, a constant, or a function of the batch.
     `unit`     what a part may never cut: a `row`, or a `group` where the loss couples the rows of one.
     `group_size` how many answers a prompt of `pairs` must have; None where any number from two on will do.
+    `least_batch_size` the fewest examples of a step that the loss makes sense of.
     `readouts` pure functions of a chunk of logits (n, V) -> (n,), run inside the forward, read from `Outputs.readouts`.
+    `reads_logps` False where `loss` reads neither log-probs nor readouts: the LM head is then left out.
 
     Class defaults hold the objective of the paper. A variant is a subclass with other defaults and a name of its own.
     """
@@ -42,7 +46,9 @@ class Algorithm(BaseModel):
     terms: ClassVar[Mapping[str, Unit]] = {}
     unit: ClassVar[Literal["row", "group"]] = "row"
     group_size: ClassVar[int | None] = None
+    least_batch_size: ClassVar[int] = 1
     readouts: ClassVar[Mapping[str, Readout]] = {}
+    reads_logps: ClassVar[bool] = True
 
     def requires(self) -> frozenset[Need]:
         """What this instance needs; override where a setting decides, such as a KL coefficient of 0."""
@@ -51,6 +57,10 @@ class Algorithm(BaseModel):
     def units(self) -> Mapping[str, Unit]:
         """The denominators of this instance; override where a setting decides which terms there are."""
         return self.terms
+
+    def reads(self) -> Mapping[str, Readout]:
+        """The readouts of this instance; override where a setting decides which are worth their time."""
+        return self.readouts
 
     def makes_policy(self) -> bool:
         """Whether what is trained answers prompts; a model with a head on the last token judges answers instead."""
@@ -68,6 +78,10 @@ class Algorithm(BaseModel):
         """Which tokens of a chat are trained: the assistant's turns or all."""
         return "assistant"
 
+    def notes(self, updates_per_rollout: int) -> list[str]:
+        """What a user should know of these settings before they are trained with, a sentence each."""
+        return []
+
     def initial_state(self) -> State:
         """What `credit` carries from rollout to rollout (adaptive coefficients, baselines); JSON values."""
         return {}
@@ -81,7 +95,8 @@ class Algorithm(BaseModel):
         if "old_logps" in required and batch.old_logps is None:
             batch = replace(batch, old_logps=policy.logps(batch))
         if "values" in required and batch.values is None:
-            batch = replace(batch, values=policy.values(batch))
+            values, end_values = policy.values(batch)
+            batch = replace(batch, values=values, end_values=end_values)
         return batch
 
     def keep(self, rollout: Batch) -> Tensor:
@@ -91,6 +106,10 @@ class Algorithm(BaseModel):
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
         """Rewards become advantages (N, T), on the whole rollout, before it is cut into updates."""
         return rollout, state
+
+    def rollout_metrics(self, rollout: Batch, state: State) -> Metrics:
+        """What a credited rollout of all ranks shows, told with its first update; `credit` was given `state`."""
+        return {}
 
     def active(self, batch: Batch) -> Tensor:
         """(N,) bool: rows that can move the policy; the others count in the denominators and are not computed."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rung.algorithm import Algorithm
 from rung.config import load_config, parse_config, resolve
 from rung.config.sizes import size_of
+from rung.errors import ConfigError
 from rung.opening import Given, open_stage
 from rung.ranks import Ranks
 from rung.stage import Stage
@@ -48,11 +49,15 @@ def train(
     config = parse_config({"name": "train", "model": named, "stages": [stage]}, source="rung.train", base=Path.cwd())
     size = None if isinstance(model, str) else size_of(model[0].num_parameters())
     config = resolve(config, size, {"train": algorithm} if isinstance(algorithm, Algorithm) else None)
+    own_critic = config.stages[0].critic == "start"
+    if own_critic and not isinstance(model, str):
+        raise ConfigError("`critic: start` loads the model again, and it is given in memory", "give its name or folder")
     return open_stage(
         config.stages[0],
         config,
         start=named,
         reference=None,
+        critic=named if own_critic else None,
         ranks=Ranks(),
         given=Given(
             algorithm=algorithm if isinstance(algorithm, Algorithm) else None,

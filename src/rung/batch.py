@@ -48,6 +48,7 @@ class Batch:
     old_logps: Tensor | None = None  # (N, T) under the weights that sampled
     ref_logps: Tensor | None = None  # (N, T)
     values: Tensor | None = None  # (N, T)
+    end_values: Tensor | None = None  # (N,) of the state after the last attended token
     returns: Tensor | None = None  # (N, T)
     extras: Mapping[str, Tensor] = field(default_factory=dict)  # (N,) or (N, T), of an algorithm's own
 
@@ -156,7 +157,7 @@ def concat(batches: Sequence[Batch]) -> Batch:
 class Outputs:
     """What the policy says of a part: 0 wherever `loss_mask` is false."""
 
-    logps: Tensor  # (N, T) nats, at the sampling temperature
+    logps: Tensor  # (N, T) nats, at the sampling temperature; NaN where the algorithm does not read them
     readouts: Mapping[str, Tensor] = field(default_factory=dict)  # (N, T) each, as the algorithm named them
     values: Tensor | None = None  # (N, T) value of the state before token t
     final: Tensor | None = None  # (N,) a head on the last attended token

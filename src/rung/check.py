@@ -37,6 +37,7 @@ def check(config: PathConfig) -> Checked:
     nothing is written.
     """
     from rung.models import load_outline
+    from rung.stage_data import resolved
     from rung.tracking import make_trackers
 
     config = resolve(config)
@@ -58,7 +59,8 @@ def check(config: PathConfig) -> Checked:
         if kind_of(algorithm):
             num_rows, report = _check_training(config, stage, algorithm, model, tokenizer)
             row |= _learns(stage, num_rows)
-            notes += [f"{stage.name}: {line}" for line in report.lines()]
+            updates = resolved(stage.updates.epochs) * resolved(stage.updates.minibatches)
+            notes += [f"{stage.name}: {line}" for line in (*report.lines(), *algorithm.notes(updates))]
         rows.append(row)
     _check_exam(config, exam, model, tokenizer)
     return Checked(config, rows, notes)
@@ -130,18 +132,27 @@ def _check_exam(config: PathConfig, exam: Exam, model: PreTrainedModel, tokenize
 
 
 def _check_start(config: PathConfig, stage: StageConfig) -> None:
-    named = next((other for other in config.stages if other.name == stage.start), None)
-    if named is not None and not find_algorithm(named.algorithm, config.base).makes_policy():
-        what = f"stage `{stage.name}` starts from `{named.name}`, which judges answers and gives none"
-        raise ConfigError(what, "start from a policy; name a reward model as `critic` or in a reward")
-    if stage.start is None or named is not None:
+    from rung.adapters import check_base, is_adapter
+    from rung.models import load_model, read_config
+
+    for name, does in ((stage.start, "starts from"), (stage.reference, "has the reference")):
+        named = next((other for other in config.stages if other.name == name), None)
+        if named is not None and not find_algorithm(named.algorithm, config.base).makes_policy():
+            what = f"stage `{stage.name}` {does} `{named.name}`, which judges answers and gives none"
+            raise ConfigError(what, "name a policy; a reward model is named as `critic`, or in a reward")
+    earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
+    if stage.start is None or stage.start in earlier:
         return
     with _naming(stage, "from: "):
         start = locate(stage.start, base=config.base, runs=Path(config.output))
-    if start == stage.start:
-        earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
-        what = f"stage `{stage.name}` starts from `{stage.start}`, which is neither an earlier stage nor a folder"
-        raise ConfigError(what, f"earlier stages: {', '.join(earlier) or 'none'}; or `run:NAME/stage`, or a folder")
+        if Path(start).is_dir() or start != stage.start:
+            read_config(start)
+            check_base(start, locate(config.model, base=config.base, runs=Path(config.output)))
+            if is_adapter(start):
+                load_model(start, seed=config.seed)  # only its weights tell whether they are those that it knows
+            return
+    what = f"stage `{stage.name}` starts from `{stage.start}`, which is neither an earlier stage nor a folder"
+    raise ConfigError(what, f"earlier stages: {', '.join(earlier) or 'none'}; or `run:NAME/stage`, or a folder")
 
 
 def _learns(stage: StageConfig, num_rows: int) -> dict[str, Any]:

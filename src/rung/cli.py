@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ import typer
 from rung.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 EXIT_USER = 2
 
@@ -26,6 +27,15 @@ app = typer.Typer(
 
 Config = Annotated[str, typer.Argument(help="A .yaml file, or a name that `rung list configs` has.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, or <stage>.key=value; values are YAML.")]
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="tiny:<name>, a hub id, a folder with a model or an adapter, run:NAME/stage, or run:NAME for its last "
+        "promoted stage; a run's folder or a stage's will do."
+    ),
+]
+Output = Annotated[Path, typer.Option(help="The folder of all runs.")]
 
 
 class Listed(StrEnum):
@@ -78,19 +88,18 @@ def check(config: Config, overrides: Overrides = None) -> None:
 def show(
     name: Annotated[str, typer.Argument(help="A run, by its name or folder.")],
     stage: Annotated[str | None, typer.Argument(help="One of its stages.")] = None,
-    output: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
+    output: Output = Path("runs"),
 ) -> None:
-    """Show what has become of a run, or the last step and some completions of one of its stages."""
+    """Show what has become of a run, or the training of one of its stages and some of its last completions."""
+    import rich
+
     from rung import show as shown
 
     folder = shown.find_run(name, output)
     if stage is None:
-        print(shown.report(folder))
+        rich.print(shown.report(folder))
         return
-    last = shown.last_step(folder, stage)
-    _print_table(
-        [{"metric": name, "value": value} for name, value in last.items()], f"{folder.name}/{stage}: last step"
-    )
+    _print_table(shown.training(folder, stage), f"{folder.name}/{stage}")
     if rows := shown.completions(folder, stage):
         _print_table(rows, "sampled completions")
 
@@ -112,31 +121,35 @@ def list_(kind: Listed) -> None:
 @app.command()
 def evaluate(
     config: Config,
-    model: Annotated[str, typer.Argument(help="tiny:<name>, a folder, a hub id, or run:NAME/stage.")],
+    model: Model,
     overrides: Overrides = None,
     exam_set: Annotated[ExamSetName, typer.Option("--set", help="Which items.")] = ExamSetName.validation,
     shots: Annotated[int, typer.Option(min=0, help="Worked examples before each question.")] = 0,
     save: Annotated[Path | None, typer.Option(help="A .json file for the scores; the rows go beside it.")] = None,
 ) -> None:
     """Measure any model with the items and metrics of a config."""
+    import rich
+
     from rung.check import check as check_path
     from rung.config import load_config
     from rung.exam import Exam
-    from rung.locate import locate
+    from rung.show import scores
 
     _without_loading_bars()
     resolved = check_path(load_config(config, overrides or ())).config
-    location = locate(model, base=Path.cwd(), runs=Path(resolved.output))
-    measured = Exam(resolved).take(location, exam_set.value, shots)
+    exam, runs = Exam(resolved), Path(resolved.output)
+    exam.check_set(exam_set.value)
+    with _located(model, runs) as location:
+        measured = exam.take(location, exam_set.value, shots)
     if save is not None:
         measured.save(save)
-    rows = [{"metric": name, **estimate.model_dump()} for name, estimate in measured.metrics.items()]
-    _print_table(rows, f"{model}: {len(measured.rows)} items of {exam_set.value}, {shots} shots")
+    print(f"{model}: {len(measured.rows)} items of {exam_set.value}, {shots} shots")
+    rich.print(scores(measured))
 
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Argument(help="tiny:<name>, a folder, a hub id, or run:NAME/stage.")],
+    model: Model,
     prompts: Annotated[
         list[str], typer.Argument(help="Texts; a user's turn each, where the model has a chat template.")
     ],
@@ -144,17 +157,22 @@ def generate(
     max_completion_length: Annotated[int, typer.Option(min=1, help="In tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Names the draws.")] = 42,
-    output: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
+    output: Output = Path("runs"),
 ) -> None:
     """Sample completions from a model."""
-    from rung.locate import locate
+    from rung.console import printable
     from rung.show import sampled
 
     _without_loading_bars()
-    location = locate(model, base=Path.cwd(), runs=output)
     settings = {"max_completion_length": max_completion_length, "temperature": temperature}
-    for text in sampled(location, prompts, num_generations, seed=seed, **settings):
-        print(text)
+    with _located(model, output) as location:
+        answers = sampled(location, prompts, num_generations, seed=seed, **settings)
+    alone = len(prompts) * num_generations == 1
+    for prompt, texts in zip(prompts, answers, strict=True):
+        for number, text in enumerate(texts, 1):
+            head = "" if alone else f"[{number}/{num_generations}] {_line(prompt)}\n"
+            text = head + text if alone else f"{head}{text}\n"
+            print(printable(text) if sys.stdout.isatty() else text)
 
 
 def main() -> None:
@@ -172,6 +190,18 @@ def _without_loading_bars() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+@contextmanager
+def _located(model: str, runs: Path) -> Iterator[str]:
+    """Where a model that was named on the command line is; one that is not found gets the names that come near."""
+    from rung.errors import ConfigError
+    from rung.locate import REMEDY, locate, near
+
+    try:
+        yield locate(model, base=Path.cwd(), runs=runs)
+    except ConfigError as error:
+        raise ConfigError(error.what, near(model, runs) if error.remedy == REMEDY else error.remedy) from None
 
 
 def _print_table(rows: Iterable[Mapping[str, Any]], title: str) -> None:

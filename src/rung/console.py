@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Update = Callable[[int, Mapping[str, float]], None]
 
+_LEVELS, _ASCII_LEVELS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588", "_.-=+*#@"
 _SHOWN = {"loss": "loss {:.4g}", "reward": "reward {:.3f}", "tokens_per_second": "{:.0f} tokens/s"}
 
 
@@ -117,6 +118,33 @@ def show_completions(
     (console or rich.get_console()).print(table(rows[:limit], title))
 
 
+def spark(values: Sequence[float], width: int = 12) -> str:
+    """The course of some numbers as a row of at most `width` bars, each the mean of as many; empty where all are equal.
+
+    Numbers that are not finite count as nothing.
+    """
+    import numpy as np
+    import rich
+
+    parts = np.array_split(np.asarray(values, dtype=float), min(width, len(values)))
+    finite = [part[np.isfinite(part)] for part in parts]
+    means = np.array([part.mean() for part in finite if len(part)])
+    if not len(means) or not np.ptp(means):
+        return ""
+    levels = _ASCII_LEVELS if rich.get_console().options.ascii_only else _LEVELS
+    heights = (means - means.min()) / np.ptp(means) * (len(levels) - 1)
+    return "".join(levels[round(height)] for height in heights)
+
+
+def printable(text: str) -> str:
+    r"""A text with what a terminal would take as a command spelt out, as a model may write escape sequences.
+
+    >>> printable("red: \x1b[31m")
+    'red: \\x1b[31m'
+    """
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
@@ -125,5 +153,4 @@ def _cell(value: Any) -> str:
     text = str(value)
     if len(text) > 400:
         text = f"{text[:200]} ... {text[-200:]}"
-    # a model may write escape sequences, which must not reach the terminal as such
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+    return printable(text)

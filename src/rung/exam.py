@@ -81,6 +81,12 @@ class Exam:
                     "`evaluate.metrics` are given without `evaluate.validation`", "name the items to measure on"
                 )
 
+    def check_set(self, exam_set: ExamSet) -> None:
+        """Raises ConfigError where the config names no items for a set."""
+        if not getattr(self, exam_set):
+            what = f"`evaluate.{exam_set}` names no items"
+            raise ConfigError(what, f"name them in the config, or as an override: evaluate.{exam_set}=...")
+
     def check_prompts(
         self, exam_set: ExamSet, num_shots: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from rung.models import load_model, placed
+from rung.locate import TINY
+from rung.models import judges, load_model, placed
 
 
 def fresh_head(causal_lm: PreTrainedModel) -> nn.Linear:
@@ -33,7 +34,7 @@ def load_critic(location: str) -> tuple[PreTrainedModel, nn.Linear | None]:
     `location` is what `load_model` takes, or a folder with a sequence classifier of one label: a reward model, whose
     head is taken over in normalised units.
     """
-    if not is_classifier(location):
+    if location.startswith(TINY) or not judges(AutoConfig.from_pretrained(location, trust_remote_code=False)):
         return placed(load_model(location)[0]), None
     classifier = AutoModelForSequenceClassification.from_pretrained(
         location, num_labels=1, dtype=torch.float32, trust_remote_code=False
@@ -47,11 +48,3 @@ def load_critic(location: str) -> tuple[PreTrainedModel, nn.Linear | None]:
         head.bias.fill_(-mean / std)
     classifier.score.requires_grad_(False)
     return placed(classifier), head
-
-
-def is_classifier(location: str) -> bool:
-    """Whether the model at a location says one number about a text."""
-    if location.startswith("tiny:"):
-        return False
-    names = AutoConfig.from_pretrained(location, trust_remote_code=False).architectures or []
-    return any(name.endswith("ForSequenceClassification") for name in names)

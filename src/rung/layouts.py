@@ -139,39 +139,59 @@ class SharedPrompts:
 
 
 def masked_rows(backbone: Backbone, config: PretrainedConfig, batch: Batch, packs: Tensor) -> States:
-    """[prompt | completion | completion ...] a row, under a mask by which completions see their prompt and themselves.
+    """[prompt | completion | completion ... | prompt | completion ...] a row, under a mask that keeps them apart.
 
-    `packs` (N,) int64, non-decreasing: which packed row a completion goes to; a pack holds rows of one prompt. There is
-    no cache, so it works with activation checkpointing; attention costs the square of the packed row.
+    `packs` (N,) int64: which packed row, from 0, a completion goes to. Rows of one prompt follow it where they share a
+    pack; each sees its prompt and itself, at the positions that it would have alone. There is no cache, so it works
+    with activation checkpointing; attention costs the square of the packed row.
     """
-    device = packs.device
-    count = int(packs[-1]) + 1
-    first_row = torch.searchsorted(packs, torch.arange(count, device=device))
-    prompt_of = batch.prompt_of[first_row]
-    prompt_lengths = batch.prompt_mask.sum(1)[prompt_of]
-    lengths = batch.lengths
-    before = lengths.cumsum(0) - lengths
-    start = prompt_lengths[packs] + before - before[first_row][packs]  # (N,) column where a completion starts
-    width = int((start + lengths).max().clamp(min=int(prompt_lengths.max())))
+    prompt_lengths, lengths = batch.prompt_mask.sum(1)[batch.prompt_of], batch.lengths
+    first, start = places(packs, batch.prompt_of, prompt_lengths, lengths)
+    after = first + prompt_lengths  # the column behind a row's prompt
+    shape = int(packs.max()) + 1, int((start + lengths).max())
 
-    ids = torch.zeros(count, width, dtype=torch.long, device=device)
-    positions = torch.zeros_like(ids)
-    owner = torch.full_like(ids, -2)  # -1 the prompt, i >= 0 completion i, -2 padding
-    pack, column = prompt_cells(batch.prompt_mask[prompt_of])
-    ids[pack, column] = batch.prompt_ids[prompt_of][batch.prompt_mask[prompt_of]]
-    positions[pack, column], owner[pack, column] = column, -1
+    ids = torch.zeros(shape, dtype=torch.long, device=packs.device)
+    positions, begin, end = torch.zeros_like(ids), torch.zeros_like(ids), torch.zeros_like(ids)
+    own = torch.arange(shape[1], device=packs.device).repeat(shape[0], 1)  # padding sees itself: nothing to see is NaN
+    mask = batch.prompt_mask[batch.prompt_of]
+    row, token = prompt_cells(mask)  # rows that share a prompt write the same into the same cells
+    cell = packs[row], first[row] + token
+    ids[cell], positions[cell], own[cell] = batch.prompt_ids[batch.prompt_of][mask], token, first[row]
     row, token = batch.completion_mask.nonzero(as_tuple=True)
     cell = packs[row], start[row] + token
-    ids[cell] = batch.completion_ids[row, token]
-    positions[cell] = prompt_lengths[packs[row]] + token
-    owner[cell] = row
+    ids[cell], positions[cell] = batch.completion_ids[row, token], prompt_lengths[row] + token
+    begin[cell], end[cell], own[cell] = first[row], after[row], start[row]
 
-    hidden = run(backbone, ids, attention_mask=sight(config, positions, owner), position_ids=positions)
+    hidden = run(backbone, ids, attention_mask=sight(config, positions, begin, end, own), position_ids=positions)
     row, token = batch.loss_mask.nonzero(as_tuple=True)
-    column = torch.where(token > 0, start[row] + token, prompt_lengths[packs[row]]) - 1
-    last = torch.where(lengths > 0, start + lengths, prompt_lengths[packs]) - 1
+    column = torch.where(token > 0, start[row] + token, after[row]) - 1
+    last = torch.where(lengths > 0, start + lengths, after) - 1
     flat = hidden.flatten(0, 1)
-    return States(gathered(flat, packs[row] * width + column), gathered(flat, packs * width + last), ids.numel())
+    return States(gathered(flat, packs[row] * shape[1] + column), gathered(flat, packs * shape[1] + last), ids.numel())
+
+
+def places(packs: Tensor, prompt_of: Tensor, prompt_lengths: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns of its pack where a row's prompt and its completion start; all (N,) int64, lengths in tokens.
+
+    Rows of a pack stand in their order. One whose prompt is that of the row before it in the pack shares the prompt.
+
+    >>> packs, prompt_of = torch.tensor([0, 1, 0, 0]), torch.tensor([0, 0, 0, 1])
+    >>> first, start = places(packs, prompt_of, torch.tensor([2, 2, 2, 3]), torch.tensor([4, 5, 6, 7]))
+    >>> first.tolist(), start.tolist()
+    ([0, 0, 0, 12], [2, 2, 6, 15])
+    """
+    order = packs.argsort(stable=True)
+    pack, prompt, prompt_length, length = packs[order], prompt_of[order], prompt_lengths[order], lengths[order]
+    opens_pack = torch.ones_like(pack, dtype=torch.bool)
+    opens_pack[1:] = pack[1:] != pack[:-1]
+    opens_prompt = opens_pack.clone()
+    opens_prompt[1:] |= prompt[1:] != prompt[:-1]
+    size = length + opens_prompt * prompt_length
+    before = size.cumsum(0) - size
+    start = before + size - length - before[opens_pack][opens_pack.cumsum(0) - 1]
+    first = (start - prompt_length)[opens_prompt][opens_prompt.cumsum(0) - 1]
+    back = order.argsort()
+    return first[back], start[back]
 
 
 def gathered(tensor: Tensor, rows: Tensor) -> Tensor:
@@ -188,21 +208,30 @@ def prompt_cells(mask: Tensor) -> tuple[Tensor, Tensor]:
     return row, (mask.cumsum(1) - 1)[mask]
 
 
-def sight(config: PretrainedConfig, positions: Tensor, owner: Tensor) -> Tensor | dict[str, Tensor]:
+def sight(
+    config: PretrainedConfig, positions: Tensor, begin: Tensor, end: Tensor, own: Tensor
+) -> Tensor | dict[str, Tensor]:
     """Who sees whom: (B, 1, L, L) bool, or such a mask for each kind of layer where there are sliding windows.
 
-    A query sees the keys of its prompt and of its own completion at positions up to its own; a sliding window counts in
-    positions, not in columns. Padding sees itself, because a softmax over nothing is NaN.
+    All arguments are (B, L) int64. The query in column q sees the columns from `begin` to before `end`, which hold its
+    prompt, and from `own` to q. A sliding window counts in positions: it cuts the same columns off both, as the columns
+    of either run on as its positions do.
     """
-    query, key = owner[:, :, None], owner[:, None, :]
-    back = positions[:, :, None] - positions[:, None, :]
-    diagonal = torch.eye(owner.shape[1], dtype=torch.bool, device=owner.device)
-    full = (((key == -1) | (key == query)) & (query != -2) & (key != -2) & (back >= 0)) | diagonal
+    query = torch.arange(own.shape[1], device=own.device)
+    full = seen(begin, end, own)
     kinds = getattr(config, "layer_types", None)
     if kinds is None or set(kinds) == {"full_attention"}:
-        return full[:, None]
-    sliding = (full & (back < config.sliding_window)) | diagonal
-    return {"full_attention": full[:, None], "sliding_attention": sliding[:, None]}
+        return full
+    oldest = positions - config.sliding_window + 1
+    sliding = seen(begin + oldest.clamp(min=0), end, torch.maximum(own, query - config.sliding_window + 1))
+    return {"full_attention": full, "sliding_attention": sliding}
+
+
+def seen(begin: Tensor, end: Tensor, own: Tensor) -> Tensor:
+    """(B, 1, L, L) bool: in row q, true in columns from `begin` to before `end` and from `own` to q; each (B, L)."""
+    key = torch.arange(own.shape[1], device=own.device)
+    prompt = (key >= begin[..., None]) & (key < end[..., None])
+    return (prompt | ((key >= own[..., None]) & (key <= key[:, None])))[:, None]
 
 
 def run(backbone: Backbone, ids: Tensor, **inputs: object) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pure functions on tensors: reductions, ratios, clipped objectives, KL estimates, group advantages, pair losses.
+"""Pure functions on tensors: reductions, ratios, clipped objectives, KL estimates.
 
 Letters as in the papers: N rows, T completion tokens, V vocabulary, A advantage, rho the ratio pi / pi_old.
 Every (N, T) tensor is aligned with completion tokens. Log-probs are in nats. Nothing here divides by a count of
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 MAX_LOG_RATIO = 20.0
 
@@ -64,6 +63,17 @@ def top_logp(logits: Tensor) -> Tensor:
     return logits.detach().log_softmax(-1).amax(-1)
 
 
+def log_sum_sq_probs(logits: Tensor) -> Tensor:
+    """log sum_v p_v^2, how much of the vocabulary a distribution is on, without a gradient; a readout.
+
+    Shapes: (n, V) -> (n,), at most 0. Source: the alignment of weights in arXiv 2406.11827, eq. 2.
+
+    >>> log_sum_sq_probs(torch.zeros(1, 4)).exp()
+    tensor([0.2500])
+    """
+    return (2 * logits.detach().log_softmax(-1)).logsumexp(-1)
+
+
 def token_log_ratio(logps: Tensor, old_logps: Tensor) -> Tensor:
     """log rho of each token: log pi - log pi_old.
 
@@ -91,6 +101,18 @@ def sequence_token_log_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> 
     Shapes: (N, T), (N, T), (N, T) bool -> (N, T). Source: GSPO-token, arXiv 2507.18071, eq. 14.
     """
     return sequence_log_ratio(logps, old_logps, mask).detach() + logps - logps.detach()
+
+
+def summed_log_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
+    """log of each row's own probability ratio: the sum over its trained tokens of log pi - log pi_old.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, 1), clamped to +-20. Source: RLOO, arXiv 2402.14740, as in TRL.
+
+    >>> summed_log_ratio(torch.tensor([[0.02, -0.01, 0.005]]), torch.zeros(1, 3), torch.ones(1, 3).bool()).exp()
+    tensor([[1.0151]])
+    """
+    total = masked_sum(token_log_ratio(logps, old_logps), mask)
+    return total.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)[:, None]
 
 
 def clipped_objective(ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float) -> Tensor:
@@ -138,6 +160,17 @@ def k1(logps: Tensor, ref_logps: Tensor) -> Tensor:
     return logps - ref_logps
 
 
+def k2(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """Half the square of k1 for each sampled token: biased, and as a loss it has the gradient of KL(policy || ref).
+
+    Shapes: (N, T), (N, T) -> (N, T). Unit: nats. On the tokens of the policy itself. Source: as `k1`.
+
+    >>> k2(torch.tensor([0.1, -0.2]), torch.zeros(2))
+    tensor([0.0050, 0.0200])
+    """
+    return k1(logps, ref_logps) ** 2 / 2
+
+
 def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
     """Non-negative, unbiased estimate of KL(policy || reference) for each sampled token: exp(-x) - 1 + x, x = k1.
 
@@ -149,37 +182,3 @@ def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
     """
     x = (logps - ref_logps).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return torch.expm1(-x) + x
-
-
-def sigmoid_pair(margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """DPO's loss per pair, -log sigma(margin); with smoothing, conservative DPO.
-
-    Shapes: (pairs,) -> (pairs,). `margin` is beta ((log-ratio of chosen) - (log-ratio of rejected)).
-    Source: arXiv 2305.18290, eq. 7; smoothing: https://ericmitchell.ai/cdpo.pdf, eq. 3.
-
-    >>> sigmoid_pair(torch.tensor([0.08]))
-    tensor([0.6539])
-    """
-    return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
-
-
-def hinge_pair(margin: Tensor) -> Tensor:
-    """SLiC's loss per pair, max(0, 1 - margin).
-
-    Shapes: (pairs,) -> (pairs,). Source: arXiv 2305.10425; margin as in arXiv 2309.06657.
-
-    >>> hinge_pair(torch.tensor([0.08]))
-    tensor([0.9200])
-    """
-    return torch.relu(1 - margin)
-
-
-def ipo_pair(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
-    """IPO's loss per pair, (h - 1 / (2 beta))^2, h = difference of the log-ratios averaged over tokens.
-
-    Shapes: (pairs,), (pairs,) -> (pairs,). Source: arXiv 2310.12036, eq. 17; averaged per token as in TRL.
-
-    >>> ipo_pair(torch.tensor([0.5 / 4]), torch.tensor([-0.3 / 2]), 0.1)
-    tensor([22.3256])
-    """
-    return (chosen - rejected - 1 / (2 * beta)) ** 2

@@ -19,7 +19,7 @@ from rung.data.collate import collate
 from rung.data.records import Encoded
 from rung.errors import ConfigError
 from rung.heads import fresh_head, load_critic, zero_head
-from rung.models import frozen, load_model, num_positions, placed, starts_equal, with_adapter
+from rung.models import check_tokens, frozen, load_model, num_positions, placed, starts_equal, with_adapter
 from rung.optimizers import find_optimizer, make_optimizer, make_schedule
 from rung.policy import Policy
 from rung.ranks import Ranks
@@ -72,8 +72,11 @@ def open_stage(
     check_needs(algorithm, config)
     examples, report = read_examples(algorithm, config, path, given.rows, quarantine=quarantine)
     model, tokenizer = given.model or load_model(start, seed=seed)
+    for role, location in (("reference", reference), ("critic", critic)):
+        if location is not None:
+            check_tokens(location, tokenizer, role)
     encoded, held_out = encode_examples(algorithm, config, examples, tokenizer, report, num_positions(model))
-    policy = open_policy(algorithm, config, model, reference)
+    policy = open_policy(algorithm, config, model, reference, ranks)
     add_heads(policy, algorithm, critic, tokenizer)
     if "prompts" in algorithm.requires():
         rewards = open_rewards(config, path, encoded, given.rewards, tokenizer=tokenizer)
@@ -108,7 +111,9 @@ def open_stage(
     )
 
 
-def open_policy(algorithm: Algorithm, config: StageConfig, model: PreTrainedModel, reference: str | None) -> Policy:
+def open_policy(
+    algorithm: Algorithm, config: StageConfig, model: PreTrainedModel, reference: str | None, ranks: Ranks
+) -> Policy:
     """The policy with its adapter and, where the algorithm wants one, its reference; None is `model` as given."""
     adapter = config.adapter
     refers = "reference" in algorithm.requires()
@@ -118,6 +123,7 @@ def open_policy(algorithm: Algorithm, config: StageConfig, model: PreTrainedMode
         placed(with_adapter(model, adapter.lora) if adapter else model),
         temperature=config.rollout.temperature if "prompts" in algorithm.requires() else 1.0,
         token_budget=resolved(config.token_budget),
+        ranks=ranks,
     )
     if not refers:
         return policy
@@ -150,7 +156,11 @@ def add_heads(policy: Policy, algorithm: Algorithm, critic: str | None, tokenize
 
 
 def check_needs(algorithm: Algorithm, config: StageConfig) -> None:
-    """Raises ConfigError for a critic that nothing asks for, or a reference that a random adapter starts away from."""
+    """Raises ConfigError for settings of a stage that its algorithm cannot use.
+
+    A critic that nothing asks for, a reference that a random adapter starts away from, fewer examples a step than the
+    loss needs.
+    """
     if config.critic is not None and "values" not in algorithm.requires():
         what = f"stage `{config.name}` has a `critic`, and algorithm `{algorithm.name}` reads no values"
         raise ConfigError(what, "remove `critic`, or take an algorithm that has one")
@@ -158,6 +168,9 @@ def check_needs(algorithm: Algorithm, config: StageConfig) -> None:
     if unset and "reference" in algorithm.requires():
         what = f"stage `{config.name}`: `init_lora_weights: false` starts at other weights than the reference"
         raise ConfigError(what, "leave it out: a fresh adapter then changes nothing")
+    if isinstance(config.batch_size, int) and config.batch_size < algorithm.least_batch_size:
+        what = f"stage `{config.name}`: `batch_size` {config.batch_size}, and `{algorithm.name}` compares rows"
+        raise ConfigError(what, f"give at least {algorithm.least_batch_size}")
 
 
 def open_data(

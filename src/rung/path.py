@@ -170,8 +170,7 @@ class _Climb:
         self.lineage.save(self.folder / LINEAGE)
         goals = self.exam.goals
         report = Report(name=self.folder.name, lineage=self.lineage, metrics=list(goals), goals=goals, **entries)
-        write(self.folder, report)
-        rich.print(render(report))
+        rich.print(render(write(self.folder, report)))
         _say(self.ranks, f"finished: {self.folder / REPORT}")
 
     def _evaluations(self, stage: StageConfig, location: str, exam_set: ExamSet) -> Iterator[Evaluation]:

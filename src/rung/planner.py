@@ -6,6 +6,7 @@ nominal speed. They are not timed: a plan is a pure function of the batch and th
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,38 +17,45 @@ from torch import Tensor
 from rung.batch import Batch
 
 Layout = Literal["plain", "shared", "masked"]
-LONGEST_PACK = 1024  # tokens; beyond it the square of a masked row outweighs what it saves
+PACK_LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # tokens; beyond, the square outweighs what it saves
 NOMINAL_FLOPS = 75e9  # one core's matrix multiplications in fp32
 CALL_SECONDS_PER_LAYER = 3e-3  # forward and backward, without arithmetic
+PAIR = 1.2  # times what the arithmetic of a query-key pair takes, all pairs counted, in the causal kernel
+MASKED_PAIR = 1.7  # the same under a mask, of which the kernel skips nothing
 SMALLEST_TRUNK = 1_000_000  # below it arithmetic no longer dominates; plans stay those of a real model
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds a call, a position and a query-key pair cost, forward and backward."""
+    """Seconds a call, a position and a query-key pair cost, forward and backward; a pair costs more under a mask."""
 
     call: float
     position: float
     pair: float
+    masked_pair: float
 
     @staticmethod
     def of(trunk: int, hidden: int, layers: int) -> Cost:
         """The constants of a decoder with `trunk` parameters outside its embeddings."""
         position = 6 * max(trunk, SMALLEST_TRUNK) / NOMINAL_FLOPS
-        return Cost(CALL_SECONDS_PER_LAYER * layers, position, 12 * max(hidden, 128) * layers / NOMINAL_FLOPS)
+        pair = 12 * max(hidden, 128) * layers / NOMINAL_FLOPS
+        return Cost(CALL_SECONDS_PER_LAYER * layers, position, PAIR * pair, MASKED_PAIR * pair)
 
-    def rows(self, count: np.ndarray | int, width: np.ndarray | int, behind: np.ndarray | int = 0) -> np.ndarray:
-        """Seconds of one call on `count` rows of `width` tokens that also attend to `behind` cached ones."""
-        attended = np.asarray(width) * (np.asarray(width) + behind)
-        return self.call + np.asarray(count) * (self.position * np.asarray(width) + self.pair * attended)
+    def rows(self, count: np.ndarray, width: int) -> np.ndarray:
+        """Seconds of one call on `count` rows of `width` tokens."""
+        return self.call + count * (width * (self.position + self.pair * width))
+
+    def masked(self, count: np.ndarray, width: int, behind: int = 0) -> np.ndarray:
+        """Seconds of one call on `count` rows of `width` tokens under a mask; they also attend to `behind` others."""
+        return self.call + count * (width * (self.position + self.masked_pair * (width + behind)))
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows that go through the model together; `packs` names each row's packed row in the masked layout."""
+    """Rows that go through the model together; `packs` says in which packed row each goes in the masked layout."""
 
     rows: tuple[int, ...]  # ascending
-    packs: tuple[int, ...] = ()
+    packs: tuple[int, ...] = ()  # one for each of `rows`, from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +106,12 @@ class _Shape:
         self.units = [tuple(range(start, end)) for start, end in zip(starts, ends, strict=True)]
         self.sizes = ends - starts
         self.widths = np.maximum.reduceat(self.lengths, starts)
+        self.tokens = np.add.reduceat(self.lengths, starts)
         self.prompts = self.prompt_of[starts]
 
 
 def cut(
-    counts: np.ndarray, widths: np.ndarray, seconds: Callable[[np.ndarray, np.ndarray], np.ndarray], budget: int
+    counts: np.ndarray, widths: np.ndarray, seconds: Callable[[np.ndarray, int], np.ndarray], budget: int
 ) -> tuple[list[slice], float]:
     """Cuts things sorted by width, ascending, into runs of the least total cost, none over `budget` positions.
 
@@ -113,11 +122,11 @@ def cut(
     best = np.zeros(len(counts) + 1)
     came_from = np.zeros(len(counts) + 1, dtype=int)
     for end in range(1, len(counts) + 1):
-        width = widths[end - 1]
+        width = int(widths[end - 1])
         rows = total[end] - total[:end]
         allowed = rows * width <= budget
         allowed[end - 1] = True
-        price = np.where(allowed, best[:end] + seconds(rows, np.broadcast_to(width, rows.shape)), np.inf)
+        price = np.where(allowed, best[:end] + seconds(rows, width), np.inf)
         came_from[end] = int(price.argmin())
         best[end] = price[came_from[end]]
     runs: list[slice] = []
@@ -128,9 +137,10 @@ def cut(
     return runs[::-1], float(best[-1])
 
 
-def _plain(shape: _Shape, cost: Cost, budget: int) -> _Plan:
+def _plain(shape: _Shape, cost: Cost, budget: int, units: np.ndarray | None = None) -> _Plan:
+    units = np.arange(len(shape.units)) if units is None else units
     widths = shape.widths + shape.prompt_lengths[shape.prompts]
-    order = np.argsort(widths, kind="stable")
+    order = units[np.argsort(widths[units], kind="stable")]
     runs, seconds = cut(shape.sizes[order], widths[order], cost.rows, budget)
     return _Plan(tuple(Block("plain", (_part(shape, order[run]),)) for run in runs), seconds)
 
@@ -149,7 +159,7 @@ def _shared(shape: _Shape, cost: Cost, budget: int) -> _Plan:
         pieces, price = cut(
             shape.sizes[inside],
             shape.widths[inside],
-            lambda n, width, behind=behind: cost.rows(n, width, behind),
+            lambda n, width, behind=behind: cost.masked(n, width, behind),
             budget,
         )
         seconds += price - cost.call
@@ -158,36 +168,57 @@ def _shared(shape: _Shape, cost: Cost, budget: int) -> _Plan:
 
 
 def _masked(shape: _Shape, cost: Cost, budget: int) -> _Plan:
-    packs = _packs(shape, min(budget, LONGEST_PACK))
-    tokens = np.array([shape.prompt_lengths[shape.prompts[pack[0]]] + _tokens(shape, pack) for pack in packs])
+    """Packs of the length that costs least; what is longer than a pack goes plainly."""
+    lengths = sorted({min(length, budget) for length in PACK_LENGTHS})
+    return min((_packed(shape, cost, budget, length) for length in lengths), key=lambda made: made.seconds)
+
+
+def _packed(shape: _Shape, cost: Cost, budget: int, longest: int) -> _Plan:
+    fits = shape.prompt_lengths[shape.prompts] + shape.tokens <= longest
+    alone = _plain(shape, cost, budget, np.flatnonzero(~fits))
+    packs, tokens = _packs(shape, np.flatnonzero(fits), longest)
     order = np.argsort(tokens, kind="stable")
-    runs, seconds = cut(np.ones_like(tokens), tokens[order], cost.rows, budget)
+    runs, seconds = cut(np.ones_like(tokens), tokens[order], cost.masked, budget)
     blocks = []
     for run in runs:
-        chosen = sorted((packs[i] for i in order[run]), key=lambda pack: pack[0])
-        rows = [[row for unit in pack for row in shape.units[unit]] for pack in chosen]
-        numbers = tuple(number for number, pack in enumerate(rows) for _ in pack)
-        blocks.append(Block("masked", (Part(tuple(row for pack in rows for row in pack), numbers),)))
-    return _Plan(tuple(blocks), seconds)
+        pack_of = {row: n for n, i in enumerate(order[run]) for unit in packs[i] for row in shape.units[unit]}
+        rows = tuple(sorted(pack_of))
+        blocks.append(Block("masked", (Part(rows, tuple(pack_of[row] for row in rows)),)))
+    return _Plan((*alone.blocks, *blocks), alone.seconds + seconds)
 
 
-def _packs(shape: _Shape, longest: int) -> list[list[int]]:
-    """Units of one prompt, in order, joined while they fit `longest` tokens with their prompt."""
+def _packs(shape: _Shape, units: np.ndarray, longest: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """The units as packs of at most `longest` tokens, and the tokens of each; a prompt is cut only where it must be."""
+    prompts = shape.prompts[units]
+    documents: list[np.ndarray] = []
+    sizes: list[int] = []
+    for same in np.split(units, np.flatnonzero(prompts[1:] != prompts[:-1]) + 1) if len(units) else []:
+        before, tokens = int(shape.prompt_lengths[shape.prompts[same[0]]]), shape.tokens[same]
+        whole = before + int(tokens.sum()) <= longest
+        pieces = [range(len(same))] if whole else best_fit(tokens.tolist(), longest - before)
+        documents += [same[piece] for piece in pieces]
+        sizes += [before + int(tokens[piece].sum()) for piece in pieces]
+    packs = best_fit(sizes, longest)
+    joined = [np.concatenate([documents[i] for i in pack]) for pack in packs]
+    return joined, np.array([sum(sizes[i] for i in pack) for pack in packs], dtype=int)
+
+
+def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Which things share a pack of `capacity`: the largest first, each into the fullest pack that has room for it.
+
+    >>> best_fit([2, 5, 3, 6], 8)
+    [[3, 0], [1, 2]]
+    """
     packs: list[list[int]] = []
-    filled = 0
-    for unit, prompt in enumerate(shape.prompts):
-        size = _tokens(shape, [unit])
-        if packs and shape.prompts[packs[-1][0]] == prompt and filled + size <= longest:
-            packs[-1].append(unit)
-            filled += size
-        else:
-            packs.append([unit])
-            filled = shape.prompt_lengths[prompt] + size
+    rooms: list[tuple[int, int]] = []  # ascending: what is left of a pack, and which pack it is
+    for size, thing in sorted((-size, thing) for thing, size in enumerate(sizes)):
+        place = bisect_left(rooms, (-size, -1))
+        room, pack = rooms.pop(place) if place < len(rooms) else (capacity, len(packs))
+        if pack == len(packs):
+            packs.append([])
+        packs[pack].append(thing)
+        insort(rooms, (room + size, pack))
     return packs
-
-
-def _tokens(shape: _Shape, units: Sequence[int]) -> int:
-    return sum(int(shape.lengths[row]) for unit in units for row in shape.units[unit])
 
 
 def _part(shape: _Shape, units: np.ndarray) -> Part:

@@ -15,6 +15,7 @@ from rung.batch import Batch, Outputs
 from rung.errors import ConfigError
 from rung.layouts import SharedPrompts, States, masked_rows, plain
 from rung.planner import Block, Cost, Layout, Part, plan
+from rung.ranks import Ranks
 from rung.scoring import score
 
 SHARES_CACHE = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text"})
@@ -38,7 +39,8 @@ class Policy:
     `temperature` divides the logits in every pass, as in sampling; 1 for offline algorithms. `value_head` and
     `final_head` map (n, H) to (n, 1); with a `critic`, the value head reads its hidden states. `token_budget` bounds
     the padded positions of a part of one model. With `reference_is_start`
-    the first reference pass asserts that nothing was trained between the two. The model stays in eval
+    the first reference pass asserts that nothing was trained between the two. `ranks` are the processes that hold
+    replicas of it and prepare their shares of the same steps. The model stays in eval
     mode, where dropout is off and gradients flow all the same; under activation checkpointing, which works in training
     mode alone, dropout is set to 0. Raises ConfigError for adapters that live in the prompt.
     """
@@ -51,6 +53,7 @@ class Policy:
     critic: PreTrainedModel | None = None
     reference: PreTrainedModel | None = None
     reference_is_start: bool = False
+    ranks: Ranks = field(default_factory=Ranks)
     counted: Counted = field(default_factory=Counted)
 
     def __post_init__(self) -> None:
@@ -117,7 +120,7 @@ class Policy:
         """
         decoders = [self.causal_lm, *([self.critic] if self.critic is not None else [])]
         for _, part, states in self._run(decoders, batch, self.plan(batch, algorithm.unit)):
-            yield part, self._outputs(part, states, algorithm.readouts)
+            yield part, self._outputs(part, states, algorithm)
 
     @torch.no_grad()
     def logps(self, batch: Batch) -> Tensor:
@@ -125,13 +128,17 @@ class Policy:
         return self._logps(self.model, batch)
 
     @torch.no_grad()
-    def values(self, batch: Batch) -> Tensor:
-        """(N, T) values of the state before each trained token, without a gradient; 0 where nothing is trained."""
-        result = torch.zeros(batch.completion_ids.shape)
+    def values(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Values of the state before each trained token and of the one after the last attended token, no gradient.
+
+        Shapes: (N, T), 0 where nothing is trained, and (N,).
+        """
+        before, after = torch.zeros(batch.completion_ids.shape), torch.zeros(batch.num_rows)
         decoders = [self.causal_lm if self.critic is None else self.critic]
         for rows, part, (states,) in self._run(decoders, batch, self.plan(batch, "row")):
-            result[rows, : part.completion_ids.shape[1]] = self._values(part, states).cpu()
-        return result
+            before[rows, : part.completion_ids.shape[1]] = spread(self._valued(states.predicting), part.loss_mask).cpu()
+            after[rows] = self._valued(states.last).cpu()
+        return before, after
 
     @torch.no_grad()
     def reference_logps(self, batch: Batch) -> Tensor:
@@ -198,26 +205,29 @@ class Policy:
         for prompts in shared:
             prompts.backward()
 
-    def _outputs(self, part: Batch, states: list[States], readouts: Mapping[str, Readout]) -> Outputs:
-        own = states[0]
-        self.counted.head_rows += len(own.predicting)
-        logps, *read = score(
-            self.causal_lm,
-            own.predicting,
-            part.completion_ids[part.loss_mask],
-            self.temperature,
-            tuple(readouts.values()),
-        )
+    def _outputs(self, part: Batch, states: list[States], algorithm: Algorithm) -> Outputs:
+        own, mask = states[0], part.loss_mask
+        unread = torch.full(mask.shape, torch.nan, device=mask.device)
+        logps, readouts = self._scored(part, own, algorithm.reads()) if algorithm.reads_logps else (unread, {})
         return Outputs(
-            logps=spread(logps, part.loss_mask),
-            readouts={name: spread(values, part.loss_mask) for name, values in zip(readouts, read, strict=True)},
-            values=self._values(part, states[-1]) if self.value_head is not None else None,
+            logps=logps,
+            readouts=readouts,
+            values=spread(self._valued(states[-1].predicting), mask) if self.value_head is not None else None,
             final=self.final_head(own.last)[:, 0].float() if self.final_head is not None else None,
         )
 
-    def _values(self, part: Batch, states: States) -> Tensor:
+    def _scored(self, part: Batch, states: States, readouts: Mapping[str, Readout]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Log-probs (N, T) of the trained tokens, and the readouts of their logits."""
+        self.counted.head_rows += len(states.predicting)
+        targets = part.completion_ids[part.loss_mask]
+        flat = score(self.causal_lm, states.predicting, targets, self.temperature, tuple(readouts.values()))
+        logps, *read = (spread(values, part.loss_mask) for values in flat)
+        return logps, dict(zip(readouts, read, strict=True))
+
+    def _valued(self, hidden: Tensor) -> Tensor:
+        """(n, H) -> (n,) float32."""
         assert self.value_head is not None, "the algorithm did not say that it needs values"
-        return spread(self.value_head(states.predicting)[:, 0].float(), part.loss_mask)
+        return self.value_head(hidden)[:, 0].float()
 
     def _pick(self, batch: Batch, planned: Part) -> tuple[Tensor, Batch]:
         """Row numbers of a planned part, and those rows as a batch where the model lies."""

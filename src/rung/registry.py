@@ -49,7 +49,8 @@ def settings_error(where: str, error: ValidationError, known: Iterable[str]) -> 
     if fault["type"] == "missing":
         return ConfigError(f"{where}: `{key}` is missing", f"give it a value; its keys: {', '.join(sorted(known))}")
     if not key:
-        return ConfigError(f"{where}: {fault['msg']}", "change one of the two, or leave it out")
+        what = fault["msg"].removeprefix("Value error, ")
+        return ConfigError(f"{where}: {what}", "change one of the two, or leave it out")
     return ConfigError(f"{where}: `{key}` is {fault['input']!r}", fault["msg"])
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -26,7 +26,7 @@ from rung.batch import Batch
 from rung.data.collate import padded
 from rung.errors import ConfigError
 from rung.locate import TINY
-from rung.models import load_tokenizer, merged, placed
+from rung.models import check_tokens, judges, load_tokenizer, merged, placed, save_adapter
 from rung.policy import Policy
 
 MEAN, STD = "reward_mean", "reward_std"
@@ -54,12 +54,13 @@ def reference_scores(policy: Policy, algorithm: Algorithm, batches: Iterable[Bat
 
 
 def save_reward_model(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, scores: Tensor) -> None:
-    """Writes `folder/model`, always merged, and `folder/adapter` beside it where there is one.
+    """Writes `folder/model`, always merged, and `folder/adapter` with the head beside it where there is one.
 
     `scores` (n,) are those of reference samples; where they are all equal, their spread is taken as 1.
     """
-    assert policy.final_head is not None, "a reward model has a head on the last token"
-    causal_lm = merged(policy.model, folder)
+    assert isinstance(policy.final_head, nn.Linear), "a reward model has a head on the last token"
+    save_adapter(policy.model, folder / "adapter", policy.final_head)
+    causal_lm = merged(policy.model)
     config = deepcopy(causal_lm.config)
     config.num_labels = 1
     config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -76,17 +77,10 @@ def save_reward_model(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder
 def check_reward_model(location: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises ConfigError where there is no reward model, or where it reads other tokens than `tokenizer` writes.
 
-    Its weights stay where they are. A reward model is trained on the tokens of one vocabulary in the form of one chat
-    template; what a policy writes in another would be judged as noise.
+    Its weights stay where they are.
     """
     _config(location)
-    own = load_tokenizer(location)
-    if own.get_vocab() != tokenizer.get_vocab() or own.eos_token_id != tokenizer.eos_token_id:
-        what = f"the reward model `{location}` has another tokenizer than the policy"
-        raise ConfigError(what, "train a reward model from the policy's model, or take the policy of its family")
-    if own.chat_template != tokenizer.chat_template:
-        what = f"the reward model `{location}` has another chat template than the policy"
-        raise ConfigError(what, "give both the same chat_template.jinja, and train the reward model with it")
+    check_tokens(location, tokenizer, "reward model")
 
 
 @lru_cache(maxsize=2)
@@ -145,8 +139,7 @@ def _config(location: str) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"reward model `{location}` cannot be read: {str(error).splitlines()[0]}", NO_MODEL) from None
-    judges = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-    if not judges or config.num_labels != 1:
+    if not judges(config) or config.num_labels != 1:
         raise ConfigError(f"`{location}` is no reward model: it does not say one number about a text", NO_MODEL)
     if config.get_text_config().pad_token_id is None:
         raise ConfigError(

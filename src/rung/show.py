@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 from rung.errors import ConfigError, DataError
 from rung.names import inside
 from rung.registry import hint
-from rung.run_folder import CONFIG, LINEAGE, REPORT
+from rung.run_folder import CONFIG, FINISHED, LINEAGE
 from rung.tracking import COMPLETIONS, METRICS
 
 if TYPE_CHECKING:
     from rung.algorithm import Algorithm
+    from rung.evaluate import Evaluation
+    from rung.report import Rendered
 
-_DATA = {"text": "text, chats, prompt with completion", "prompts": "prompts, rewards"}
+_DATA = {
+    "text": "text, chats, prompt with completion",
+    "unpaired": "labelled answers, pairs",
+    "prompts": "prompts, rewards",
+}
 _NEEDS = {
     "reference": "reference",
     "old_logps": "old log-probs",
@@ -38,26 +44,36 @@ def find_run(name: str, output: Path) -> Path:
     return folder
 
 
-def report(folder: Path) -> str:
-    """The report of a finished run; of another, how far its stages have come."""
+def report(folder: Path) -> Rendered:
+    """The report of a finished run, for a rich console; of another, how far its stages have come."""
     from rung.lineage import Lineage
+    from rung.report import Section, Table, read, render
 
-    if (folder / REPORT).exists():
-        return (folder / REPORT).read_text(encoding="utf-8")
-    lines = [f"{folder} is not finished; `rung run` with its config goes on"]
-    for record in Lineage.load(folder / LINEAGE).stages:
-        lines.append(f"{record.stage}: {record.outcome}, from {record.start}")
-        lines += [f"  {reason}" for reason in (record.decision.reasons if record.decision else ())]
-    return "\n".join(lines)
+    if (folder / FINISHED).exists():
+        note = f"Curves and examples: {folder / FINISHED}."
+        return render([Section(folder.name, (note,)), *read(folder)])
+    stages = Lineage.load(folder / LINEAGE).stages
+    rows = tuple((each.stage, each.start, each.outcome) for each in stages)
+    note = f"{folder} is not finished; `rung run` with its config goes on."
+    told = Section(folder.name, (note,), Table(("stage", "started from", "outcome"), rows, num_texts=3))
+    decisions = [(each.stage, each.decision) for each in stages if each.decision]
+    gates = tuple(f"{stage}: {reason}." for stage, decision in decisions for reason in decision.reasons)
+    return render([told, Section("Gates", gates)] if gates else [told])
 
 
-def last_step(folder: Path, stage: str) -> dict[str, Any]:
-    """The last line of a stage's metrics.jsonl; ConfigError where it has none."""
-    rows = _rows(inside(folder, stage) / METRICS)
-    if not rows:
+def training(folder: Path, stage: str) -> list[dict[str, Any]]:
+    """Each metric of a stage's metrics.jsonl: first and last value, and its course; ConfigError where it has none."""
+    from rung.console import spark
+    from rung.report import read_metrics
+
+    lines = read_metrics(inside(folder, stage) / METRICS)
+    if not lines:
         stages = [file.parent.name for file in folder.glob(f"*/{METRICS}")]
         raise ConfigError(f"{folder} has no trained stage `{stage}`", hint(stage, stages))
-    return rows[-1]
+    return [
+        {"metric": name, "first": line.first, "last": line.last, "course": spark(line.values.tolist())}
+        for name, line in lines.items()
+    ]
 
 
 def completions(folder: Path, stage: str, limit: int = 4) -> list[dict[str, Any]]:
@@ -103,6 +119,13 @@ def default_sources(algorithm: type[Algorithm]) -> dict[str, str]:
     return found
 
 
+def scores(evaluation: Evaluation) -> Rendered:
+    """A table with the scores of one evaluation, for a rich console, and why items of a metric have none."""
+    from rung.report import measured, render
+
+    return render([measured(evaluation)])
+
+
 def sampled(
     location: str,
     prompts: Sequence[str],
@@ -111,8 +134,8 @@ def sampled(
     seed: int,
     max_completion_length: int,
     temperature: float,
-) -> list[str]:
-    """The texts that a model gives: `num_generations` for each prompt, in order; DataError for one without a token."""
+) -> list[list[str]]:
+    """The texts that a model gives: `num_generations` for each prompt; DataError for a prompt without a token."""
     from rung.data.encode import encode_prompt
     from rung.data.records import BadRow
     from rung.models import load_model, placed
@@ -130,7 +153,7 @@ def sampled(
     drawn = LocalSampler(placed(model), tokenizer).sample(
         asked, num_generations, visits=range(len(asked)), key=Key(seed, "", "generate"), sampling=sampling
     )
-    return [str(tokenizer.decode(list(one.ids), skip_special_tokens=True)) for several in drawn for one in several]
+    return [[str(tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in several] for several in drawn]
 
 
 def _last_turn(value: Any) -> Any:

@@ -12,7 +12,7 @@ from rung.algorithm import Algorithm
 from rung.config import PathConfig, StageConfig
 from rung.data.encode import encode
 from rung.data.load import load_examples
-from rung.data.records import Encoded, Example, as_prompt
+from rung.data.records import Encoded, Example, as_prompt, as_unpaired
 from rung.data.report import Report
 from rung.data.splits import split
 from rung.errors import ConfigError, DataError
@@ -22,6 +22,7 @@ from rung.reward import Rewards
 LEARNS_FROM = {
     "text": frozenset({"text", "messages", "prompt-completion"}),
     "pairs": frozenset({"preference", "ranking"}),
+    "unpaired": frozenset({"unpaired", "preference"}),
     "prompts": frozenset({"prompt", "prompt-completion", "messages"}),
 }
 HELD_OUT_SHARE = 0.1
@@ -61,6 +62,8 @@ def read_examples(
                 f"{example.source}: {answers} answers to a prompt, and `{algorithm.name}` takes {algorithm.group_size}"
             )
             raise DataError(what, f"keep {algorithm.group_size} of `completions`, or take an algorithm for rankings")
+    if need == "unpaired":
+        examples = [one for example in examples for one in as_unpaired(example)]
     return [as_prompt(example) for example in examples] if need == "prompts" else examples, report
 
 

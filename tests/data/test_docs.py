@@ -5,7 +5,8 @@ import importlib
 
 import pytest
 
-MODULES = "batches chat collate encode fields formats load read records report splits"
+MODULES = """batches chat collate encode fields load read records report splits tokens
+    formats.answers formats.form formats.pairs formats.prompts formats.table formats.tatqa formats.transcripts"""
 
 
 @pytest.mark.parametrize("name", MODULES.split())

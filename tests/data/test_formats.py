@@ -2,9 +2,7 @@
 
 import pytest
 
-from rung.data.formats import detect
 from rung.data.load import load_examples
-from rung.data.read import Row
 from rung.errors import DataError
 
 
@@ -26,6 +24,11 @@ def one(row, **spec):
     return example
 
 
+ALPACA = (
+    "Below is an instruction that describes a task{}. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{}\n\n{}### Response:\n"
+)
+INPUT = "### Input:\nb a\n\n"
 CASES = {
     "text": ({"text": "once"}, "text", {"text": "once"}, {}),
     "messages": (
@@ -143,6 +146,21 @@ CASES = {
         {"prompt": "How many?", "completion": "500 * 2 = <<500*2=1000>>1000\n#### 1,000"},
         {"answer": "1000", "ground_truth": "1000"},
     ),
+    "alpaca without input": (
+        {"instruction": "Name {a} tea.", "input": "", "output": "Sencha", "text": "### all of it"},
+        "prompt-completion",
+        {"prompt": ALPACA.format("", "Name {a} tea.", ""), "completion": "Sencha"},
+        {"text": "### all of it", "ground_truth": "Sencha"},
+    ),
+    "alpaca with input": (
+        {"instruction": "Sort.", "input": "b a", "output": "a b"},
+        "prompt-completion",
+        {
+            "prompt": ALPACA.format(", paired with an input that provides further context", "Sort.", INPUT),
+            "completion": "a b",
+        },
+        {"ground_truth": "a b"},
+    ),
 }
 
 
@@ -220,33 +238,12 @@ def test_rows_with_different_columns_get_the_union_of_them():
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}, assistant("b")]}, "not text"),
         ({"question": "q", "answer": "#### many"}, "no number"),
         ({"text": "a\ud800"}, "surrogate"),
+        ({"instruction": "a", "input": "", "output": " "}, "`output` is empty"),
+        ({"instruction": "a", "input": 3, "output": "b"}, "`input` is not a text"),
+        ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, "`history` beside `instruction`"),
     ],
 )
 def test_a_bad_row_is_named_with_its_cause(row, said):
     with pytest.raises(DataError, match=said) as caught:
         load_examples([row])
     assert caught.value.what.startswith("rows, row 1: ")
-
-
-def test_the_error_names_the_best_candidate_and_the_first_row_that_breaks_it():
-    rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 24
-    with pytest.raises(DataError, match="preference") as caught:
-        load_examples([*rows[:6], {"prompt": "a", "chosen": "b"}, *rows])
-    assert "row 7" in caught.value.what
-
-
-def test_a_row_that_lost_its_label_is_not_taken_for_raw_text():
-    with pytest.raises(DataError, match=r"row 2: not in the format classification"):
-        load_examples([{"text": "a", "label": "x"}, {"text": "b", "label": None}])
-
-
-def test_columns_of_no_known_format_are_listed_beside_what_is_known():
-    with pytest.raises(DataError, match="table, uid") as caught:
-        load_examples([{"table": 1, "uid": 2}])
-    assert "prompt, completion" in caught.value.remedy
-
-
-def test_rows_spread_over_all_the_data_decide():
-    rows = [Row("x", i, {"prompt": "a", "completion": "b" if i < 1900 else None}) for i in range(2000)]
-    with pytest.raises(DataError, match="prompt-completion"):
-        detect(rows)

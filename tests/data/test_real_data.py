@@ -1,6 +1,7 @@
 """Public files, with the numbers that are known of them."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -43,3 +44,18 @@ def test_gsm8k_and_its_bedrock_sample_agree_on_the_answers(real_data):
     prompts, _ = load_examples(str(real_data / "bedrock/rft_train_data.jsonl"))
     assert (len(questions), len(prompts)) == (7_473, 300)
     assert [e.columns["answer"] for e in questions[:300]] == [e.columns["ground_truth"] for e in prompts]
+
+
+def test_tatqa_asks_every_question_behind_its_own_table(real_data):
+    examples, report = load_examples(str(real_data / "tatqa/tatqa_dataset_dev.json"))
+    assert (len(examples), len({e.group for e in examples}), report.formats) == (1_668, 278, {"tatqa": 278})
+    assert (report.num_dropped, report.noticed) == (0, {})
+    kinds = Counter(e.columns["answer_type"] for e in examples)
+    assert kinds == {"arithmetic": 718, "span": 701, "multi-span": 217, "count": 32}
+    assert Counter(e.columns["scale"] for e in examples)["percent"] == 268
+    for example in examples:
+        assert example.columns["scale"] in str(example.completion)
+        assert example.columns["ground_truth"] == example.completion
+    spans = [e for e in examples if e.columns["answer_type"] == "span"]
+    verbatim = [e for e in spans if e.columns["answer"][0] in str(e.prompt)]
+    assert len(verbatim) / len(spans) > 0.95

@@ -12,7 +12,7 @@ from rung.config import load_config
 from rung.reward import Rewards, Sample
 from rung.rewards.final_number import final_number
 from rung.tiny import tasks
-from rung.tiny.arithmetic import NUM_STEPS, OPERANDS, TOTALS, question, slips, solution
+from rung.tiny.arithmetic import NUM_STEPS, OPERANDS, TOTALS, WORKED_SHARE, question, slips, solution
 from rung.tiny.models import open_base
 
 NAMES = [name for name in tasks.names() if name.startswith("arithmetic/")]
@@ -116,8 +116,8 @@ def test_each_kind_of_slip_is_the_mistake_that_it_is_called(terms):
 
 def test_sizes_and_columns(data):
     assert {name: (len(rows), *rows[0]) for name, rows in data.items()} == {
-        "arithmetic/sft": (800, "prompt", "completion", "answer"),
-        "arithmetic/pairs": (800, "prompt", "chosen", "rejected", "answer", "slip"),
+        "arithmetic/sft": (1600, "prompt", "completion", "answer"),
+        "arithmetic/pairs": (1600, "prompt", "chosen", "rejected", "answer", "slip"),
         "arithmetic/prompts": (4000, "prompt", "answer"),
         "arithmetic/validation": (600, "prompt", "answer"),
         "arithmetic/test": (600, "prompt", "answer"),
@@ -136,7 +136,8 @@ def test_every_row_of_every_split_has_the_right_answer_and_stays_within_the_boun
 
 def test_every_label_and_every_chosen_text_is_right_and_every_rejected_one_is_wrong(data):
     for row in data["arithmetic/sft"]:
-        assert _is_right(row["completion"][0]["content"], _terms(_asked(row)))
+        text = row["completion"][0]["content"]
+        assert text == f"Answer: {row['answer']}" or _is_right(text, _terms(_asked(row)))
     for row in data["arithmetic/pairs"]:
         chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
         assert _is_right(chosen, _terms(_asked(row)))
@@ -146,7 +147,12 @@ def test_every_label_and_every_chosen_text_is_right_and_every_rejected_one_is_wr
 def test_the_kinds_of_slips_have_equal_shares(data):
     counted = Counter(row["slip"] for row in data["arithmetic/pairs"])
     assert set(counted) == KINDS
-    assert all(abs(count / 800 - 1 / 4) < 0.06 for count in counted.values())
+    assert all(abs(count / 1600 - 1 / 4) < 0.06 for count in counted.values())
+
+
+def test_the_two_hands_wrote_about_as_many_labels(data):
+    worked = sum("=" in row["completion"][0]["content"] for row in data["arithmetic/sft"])
+    assert abs(worked / 1600 - WORKED_SHARE) < 0.04
 
 
 def test_the_pairs_are_about_the_questions_of_sft(data):
@@ -158,13 +164,16 @@ def test_no_question_is_met_twice(seed):
     splits = [name for name in NAMES if name != "arithmetic/pairs"]
     counted = Counter(_asked(row) for name in splits for row in tasks.rows(name, seed))
     assert max(counted.values()) == 1
-    assert len(counted) == 6000
+    assert len(counted) == 6800
 
 
 def test_the_splits_have_equal_shares_of_long_questions(data):
+    """There are fewer short questions than long ones, so that they are not a half."""
+    shares = []
     for rows in data.values():
         longest = sum(len(_terms(_asked(row))) - 1 == NUM_STEPS[1] for row in rows)
-        assert 0.42 < longest / len(rows) < 0.58
+        shares.append(longest / len(rows))
+    assert 0.4 < min(shares) <= max(shares) < min(0.9, min(shares) + 0.08)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,8 @@
 """`auto` values by the size of the model, from `configs/defaults/`.
 
-A file has sections: `all`, then by what an algorithm learns from (`text`, `pairs`, `prompts`), then by its name or the
-name of the class that it varies; a later one wins. Objectives are not there: they are the defaults of an algorithm.
+A file has sections: `all`, then by what an algorithm learns from (`text`, `pairs`, `unpaired`, `prompts`), then by its
+name or the name of the class that it varies; a later one wins. Objectives are not there: they are the defaults of an
+algorithm.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 Block = TypeVar("Block", RolloutConfig, UpdatesConfig)
 
 SIZES = {"tiny": 50_000_000, "small": 1_000_000_000}  # parameters that a model has fewer of; else `large`
-KINDS = ("text", "pairs", "prompts")
+KINDS = ("text", "pairs", "unpaired", "prompts")
 # `precision: auto` stays: it is fp32 at any size
 AUTO = tuple(name for name, key in StageConfig.model_fields.items() if key.default == "auto" and name != "precision")
 

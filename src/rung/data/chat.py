@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 import jinja2
 
 from rung.data.records import BadRow, Messages
+from rung.data.tokens import Span
 from rung.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Span = tuple[int, int]  # characters [start, end)
 
 
 def render(messages: Messages, tokenizer: "PreTrainedTokenizerBase", *, add_generation_prompt: bool) -> str:

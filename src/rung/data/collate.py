@@ -13,7 +13,8 @@ def collate(encoded: Sequence[Encoded], *, pad_id: int) -> Batch:
     """One batch out of at least one example with answers; the answers of one example are a group.
 
     Equal prompts (by ids) are kept once, in the order of their first appearance, and their groups are made adjacent.
-    Where an example has a margin, `extras` holds `margin` (rows,) float32, 0 where there is none.
+    Where an example has a margin, `extras` holds `margin` (rows,) float32, 0 where there is none; of labelled
+    examples it holds `label` (rows,) bool.
     """
     assert encoded, "a batch has at least one example"
     assert all(one.answers for one in encoded), "prompts without answers are sampled from, not collated"
@@ -23,6 +24,10 @@ def collate(encoded: Sequence[Encoded], *, pad_id: int) -> Batch:
     groups = [(p, one) for p, same in enumerate(by_prompt.values()) for one in same]
     rows = [(p, g, one, answer) for g, (p, one) in enumerate(groups) for answer in one.answers]
     margins = [one.example.margin for _, _, one, _ in rows]
+    labels = [one.example.label for _, _, one, _ in rows]
+    extras = {"margin": torch.tensor([margin or 0.0 for margin in margins])} if any(margins) else {}
+    if None not in labels:
+        extras["label"] = torch.tensor(labels)
 
     prompt_ids, prompt_mask = padded(list(by_prompt), pad_id, left=True)
     completion_ids, completion_mask = padded([answer.ids for *_, answer in rows], pad_id, left=False)
@@ -36,7 +41,7 @@ def collate(encoded: Sequence[Encoded], *, pad_id: int) -> Batch:
         completion_mask=completion_mask,
         loss_mask=loss_mask,
         row_ids=tuple(one.source for _, _, one, _ in rows),
-        extras={"margin": torch.tensor([margin or 0.0 for margin in margins])} if any(margins) else {},
+        extras=extras,
     )
 
 

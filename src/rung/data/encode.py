@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
-import numpy as np
-
-from rung.data.chat import Span, assistant_spans, close_turns, render
+from rung.data.chat import assistant_spans, close_turns, render
 from rung.data.records import Answer, BadRow, Encoded, Example, Messages, Text, first_turns
 from rung.data.report import Report
+from rung.data.tokens import Span, continued, ended, overlapping, stop_id, tokens
 from rung.errors import DataError
 
 if TYPE_CHECKING:
@@ -95,8 +94,8 @@ class _Prompt:
 def _asked(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> _Prompt:
     is_text = isinstance(prompt, str)
     text = prompt if is_text else render(prompt, tokenizer, add_generation_prompt=True)
-    ids, _ = _tokens(text, tokenizer, special=is_text)
-    eos = _stop(tokenizer)
+    ids, _ = tokens(text, tokenizer, special=is_text)
+    eos = stop_id(tokenizer)
     # Some tokenizers put EOS after every text; a prompt that ends in it is answered by silence.
     while is_text and len(ids) > 1 and ids[-1] == eos and not text.endswith(str(tokenizer.eos_token)):
         ids = ids[:-1]
@@ -133,7 +132,7 @@ def _encode(example: Example, tokenizer: "PreTrainedTokenizerBase", assistant_on
 
 def _raw_text(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], Answer]:
     """BOS is the prompt where the tokenizer has one (also where it does not add it by itself), else the first token."""
-    ids = _ended(_tokens(text, tokenizer, special=False)[0], tokenizer)
+    ids = ended(tokens(text, tokenizer, special=False)[0], tokenizer)
     bos = tokenizer.bos_token_id
     if isinstance(bos, int) and ids[:1] != [bos]:
         ids = [bos, *ids]
@@ -148,16 +147,16 @@ def _answer(
     """The completion as ids with its mask, and what is worth a notice."""
     if isinstance(prompt.given, str):
         ids, _, exact = _after(prompt, prompt.text + cast(str, completion), tokenizer)
-        ids = _ended(ids, tokenizer)
+        ids = ended(ids, tokenizer)
         trained = [True] * len(ids)
     else:
         messages = prompt.given + cast(Messages, completion)
         whole = render(messages, tokenizer, add_generation_prompt=False)
         ids, spans, exact = _after(prompt, whole, tokenizer)
         said = assistant_spans(messages, whole, tokenizer) if by_turn else [(0, len(whole))]
-        trained = close_turns(ids, _overlapping(spans, said), _stop(tokenizer))
+        trained = close_turns(ids, overlapping(spans, said), stop_id(tokenizer))
     last = next((token for token, now in zip(reversed(ids), reversed(trained), strict=True) if now), None)
-    stops = last is None or last == _stop(tokenizer)
+    stops = last is None or last == stop_id(tokenizer)
     notices = [notice for notice, fine in ((ALONE, exact), (NO_STOP, stops)) if not fine]
     return Answer(tuple(ids), tuple(trained)), notices
 
@@ -165,10 +164,11 @@ def _answer(
 def _after(prompt: _Prompt, whole: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[Span], bool]:
     """The ids that follow the prompt in `whole`, their characters in it, and whether the joint ids were used.
 
-    Where the prompt's ids are no prefix of the joint ids, what follows the prompt's text is tokenised alone. A template
-    that writes the generation prompt otherwise than a told turn is cut where the tokens part.
+    Where the prompt's ids are no prefix of the joint ids, what follows the prompt's text is tokenised alone, without
+    the space that some tokenizers write before every text. A template that writes the generation prompt otherwise than
+    a told turn is cut where the tokens part.
     """
-    ids, spans = _tokens(whole, tokenizer, special=isinstance(prompt.given, str))
+    ids, spans = tokens(whole, tokenizer, special=isinstance(prompt.given, str))
     n = len(prompt.ids)
     if ids[:n] == prompt.ids:
         return ids[n:], spans[n:], True
@@ -177,32 +177,8 @@ def _after(prompt: _Prompt, whole: str, tokenizer: "PreTrainedTokenizerBase") ->
     else:
         parted = next((i for i, (a, b) in enumerate(zip(ids, prompt.ids, strict=False)) if a != b), len(ids))
         start = spans[parted][0] if parted < len(ids) else len(whole)
-    alone, spans = _tokens(whole[start:], tokenizer, special=False)
+    alone, spans = continued(whole[start:], tokenizer)
     return alone, [(a + start, b + start) for a, b in spans], False
-
-
-def _tokens(text: str, tokenizer: "PreTrainedTokenizerBase", *, special: bool) -> tuple[list[int], list[Span]]:
-    out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-    return cast(list[int], out["input_ids"]), cast(list[Span], out["offset_mapping"])
-
-
-def _ended(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    eos = _stop(tokenizer)
-    return [*ids, eos] if eos is not None and ids[-1:] != [eos] else ids
-
-
-def _stop(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    return cast("int | None", tokenizer.eos_token_id)
-
-
-def _overlapping(spans: Sequence[Span], said: Sequence[Span]) -> list[bool]:
-    """Which spans hold a character of one of `said`."""
-    until = np.zeros(max((end for _, end in (*spans, *said)), default=0) + 1, dtype=int)  # characters said so far
-    for start, end in said:
-        until[start + 1 : end + 1] = 1
-    until = until.cumsum()
-    edges = np.asarray(spans, dtype=int).reshape(-1, 2)
-    return (until[edges[:, 1]] > until[edges[:, 0]]).tolist()
 
 
 def _fitted(

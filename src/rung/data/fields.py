@@ -1,6 +1,7 @@
 """Columns of a row, checked: texts, conversations, labels. Every check raises `BadRow` with the column's name."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -109,12 +110,42 @@ def gold(text: Text) -> str:
 
 def system_first(row: Columns) -> Messages:
     """The messages with the column `system` as their first turn, as Bedrock has it."""
-    messages = conversation(row.get("messages"), "messages")
-    if not has(row, "system"):
+    return with_system(conversation(row.get("messages"), "messages"), row)
+
+
+def with_system(messages: Messages, row: Columns) -> Messages:
+    """The messages behind the column `system`, where the row has one that says something."""
+    if not row.get("system"):
         return messages
     if messages[0]["role"] == "system":
         raise BadRow("a `system` column beside a system message", "keep one of them")
     return (Message(role="system", content=string(row["system"], "system")), *messages)
+
+
+def answered(messages: Messages, name: str) -> Messages:
+    """The conversation as it is, which ends in an assistant turn and does not begin with one."""
+    if messages[-1]["role"] != "assistant":
+        raise BadRow(f"`{name}`: the turns do not end in an assistant turn", f"but in a {messages[-1]['role']} turn")
+    if messages[0]["role"] == "assistant":
+        raise BadRow(f"`{name}`: the turns begin with an assistant turn", "there is nothing that it answers")
+    return messages
+
+
+def margin(row: Columns) -> float | None:
+    """How much better the first answer is, where the row says so."""
+    return number(row["margin"], "margin") if has(row, "margin") else None
+
+
+def gsm8k_number(solution: str) -> str:
+    """The number behind GSM8K's final mark, without commas.
+
+    >>> gsm8k_number("500 * 2 = 1000\\n#### 1,000")
+    '1000'
+    """
+    found = re.search(r"(?:####|\bA:)\s*\$?(-?[\d.,]*\d)\D*$", solution)
+    if found is None:
+        raise BadRow("no number after `####`")
+    return found[1].replace(",", "")
 
 
 def truth_value(value: object) -> bool | None:

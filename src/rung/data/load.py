@@ -170,6 +170,9 @@ def _convert(
             bad[index] = fault
             report.drop(fault.cause, row.source)
             continue
+        notice = form.notice(row.columns)
+        if notice:
+            report.notice(notice, row.source)
         if not made:
             report.drop(f"{form.name}: nothing to train on in the row", row.source)
         examples += [replace(one, group=digest(row.columns[group])) for one in made] if group else made

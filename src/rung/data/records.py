@@ -149,6 +149,31 @@ def first_turns(messages: Messages) -> Messages:
     return messages[:end]
 
 
+def as_unpaired(example: Example) -> list[Example]:
+    """A pair as two rows, the chosen side labelled true and the rejected one false; a labelled row as it is.
+
+    >>> pair = make_example("preference", "x.jsonl:1", {}, prompt="2 + 2?", chosen="4", rejected="5")
+    >>> [(one.completion, one.label) for one in as_unpaired(pair)]
+    [('4', True), ('5', False)]
+    """
+    if example.kind == "unpaired":
+        return [example]
+    rows = ((example.chosen, True), (example.rejected, False))
+    return [
+        replace(
+            example,
+            kind="unpaired",
+            id=digest(example.id, label),
+            completion=side,
+            chosen=None,
+            rejected=None,
+            label=label,
+            margin=None,
+        )
+        for side, label in rows
+    ]
+
+
 def as_prompt(example: Example) -> Example:
     """The example as a prompt to sample from, with its id kept; a conversation is asked for its last assistant turn.
 

@@ -1,7 +1,21 @@
-"""The report of a run: what every stage scored, what the gates decided and why; Markdown, HTML and the terminal."""
+"""The report of a run: scores, gains, gates and training curves, as Markdown, HTML and in the terminal."""
 
-from rung.report.content import Entry, Report, Section, Table, sections
-from rung.report.files import write
-from rung.report.terminal import render
+from rung.report.content import measured, sections
+from rung.report.curves import read_metrics
+from rung.report.files import read, write
+from rung.report.records import Entry, Report, Section, Table
+from rung.report.terminal import Rendered, render
 
-__all__ = ["Entry", "Report", "Section", "Table", "render", "sections", "write"]
+__all__ = [
+    "Entry",
+    "Rendered",
+    "Report",
+    "Section",
+    "Table",
+    "measured",
+    "read",
+    "read_metrics",
+    "render",
+    "sections",
+    "write",
+]

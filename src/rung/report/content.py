@@ -2,71 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 from rung.comparison import ALPHA, Comparison, Goal, compare, pooled_ratio
 from rung.evaluate import TRUNCATED, Estimate, Evaluation, Row
-from rung.lineage import Lineage, StageRecord
+from rung.lineage import StageRecord
+from rung.report.curves import Curves
+from rung.report.plot import is_smoothed
+from rung.report.records import Entry, Report, Section, Table
+from rung.report.svg import number
 from rung.statistics import detectable_difference, holm
 
 EXAMPLES = 5  # of each kind and stage
 VALIDATION = "validation"
+CURVES = "curves.svg"  # in the folder of a stage
 _TYPICAL_FLIPS = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A stage's model, asked in one way: its evaluation on one set."""
-
-    stage: str
-    evaluation: Evaluation
-
-    @property
-    def label(self) -> str:
-        """The stage, and the number of shots where there are some."""
-        shots = self.evaluation.num_shots
-        return f"{self.stage}, {shots} shots" if shots else self.stage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What a finished run leaves behind: entries in the order of the stages, `metrics` in the order of the columns.
-
-    The tables are of the test set (of validation where there is none); examples and gates are of validation, since
-    whoever looks at single test items tunes on them.
-    """
-
-    name: str
-    lineage: Lineage
-    metrics: Sequence[str]
-    goals: Mapping[str, Goal] = field(default_factory=dict)
-    test: Sequence[Entry] = ()
-    validation: Sequence[Entry] = ()
-
-    @property
-    def final(self) -> Sequence[Entry]:
-        """The entries that the tables show."""
-        return self.test or self.validation
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Headers and cells, as text; the first column names the row."""
-
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A heading with sentences (names in backticks) and a table, of numbers or of what models wrote."""
-
-    title: str
-    sentences: tuple[str, ...] = ()
-    table: Table | None = None
-    kind: Literal["numbers", "examples"] = "numbers"
+_GAINS = ("stage", "against", "metric", "gain", "p", "p (Holm)", "better / worse", "after / before")
 
 
 def sections(report: Report) -> list[Section]:
@@ -75,8 +26,23 @@ def sections(report: Report) -> list[Section]:
     if report.final:
         made += [_scores(report), _gains(report), _lengths(report)]
     made.append(_gates(report))
+    made += [_training(stage, curves) for stage, curves in report.curves.items()]
     made += _examples(report)
-    return [section for section in made if section.sentences or (section.table and section.table.rows)]
+    return [
+        section for section in made if section.sentences or section.panels or (section.table and section.table.rows)
+    ]
+
+
+def measured(evaluation: Evaluation) -> Section:
+    """The scores of one evaluation by itself, a row for each metric."""
+    entry = Entry("", evaluation)
+    shares = {name: is_share(name, [entry]) for name in evaluation.metrics}
+    rows = tuple(
+        (f"{name}, %" if shares[name] else name, _estimate(estimate, shares[name]), str(estimate.n))
+        for name, estimate in evaluation.metrics.items()
+    )
+    failed = (f"`{name}` failed on items: {_plain(e.failure)}" for name, e in evaluation.metrics.items() if e.failure)
+    return Section("", tuple(failed), Table(("metric", "score [95 % interval]", "items"), rows))
 
 
 def is_share(name: str, entries: Sequence[Entry]) -> bool:
@@ -105,7 +71,7 @@ def _outcome(report: Report) -> Section:
         (record.stage, record.start, record.outcome if record.decision else f"{record.outcome}, no gate")
         for record in report.lineage.stages
     )
-    return Section("Outcome", (final,), Table(("stage", "started from", "outcome"), rows))
+    return Section("Outcome", (final,), Table(("stage", "started from", "outcome"), rows, num_texts=3))
 
 
 def _scores(report: Report) -> Section:
@@ -138,29 +104,38 @@ def _gains(report: Report) -> Section:
         for name in report.metrics
         if name in entry.evaluation.metrics
     ]
-    found = {str(i): change.p for i, (_, _, change) in enumerate(compared) if change.p is not None}
-    adjusted = holm(found)
+    adjusted = holm({str(i): change.p for i, (_, _, change) in enumerate(compared) if change.p is not None})
     rows = tuple(
         (
             entry.label,
             before.label,
             change.metric,
-            *_change(change, is_share(change.metric, report.final)),
+            _change(change, is_share(change.metric, report.final)),
             _p(change.p),
             _p(adjusted.get(str(i))),
-            f"+{change.gained} / -{change.lost}",
+            f"{change.gained} / {change.lost}",
             _ratio(before.evaluation, entry.evaluation, change),
         )
         for i, (entry, before, change) in enumerate(compared)
     )
-    headers = ("stage", "against", "metric", "gain", "p", "p (Holm)", "better / worse", "ratio")
-    note = "Paired by item, shares in points, up is better. `ratio` is after over before, where less is better."
-    caveats = dict.fromkeys(
-        f"`{change.metric}`, {entry.label} against {before.label}: {change.caveat}."
-        for entry, before, change in compared
-        if change.caveat
-    )
-    return Section("Gains", (note, *caveats) if rows else (), Table(headers, rows))
+    strong = frozenset(int(i) for i, p in adjusted.items() if p < ALPHA)
+    note = f"Paired by item, shares in points, up is better. Bold: Holm's p over this table is below {ALPHA:g}."
+    table = Table(_GAINS, rows, num_texts=3, num_keys=2, strong=strong, optional=_GAINS[-1:])
+    return Section("Gains", (note, *_caveats(compared)) if rows else (), table)
+
+
+def _caveats(compared: Sequence[tuple[Entry, Entry, Comparison]]) -> Iterator[str]:
+    """What a reader of the intervals must know, each caveat once, with the comparisons that it holds for."""
+    found: dict[str, list[str]] = {}
+    for entry, before, change in compared:
+        if change.caveat:
+            found.setdefault(change.caveat, []).append(f"`{change.metric}`, {entry.label} against {before.label}")
+    for caveat, where in found.items():
+        if len(where) == len(compared):
+            yield f"All of them: {caveat}."
+        else:
+            more = f" and {len(where) - EXAMPLES} more" if len(where) > EXAMPLES else ""
+            yield f"{'; '.join(where[:EXAMPLES])}{more}: {caveat}."
 
 
 def _lengths(report: Report) -> Section:
@@ -204,6 +179,16 @@ def _strict_bounds(report: Report, gated: Sequence[StageRecord], level: float) -
                 yield f"`{record.stage}`: `{name}` {change.low:+.4f}."
 
 
+def _training(stage: str, curves: Curves) -> Section:
+    thick = "Thin: each step; thick: the mean over a twentieth of the steps around it. "
+    smooth = thick if any(map(is_smoothed, curves.panels)) else ""
+    notes = [f"{smooth}The last value stands beside each name. All metrics: `{stage}/metrics.jsonl`."]
+    if curves.still:
+        notes.append(f"Never moved: {', '.join(f'`{name}` {number(value)}' for name, value in curves.still.items())}.")
+    picture = f"{stage}/{CURVES}"
+    return Section(f"Training: {stage}", tuple(notes), kind="curves", panels=curves.panels, picture=picture)
+
+
 def _examples(report: Report) -> Iterator[Section]:
     for record in report.lineage.stages:
         entry, before = _gate_pair(report, record)
@@ -211,7 +196,8 @@ def _examples(report: Report) -> Iterator[Section]:
             name, goal = record.decision.gain.metric, record.decision.gain.goal
             rows = tuple(_moved(before.evaluation, entry.evaluation, name, goal))
             headers = ("change", "asked", "expected", before.label, entry.label)
-            yield Section(f"Examples: {record.stage} ({name}, {VALIDATION})", (), Table(headers, rows), "examples")
+            table = Table(headers, rows, num_texts=len(headers))
+            yield Section(f"Examples: {record.stage} ({name}, {VALIDATION})", (), table, "examples")
 
 
 def _gate_pair(report: Report, record: StageRecord) -> tuple[Entry | None, Entry | None]:
@@ -241,20 +227,29 @@ def _estimate(estimate: Estimate, share: bool) -> str:
     if estimate.value is None:
         return "not scored"
     scale = 100 if share else 1
-    bounds = (
-        f" [{scale * estimate.low:.1f}, {scale * estimate.high:.1f}]"
-        if estimate.low is not None and estimate.high is not None
-        else ""
-    )
+    bounds = ""
+    if estimate.low is not None and estimate.high is not None:
+        # Student's interval of graded scores does not know that they end at 0 and 1
+        low, high = (max(0.0, estimate.low), min(1.0, estimate.high)) if share else (estimate.low, estimate.high)
+        bounds = f" [{scale * low:.1f}, {scale * high:.1f}]"
     lost = f" (n = {estimate.n})" if estimate.lost else ""
     return f"{scale * estimate.value:.1f}{bounds}{lost}"
 
 
-def _change(change: Comparison, share: bool) -> tuple[str]:
+def _change(change: Comparison, share: bool) -> str:
     if change.gain is None or change.low is None or change.high is None:
-        return ("not scored",)
+        return "not scored"
     scale = 100 if share else 1
-    return (f"{scale * change.gain:+.1f} [{scale * change.low:+.1f}, {scale * change.high:+.1f}]",)
+    return f"{_signed(scale * change.gain)} [{_signed(scale * change.low)}, {_signed(scale * change.high)}]"
+
+
+def _signed(value: float) -> str:
+    """One decimal with its sign, none for what rounds to 0.
+
+    >>> _signed(1.24), _signed(-0.04)
+    ('+1.2', '0.0')
+    """
+    return f"{value:+.1f}" if round(value, 1) else "0.0"
 
 
 def _plain(text: str) -> str:

@@ -1,17 +1,72 @@
-"""`report.md` and `report.html` of a run folder."""
+"""The report in a run folder: `report.md`, `report.html`, `report.json`, and the pictures that the first one shows."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+from rung.errors import CheckpointError
 from rung.files import write_text
-from rung.report.content import Report, sections
+from rung.report.chart import chart_file
+from rung.report.content import sections
+from rung.report.curves import Curves, choose, read_metrics
 from rung.report.markdown import markdown
 from rung.report.page import page
+from rung.report.plot import figure
+from rung.report.records import Report, Section, Table
+from rung.run_folder import FINISHED, REPORT
+from rung.tracking import METRICS
+
+SCORES, SECTIONS = "scores.svg", "report.json"
 
 
-def write(folder: Path, report: Report) -> None:
-    """Writes both files, each whole or not at all."""
+def write(folder: Path, report: Report) -> list[Section]:
+    """Writes all files, each whole or not at all and `report.html` last; the sections that they show.
+
+    The curves are those of the metrics.jsonl of each stage of the lineage.
+    """
+    report = replace(report, curves=_curves(folder, report))
     made = sections(report)
-    write_text(folder / "report.md", markdown(report.name, made))
-    write_text(folder / "report.html", page(report, made))
+    for section in made:
+        if section.panels:
+            write_text(folder / section.picture, figure(section.panels, f"{report.name}: {section.title}"))
+    picture = chart_file(report)
+    if picture:
+        write_text(folder / SCORES, picture)
+    write_text(folder / SECTIONS, json.dumps([_plain(section) for section in made], indent=1) + "\n")
+    write_text(folder / REPORT, markdown(report.name, made, SCORES if picture else ""))
+    write_text(folder / FINISHED, page(report, made))
+    return made
+
+
+def read(folder: Path) -> list[Section]:
+    """The sections of a finished run, without what is drawn; CheckpointError where they cannot be read."""
+    file = folder / SECTIONS
+    try:
+        return [_section(plain) for plain in json.loads(file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError):
+        raise CheckpointError(f"{file} is not there, or damaged", f"read {folder / REPORT} instead") from None
+
+
+def _curves(folder: Path, report: Report) -> dict[str, Curves]:
+    stages = [record.stage for record in report.lineage.stages]
+    chosen = {stage: choose(read_metrics(folder / stage / METRICS)) for stage in stages}
+    return {stage: curves for stage, curves in chosen.items() if curves.panels}
+
+
+def _plain(section: Section) -> dict[str, Any]:
+    values = {"title": section.title, "kind": section.kind, "sentences": section.sentences, "picture": section.picture}
+    table = asdict(section.table) | {"strong": sorted(section.table.strong)} if section.table else None
+    return values | {"table": table}
+
+
+def _section(plain: Mapping[str, Any]) -> Section:
+    table = plain["table"]
+    if table is not None:
+        rows = tuple(tuple(map(str, row)) for row in table["rows"])
+        words = {key: tuple(table[key]) for key in ("headers", "optional")}
+        table = Table(**{**table, **words, "rows": rows, "strong": frozenset(table["strong"])})
+    return Section(**{**plain, "sentences": tuple(plain["sentences"]), "table": table})

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rung.report.content import Section, Table
+from rung.report.records import Section, Table
 
 _WIDEST = 200  # characters of a cell
 
 
-def markdown(name: str, made: Sequence[Section]) -> str:
-    """A document with a heading, sentences as a list and a table for each section."""
-    return "\n".join([f"# {name}", *(_section(section) for section in made)])
+def markdown(name: str, made: Sequence[Section], picture: str = "") -> str:
+    """A document with a heading, sentences as a list and a table or a picture for each section.
+
+    `picture` is the file of the one below the heading.
+    """
+    head = [f"# {name}", *([f"\n![scores by stage]({picture})"] if picture else [])]
+    return "\n".join([*head, *(_section(section) for section in made)])
 
 
 def cell(text: str) -> str:
@@ -29,11 +33,18 @@ def cell(text: str) -> str:
 
 def _section(section: Section) -> str:
     sentences = "\n".join("- " + sentence.replace("<", "\\<") for sentence in section.sentences)
+    picture = f"![{section.title}]({section.picture})" if section.panels else ""
     table = _table(section.table) if section.table and section.table.rows else ""
-    return "\n\n".join(filter(None, [f"\n## {section.title}", sentences, table])) + "\n"
+    return "\n\n".join(filter(None, [f"\n## {section.title}", sentences, picture, table])) + "\n"
 
 
 def _table(table: Table) -> str:
-    rule = "|".join(["---"] + ["---:"] * (len(table.headers) - 1))
-    lines = [" | ".join(map(cell, row)) for row in (table.headers, *table.rows)]
-    return "\n".join(["| " + lines[0] + " |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
+    rule = "|".join(["---"] * table.num_texts + ["---:"] * (len(table.headers) - table.num_texts))
+    lines = [_line(table.headers), f"|{rule}|"]
+    lines += [_line(row, bold=i in table.strong) for i, row in enumerate(table.rows)]
+    return "\n".join(lines)
+
+
+def _line(row: Sequence[str], *, bold: bool = False) -> str:
+    cells = [f"**{cell(text)}**" if bold and text else cell(text) for text in row]
+    return f"| {' | '.join(cells)} |"

@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 
 from rung.report.chart import chart
-from rung.report.content import Report, Section
+from rung.report.plot import single
+from rung.report.records import Report, Section, Table, told_keys
+from rung.report.svg import RULES, colours
 
 _PAGE = """\
 <!doctype html>
@@ -17,11 +19,7 @@ _PAGE = """\
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{{ name }}</title>
 <style>
-:root { color-scheme: light dark;
-  --ink: #1d2733; --soft: #66727f; --line: #e3e8ee; --accent: #2563a8; --paper: #ffffff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6ebf0; --soft: #95a1ae; --line: #2b3540; --accent: #74b0f0; --paper: #12181f; }
-}
+{{ style }}
 body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 62rem; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 1.5rem; }
@@ -32,16 +30,16 @@ code { font-size: .93em; color: var(--ink); }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 600; }
 th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-table.examples th, table.examples td { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere; }
-svg { width: 100%; height: auto; margin-top: .5rem; font: 13px system-ui, sans-serif; fill: var(--ink); }
-svg .name { font-weight: 600; }
-svg .axis { fill: var(--soft); stroke: none; font-size: 11px; }
-svg line.axis { stroke: var(--soft); stroke-width: 1; }
-svg .rule { stroke: var(--line); stroke-width: 1; }
-svg .interval { stroke: var(--accent); stroke-width: 2; stroke-linecap: round; }
-svg .solid { fill: var(--accent); }
-svg .hollow { fill: var(--paper); stroke: var(--accent); stroke-width: 2; }
+th:first-child, td:first-child { padding-left: 0; }
+th.text, td.text { text-align: left; }
+.numbers td { white-space: nowrap; }
+.stacked .interval { display: block; color: var(--soft); }
+.numbers th { vertical-align: bottom; }
+tr.keys th { color: var(--ink); text-align: left; padding-top: 1.1rem; }
+tr.strong td { font-weight: 600; }
+.examples td { white-space: pre-wrap; overflow-wrap: anywhere; }
+.picture { width: 100%; height: auto; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.6rem 1.8rem; }
 </style>
 </head>
 <body>
@@ -56,12 +54,31 @@ svg .hollow { fill: var(--paper); stroke: var(--accent); stroke-width: 2; }
 {% endfor %}
 </ul>
 {% endif %}
+{% if section.panels %}
+<div class="panels">
+{% for panel in section.panels %}
+{{ panel | drawn }}
+{% endfor %}
+</div>
+{% endif %}
 {% if section.table and section.table.rows %}
-<div class="wide"><table class="{{ section.kind }}">
-<thead><tr>{% for header in section.table.headers %}<th scope="col">{{ header }}</th>{% endfor %}</tr></thead>
+{% set table = section.table %}
+<div class="wide"><table class="{{ section.kind }}{{ "" if table.num_keys else " stacked" }}">
+<thead><tr>
+{% for header in table.headers[table.num_keys:] %}
+<th scope="col"{{ table | text(loop.index0) }}>{{ header }}</th>
+{% endfor %}
+</tr></thead>
 <tbody>
-{% for row in section.table.rows %}
-<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% for row in table.rows %}
+{% if table.num_keys and (loop.first or row[:table.num_keys] != loop.previtem[:table.num_keys]) %}
+<tr class="keys"><th colspan="{{ row | length - table.num_keys }}">{{ table | keys(row) }}</th></tr>
+{% endif %}
+<tr{% if loop.index0 in table.strong %} class="strong"{% endif %}>
+{% for cell in row[table.num_keys:] %}
+<td{{ table | text(loop.index0) }}>{{ cell | told if section.kind == "numbers" else cell }}</td>
+{% endfor %}
+</tr>
 {% endfor %}
 </tbody></table></div>
 {% endif %}
@@ -79,7 +96,20 @@ def page(report: Report, made: Sequence[Section]) -> str:
     def code(sentence: str) -> Markup:
         return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(sentence))))
 
+    def told(cell: str) -> Markup:
+        return Markup(re.sub(r" (\[.*\])", r' <span class="interval">\1</span>', str(escape(cell))))
+
+    def text(table: Table, column: int) -> Markup:
+        return Markup(' class="text"' if column + table.num_keys < table.num_texts else "")
+
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["code"] = code
+    environment.filters |= {
+        "code": code,
+        "told": told,
+        "text": text,
+        "keys": told_keys,
+        "drawn": lambda panel: Markup(single(panel)),
+    }
     template = environment.from_string(_PAGE)
-    return template.render(name=report.name, chart=Markup(chart(report)), sections=made) + "\n"
+    style = Markup(colours() + RULES)
+    return template.render(name=report.name, style=style, chart=Markup(chart(report)), sections=made) + "\n"

@@ -1,36 +1,120 @@
-"""The report in the terminal: the outcome, the scores and the gates; examples stay in the files."""
+"""The report in the terminal: the outcome, the scores and the gates; examples and curves stay in the files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from rung.report.content import Report, Section, sections
+from rung.report.records import Section, Table, told_keys
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.table import Table as RichTable
+
+_INDENT = 2
+_BETWEEN = 2  # columns of a table: a space, and the box's own
 
 
-def render(report: Report) -> Group:
-    """What a rich console prints; text of a model never gets there, since it may hold control characters."""
-    from rich.console import Group
-
-    return Group(*(part for section in sections(report) for part in _parts(section)))
+def render(made: Sequence[Section]) -> Rendered:
+    """What a rich console prints of a report."""
+    return Rendered(tuple(section for section in made if section.kind == "numbers"))
 
 
-def _parts(section: Section) -> list:
-    from rich import box
-    from rich.table import Table
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Sections for a rich console, cut to its width.
+
+    Text of a model never gets there, since it may hold control characters.
+    """
+
+    made: tuple[Section, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Headings, sentences and tables; a table wider than the console is cut into several."""
+        from rich.padding import Padding
+        from rich.text import Text
+
+        for section in self.made:
+            if section.title:
+                yield Text(f"\n{section.title}", style="bold")
+            for sentence in section.sentences:
+                yield Padding(Text(sentence.replace("`", ""), style="dim"), (0, 0, 0, _INDENT))
+            if section.table and section.table.rows:
+                yield from _tables(section.table, options.max_width)
+
+
+def _tables(table: Table, width: int) -> Iterator[RenderableType]:
+    table = _narrowed(table, width)
+    if not table.num_keys:
+        for part in _cut(table, width):
+            yield from ("", _drawn(part, width))
+        return
     from rich.text import Text
 
-    if section.kind == "examples":
-        return []
-    parts: list = [Text(f"\n{section.title}", style="bold")]
-    parts += [Text(f"  {sentence.replace('`', '')}", style="dim") for sentence in section.sentences]
-    if section.table and section.table.rows:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for i, header in enumerate(section.table.headers):
-            table.add_column(header, justify="right" if i else "left", no_wrap=not i)
-        for row in section.table.rows:
-            table.add_row(*map(Text, row))
-        parts.append(table)
-    return parts
+    numbered = list(enumerate(table.rows))
+    for keys, several in groupby(numbered, key=lambda each: each[1][: table.num_keys]):
+        places, rows = zip(*several, strict=True)
+        strong = frozenset(places.index(i) for i in table.strong if i in places)
+        yield Text(f"\n{told_keys(table, keys)}")
+        rest = tuple(row[table.num_keys :] for row in rows)
+        part = Table(table.headers[table.num_keys :], rest, table.num_texts - table.num_keys, strong=strong)
+        for piece in _cut(part, width):
+            yield _drawn(piece, width)
+
+
+def _narrowed(table: Table, width: int) -> Table:
+    """Without the optional columns, where all columns do not fit; keys stand above their rows and take no room."""
+    if sum(_widths(table)[table.num_keys :]) <= width:
+        return table
+    kept = [i for i, header in enumerate(table.headers) if header not in table.optional]
+    return _columns(table, kept)
+
+
+def _cut(table: Table, width: int) -> list[Table]:
+    """The table as parts that fit, each with its first column, and with about as many others as the next one."""
+    widths = _widths(table)
+    count = len(widths) - 1
+    num_parts = -(-count // _fitting(widths, width))
+    ends = [1 + count * i // num_parts for i in range(num_parts + 1)]
+    return [_columns(table, [0, *range(start, end)]) for start, end in pairwise(ends)]
+
+
+def _fitting(widths: Sequence[int], width: int) -> int:
+    """How many columns fit beside the first one, wherever the table is cut."""
+    count = len(widths) - 1
+    while count > 1 and widths[0] + sum(sorted(widths[1:])[-count:]) > width:
+        count -= 1
+    return count
+
+
+def _columns(table: Table, kept: Sequence[int]) -> Table:
+    texts, keys = (sum(i < number for i in kept) for number in (table.num_texts, table.num_keys))
+    headers = tuple(table.headers[i] for i in kept)
+    return Table(headers, tuple(tuple(row[i] for i in kept) for row in table.rows), texts, keys, table.strong)
+
+
+def _widths(table: Table) -> list[int]:
+    """Of each column with the room beside it; a header takes as many lines as its cells are narrower."""
+    columns = zip(table.headers, *table.rows, strict=True)
+    return [max(*map(len, header.split()), *map(len, cells)) + _BETWEEN for header, *cells in columns]
+
+
+def _drawn(table: Table, width: int) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="")
+    widths = _widths(table)
+    folds = sum(max(len(header) + _BETWEEN, own) for header, own in zip(table.headers, widths, strict=True)) > width
+    for i, (header, own) in enumerate(zip(table.headers, widths, strict=True)):
+        # rich would rather break cells than headers
+        folded = "\n".join(wrap(header, own - _BETWEEN)) if folds else header
+        side = "left" if i < table.num_texts else "right"
+        drawn.add_column(folded, justify=side, no_wrap=i > 0, overflow="fold", vertical="bottom")
+    for i, row in enumerate(table.rows):
+        drawn.add_row(*(Text(cell) for cell in row), style="bold" if i in table.strong else None)
+    return drawn

@@ -49,6 +49,8 @@ class Ending:
         # A token is at least one byte, so as many tokens as the longest stop text has bytes hold it; four more keep
         # a character cut in two, and the leading space that some decoders strip, away from it.
         self._tail = max((len(text.encode()) for text in stop), default=0) + 4
+        named = [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in range(256)] if stop else []
+        self._bytes = {token for token in named if isinstance(token, int) and token != tokenizer.unk_token_id}
 
     def eos(self, tokens: Tensor) -> Tensor:
         """(n,) bool: rows whose newest token (n,) is an EOS."""
@@ -58,9 +60,17 @@ class Ending:
         """(n,) bool: rows whose text, of completion ids (n, t), holds a stop text near its end."""
         if not self.stop:
             return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-        tails = ids[:, -self._tail :].tolist()
+        tails = [self._end(row) for row in ids]
         texts = [str(self.tokenizer.decode(tail, clean_up_tokenization_spaces=False)) for tail in tails]
         return torch.tensor([any(stop in text for stop in self.stop) for text in texts], device=ids.device)
+
+    def _end(self, ids: Tensor) -> list[int]:
+        """The last of the ids (t,). A run of SentencePiece's byte tokens is not cut: half a letter spoils all of it."""
+        tail = ids[-self._tail :].tolist()
+        before = ids[: -self._tail].tolist() if tail[0] in self._bytes else []
+        while before and tail[0] in self._bytes:
+            tail.insert(0, before.pop())
+        return tail
 
 
 class Wave:

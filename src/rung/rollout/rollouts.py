@@ -115,7 +115,10 @@ class Rollouts:
             if self.ranks.world > 1
             else [local]
         )
-        credited, self.state = self.algorithm.credit(concat(shares), self.state)
+        state = self.state
+        credited, self.state = self.algorithm.credit(concat(shares), state)
+        if self.ranks.rank == 0:
+            self._note(self.algorithm.rollout_metrics(credited, state))
         before = sum(share.num_rows for share in shares[: self.ranks.rank])
         credited = credited.select(torch.arange(before, before + local.num_rows))
         credited = replace(credited, row_ids=local.row_ids)

@@ -1,6 +1,7 @@
 """Sums of several terms with worked steps: a task whose answer a number checks; each split a function of the seed.
 
-A question is its terms: (7, 4, -3, 6) asks for 7 + 4 - 3 + 6. The constants set how hard it is.
+A question is its terms: (7, 4, -3, 6) asks for 7 + 4 - 3 + 6. The constants set how hard it is. Two hands wrote the
+answers to learn from: one shows its steps, the other says the total alone, which is much harder to get right.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,11 +10,12 @@ from itertools import accumulate
 from random import Random
 from typing import Any
 
-SIZES = {"sft": 800, "prompts": 4000, "validation": 600, "test": 600}
-NUM_STEPS = (3, 4)  # additions and subtractions of a question
+SIZES = {"sft": 1600, "prompts": 4000, "validation": 600, "test": 600}
+NUM_STEPS = (2, 3)  # additions and subtractions of a question
 OPERANDS = (1, 9)  # without their sign; no 0, so that every slip changes the answer
-TOTALS = (0, 30)  # of every step: a negative one would be read as a difference where it stands after a number
+TOTALS = (0, 20)  # of every step: a negative one would be read as a difference where it stands after a number
 MINUS_SHARE = 0.4  # of the moves that are drawn; fewer are left, since totals stay within their bounds
+WORKED_SHARE = 0.5  # of the answers of `sft`
 
 Terms = tuple[int, ...]
 
@@ -75,15 +77,17 @@ def slips(terms: Terms) -> dict[str, list[str]]:
 
 
 def sft(seed: int) -> list[dict[str, Any]]:
-    """800 questions with worked solutions."""
-    return [
-        _row(terms) | {"completion": _assistant(solution(terms)), "answer": _answer(terms)}
-        for terms in questions(seed)["sft"]
-    ]
+    """1,600 questions, answered by one hand or the other."""
+    random = Random(f"arithmetic/hands/{seed}")
+    rows = []
+    for terms in questions(seed)["sft"]:
+        text = solution(terms) if random.random() < WORKED_SHARE else f"Answer: {_answer(terms)}"
+        rows.append(_row(terms) | {"completion": _assistant(text), "answer": _answer(terms)})
+    return rows
 
 
 def pairs(seed: int) -> list[dict[str, Any]]:
-    """A right and a wrong solution to each question of `sft`; `slip` is the kind of the mistake."""
+    """A right and a wrong worked solution to each question of `sft`; `slip` is the kind of the mistake."""
     random = Random(f"arithmetic/pairs/{seed}")
     rows = []
     for terms in questions(seed)["sft"]:

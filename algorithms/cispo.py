@@ -1,0 +1,48 @@
+"""Clipped importance sampling: the weight of a token is capped, its gradient never is.
+
+    loss = sum_i sum_t - sg(min(rho, cap)) A log pi / sum_i |y_i|
+
+Source: MiniMax 2025 (MiniMax-M1, arXiv 2506.13585), eq. 4. PPO's clip silences a token once its ratio has passed the
+bound; rare tokens that turn an answer around ("but", "wait") pass it first. Here every token keeps its gradient.
+
+How we differ: no lower bound, as in the paper's experiments; the cap is 5 and rewards are scaled over the batch
+(ScaleRL, arXiv 2510.13786). TRL's `epsilon_high` is the cap too, but defaults to `epsilon`: 0.2, under which every
+token counts a fifth. `cispo_clip_ratio` counts capped tokens of either sign.
+"""
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from rung.algorithms.group import LOG_RATIOS, GroupRelative, Level, Reduction, Scale
+from rung.batch import Batch
+from rung.metrics import Metric, mean_of
+from rung.objectives import capped_weight
+
+
+class CISPO(GroupRelative):
+    """Clipped importance sampling policy optimisation: REINFORCE with a capped ratio as its weight.
+
+    Defaults: importance_sampling_level, reduction (arXiv 2506.13585); num_generations, epsilon_high, scale_rewards
+    (arXiv 2510.13786).
+    """
+
+    name: ClassVar = "cispo"
+
+    num_generations: int = Field(default=16, ge=2)
+    epsilon_high: float = Field(default=5.0, ge=1)
+    """The largest weight of a token, that is of the ratio itself and not of its distance from 1."""
+    scale_rewards: Scale = "batch"
+    reduction: Reduction = "token_mean"
+    importance_sampling_level: Level = "token"
+    """Whose ratio is the weight: each token's or that of its row."""
+
+    def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
+        """REINFORCE's loss times the capped ratio, and how many tokens it was capped for."""
+        assert batch.advantages is not None
+        assert batch.old_logps is not None
+        ratio = LOG_RATIOS[self.importance_sampling_level](logps, batch.old_logps, batch.loss_mask).exp()
+        capped = (ratio > self.epsilon_high).expand_as(batch.loss_mask)
+        loss = -capped_weight(ratio, self.epsilon_high) * batch.advantages * logps
+        return loss, {"cispo_clip_ratio": mean_of(capped.float(), batch.loss_mask)}

@@ -1,0 +1,74 @@
+"""Contrastive preference optimisation: DPO's loss without its reference, held by the likelihood of the chosen rows.
+
+    s    = sum_t m log pi of a row
+    loss = mean over pairs of - log sigma(beta (s_chosen - s_rejected))
+         + alpha (- sum_chosen m log pi / sum_chosen m)
+
+Source: Xu et al. 2024 (arXiv 2401.08417), eq. 3. `loss_type` `hinge` and `ipo` (of mean log-probs) are those of
+`dpo`.
+
+How we differ from TRL: the negative log-likelihood is a mean over the chosen tokens of the whole step, not of a
+micro-batch; `simpo` is an algorithm with a name and defaults of its own.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from torch import Tensor
+
+from rung import pair_losses
+from rung.algorithm import Algorithm
+from rung.batch import Batch, Loss, Outputs, Unit
+from rung.maths import entropy_detached, masked_mean, masked_sum, top_logp
+from rung.pairs import chosen_nll, chosen_tokens, margins, observed, sides
+
+
+class CPO(Algorithm):
+    """Contrastive preference optimisation on pairs, without a reference.
+
+    Defaults: beta, cpo_alpha (arXiv 2401.08417).
+    """
+
+    name: ClassVar = "cpo"
+    needs: ClassVar = frozenset({"pairs"})
+    unit: ClassVar = "group"
+    group_size: ClassVar = 2
+    readouts: ClassVar = {"entropy": entropy_detached, "top_logp": top_logp}
+
+    beta: PositiveFloat = 0.1
+    """What a nat between both sides is worth."""
+    cpo_alpha: NonNegativeFloat = 1.0
+    """Coefficient of the negative log-likelihood of the chosen rows."""
+    loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    """The loss of a pair."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """The share of pairs believed to be swapped; `sigmoid` only."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.label_smoothing and self.loss_type != "sigmoid":
+            raise ValueError("`label_smoothing` acts on `loss_type: sigmoid` alone")
+        return self
+
+    def units(self) -> Mapping[str, Unit]:
+        """Pairs; chosen tokens for the negative log-likelihood."""
+        return {"pairs": "groups", "nll": chosen_tokens} if self.cpo_alpha else {"pairs": "groups"}
+
+    def loss(self, batch: Batch, outputs: Outputs) -> Loss:
+        """The summed terms over the pairs of a part; rows alternate chosen, rejected."""
+        reduce = masked_mean if self.loss_type == "ipo" else masked_sum
+        chosen, rejected = sides(reduce(outputs.logps, batch.loss_mask))
+        terms = {"pairs": self._of_pairs(chosen - rejected).sum()}
+        if self.cpo_alpha:
+            terms["nll"] = self.cpo_alpha * chosen_nll(batch, outputs).sum()
+        return Loss(terms, {**margins(self.beta * chosen, self.beta * rejected), **observed(batch, outputs)})
+
+    def _of_pairs(self, difference: Tensor) -> Tensor:
+        match self.loss_type:
+            case "sigmoid":
+                return pair_losses.sigmoid(self.beta * difference, self.label_smoothing)
+            case "hinge":
+                return pair_losses.hinge(self.beta * difference)
+            case "ipo":
+                return pair_losses.ipo(difference, self.beta)

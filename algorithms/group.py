@@ -1,0 +1,175 @@
+"""What the algorithms share that hold the samples of a prompt against each other: advantage, KL, reduction.
+
+    A    = (R - mean of the group), divided by what `scale_rewards` says
+    loss = sum of [ objective(ratio, A) + beta KL ] over the denominator of `reduction`
+
+Each axis is a setting of its own; `objective` is what an algorithm writes: what a ratio and an advantage cost a token.
+Not an algorithm by itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor
+
+from rung.advantages import centre, standardise, standardise_centred, standardise_over_batch
+from rung.algorithm import Algorithm, Need, State
+from rung.batch import Batch, Loss, Outputs, Unit
+from rung.maths import (
+    entropy_detached,
+    k1,
+    k2,
+    k3,
+    masked_mean,
+    masked_sum,
+    sequence_log_ratio,
+    sequence_token_log_ratio,
+    summed_log_ratio,
+    token_log_ratio,
+)
+from rung.metrics import Metric, Metrics, mean_of
+
+KLEstimator = Literal["rho_k3", "k3", "k2", "k1"]
+Level = Literal["token", "sequence", "sequence_token", "sequence_sum"]
+Reduction = Literal["row_mean", "token_mean", "row_sum", "constant"]
+Scale = Literal["group", "batch", "centred", "none"]
+
+ADVANTAGES: dict[Scale, Callable[[Tensor, Tensor], Tensor]] = {
+    "group": standardise,
+    "batch": standardise_over_batch,
+    "centred": standardise_centred,
+    "none": centre,
+}
+LOG_RATIOS: dict[Level, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "token": lambda logps, old_logps, mask: token_log_ratio(logps, old_logps),
+    "sequence": sequence_log_ratio,
+    "sequence_token": sequence_token_log_ratio,
+    "sequence_sum": summed_log_ratio,
+}
+# In the loss; k1 stands in the reward.
+PENALTIES: dict[KLEstimator, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "rho_k3": lambda logps, old_logps, ref_logps: token_log_ratio(logps, old_logps).exp() * k3(logps, ref_logps),
+    "k3": lambda logps, old_logps, ref_logps: k3(logps, ref_logps),
+    "k2": lambda logps, old_logps, ref_logps: k2(logps, ref_logps),
+}
+
+
+class GroupRelative(Algorithm):
+    """Samples of a prompt as each other's baseline, whatever their ratio to the policy that drew them costs.
+
+    Defaults: num_generations (TRL); scale_rewards, reduction (arXiv 2402.03300); kl_estimator (arXiv 2512.02556).
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompts", "old_logps"})
+    readouts: ClassVar = {"entropy": entropy_detached}
+
+    num_generations: int = Field(default=8, ge=2)
+    """Completions sampled for each prompt."""
+    beta: NonNegativeFloat = 0.0
+    """Coefficient of the KL to the reference; at 0 no reference is kept."""
+    kl_estimator: KLEstimator = "rho_k3"
+    """The KL of a sampled token: k3 times its ratio, plain k3 or k2, in the loss; or k1, summed over the completion and
+    taken off its reward."""
+    scale_rewards: Scale = "group"
+    """What a centred reward is divided by: the std of its group, of the batch's rewards, of the batch's centred
+    rewards, or nothing."""
+    reduction: Reduction = "row_mean"
+    """How token losses are averaged: over each row then rows; over all tokens; summed over each row then averaged over
+    rows; or summed and divided by rows times `max_completion_length`."""
+    mask_truncated_completions: bool = False
+    """Leave out completions that hit the length limit."""
+
+    def requires(self) -> frozenset[Need]:
+        """A reference only where the KL counts."""
+        return self.needs | frozenset[Need]({"reference"}) if self.beta else self.needs
+
+    def units(self) -> dict[str, Unit]:
+        """One term, over tokens or rows."""
+        return {"policy": "tokens" if self.reduction == "token_mean" else "rows"}
+
+    def samples_per_prompt(self) -> int:
+        """`num_generations`."""
+        return self.num_generations
+
+    def advantages(self, rewards: Tensor, group_of: Tensor) -> Tensor:
+        """(N,) advantages of whole completions."""
+        return ADVANTAGES[self.scale_rewards](rewards, group_of)
+
+    def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
+        """Group-relative advantages, the same for every token of a row."""
+        assert rollout.rewards is not None
+        rewards = rollout.rewards
+        if self.beta and self.kl_estimator == "k1":
+            rewards = rewards - self.beta * masked_sum(sampled_kl(rollout), rollout.loss_mask)
+        trained = trained_tokens(rollout, self.mask_truncated_completions)
+        advantages = self.advantages(rewards, rollout.group_of)[:, None] * trained
+        return replace(rollout, advantages=advantages, loss_mask=trained), state
+
+    def rollout_metrics(self, rollout: Batch, state: State) -> Metrics:
+        """The KL of whole completions when they were sampled."""
+        return {"kl/sequence_sum": sequence_kl(rollout)} if self.beta else {}
+
+    def active(self, batch: Batch) -> Tensor:
+        """Rows with an advantage; all rows where the loss has a KL."""
+        assert batch.advantages is not None
+        has_kl = self.beta and self.kl_estimator != "k1"
+        return batch.loss_mask.any(1) if has_kl else (batch.advantages != 0).any(1)
+
+    def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
+        """(N, T) what each token costs before the KL, and metrics; `batch.advantages` is 0 where nothing is trained."""
+        raise NotImplementedError(f"{type(self).__name__} has no objective")
+
+    def loss(self, batch: Batch, outputs: Outputs) -> Loss:
+        """The objective plus the KL, summed by `reduction`."""
+        assert batch.advantages is not None
+        assert batch.old_logps is not None
+        # One ratio may speak for a row: what stands in columns that are not trained must not reach it.
+        batch = replace(batch, advantages=batch.advantages.masked_fill(~batch.loss_mask, 0))
+        loss, metrics = self.objective(outputs.logps, batch)
+        metrics["entropy"] = mean_of(outputs.readouts["entropy"], batch.loss_mask)
+        if self.beta:
+            assert batch.ref_logps is not None
+            metrics["kl"] = mean_of(k3(outputs.logps, batch.ref_logps), batch.loss_mask)
+            if self.kl_estimator != "k1":
+                kl = PENALTIES[self.kl_estimator](outputs.logps, batch.old_logps, batch.ref_logps)
+                loss = loss + self.beta * kl
+        return Loss({"policy": self._reduce(loss, batch)}, metrics)
+
+    def _reduce(self, loss: Tensor, batch: Batch) -> Tensor:
+        if self.reduction == "row_mean":
+            return masked_mean(loss, batch.loss_mask).sum()
+        total = masked_sum(loss, batch.loss_mask).sum()
+        return total / batch.max_completion_length if self.reduction == "constant" else total
+
+
+def trained_tokens(rollout: Batch, mask_truncated: bool) -> Tensor:
+    """(N, T) bool: the trained tokens, of rows that ended by themselves alone where truncated ones are masked."""
+    if not mask_truncated:
+        return rollout.loss_mask
+    assert rollout.truncated is not None
+    return rollout.loss_mask & ~rollout.truncated[:, None]
+
+
+def sampled_kl(rollout: Batch) -> Tensor:
+    """(N, T) k1 of each token to the reference when it was sampled."""
+    assert rollout.old_logps is not None
+    assert rollout.ref_logps is not None
+    return k1(rollout.old_logps, rollout.ref_logps)
+
+
+def sequence_kl(rollout: Batch) -> Metric:
+    """The mean over scored rows with a trained token of `sampled_kl`, summed over the row."""
+    assert rollout.rewards is not None
+    trained = rollout.loss_mask & ~rollout.rewards.isnan()[:, None]
+    return mean_of(masked_sum(sampled_kl(rollout), trained), trained.any(1))
+
+
+def clip_ratios(low: Tensor, high: Tensor, mask: Tensor) -> dict[str, Metric]:
+    """TRL's metrics of clipping: shares of the trained tokens whose gradient the lower and the upper bound take."""
+    return {
+        "clip_ratio/low_mean": mean_of(low.float(), mask),
+        "clip_ratio/high_mean": mean_of(high.float(), mask),
+        "clip_ratio/region_mean": mean_of((low | high).float(), mask),
+    }

@@ -1,0 +1,138 @@
+"""Kahneman-Tversky optimisation: answers that are labelled good or bad, each by itself, instead of pairs.
+
+    u    = sum_t m (log pi - log ref) of a row
+    z0   = max(0, mean of the same sum over mismatched rows), without a gradient
+    loss = lambda_D (1 - sigma(beta (u - z0))) of a desirable row, lambda_U (1 - sigma(beta (z0 - u))) of an undesirable
+           one, mean over rows
+
+Source: Ethayarajh et al. 2024 (arXiv 2402.01306), eq. 7. z0 estimates KL(policy || reference) from prompts with answers
+that belong to others; the loss saturates where a row lies far from it on either side. `loss_type: apo_zero_unpaired`
+leaves z0 out (arXiv 2408.06266, eq. 7).
+
+How we differ from TRL: z0 is one number of the whole step, over all processes, and not of each micro-batch. The answer
+that a prompt is mismatched with comes from the different answers of the step in the order of a hash, and not from the
+row before: so neither the order of rows nor the number of processes changes it, and no row meets an answer equal to
+its own. A step whose answers are all alike has z0 = 0.
+"""
+
+import hashlib
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from rung.algorithm import Algorithm
+from rung.batch import Batch, Loss, Outputs
+from rung.maths import entropy_detached, masked_sum
+from rung.metrics import mean_of
+from rung.policy import Policy
+from rung.ranks import Ranks
+
+Answer = tuple[tuple[int, ...], tuple[bool, ...]]  # ids, and which of them are trained
+
+
+class KTO(Algorithm):
+    """Kahneman-Tversky optimisation on labelled answers, against a frozen reference.
+
+    Defaults: beta, loss_type, desirable_weight, undesirable_weight (arXiv 2402.01306).
+    """
+
+    name: ClassVar = "kto"
+    needs: ClassVar = frozenset({"unpaired", "reference"})
+    terms: ClassVar = {"rows": "rows"}
+    least_batch_size: ClassVar = 2
+    readouts: ClassVar = {"entropy": entropy_detached}
+
+    beta: PositiveFloat = 0.1
+    """Strength of the pull towards the reference."""
+    loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
+    """Rows against z0, or against 0."""
+    desirable_weight: NonNegativeFloat = 1.0
+    """Weight of rows labelled true; times their number it should be 1 to 4/3 of the same of the others."""
+    undesirable_weight: NonNegativeFloat = 1.0
+    """Weight of rows labelled false."""
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch, policy: Policy) -> Batch:
+        """Reference log-probs, and z0 of the step, the same for each row."""
+        batch = super().prepare(batch, policy)
+        z0 = baseline(batch, policy) if self.loss_type == "kto" else 0.0
+        return batch.replace_extras(z0=torch.full((batch.num_rows,), z0))
+
+    def loss(self, batch: Batch, outputs: Outputs) -> Loss:
+        """The summed loss of the rows of a part."""
+        assert batch.ref_logps is not None
+        mask, label, z0 = batch.loss_mask, batch.extras["label"], batch.extras["z0"]
+        implied = self.beta * masked_sum(outputs.logps - batch.ref_logps, mask)
+        gain = implied - self.beta * z0
+        desirable, undesirable = (-gain).sigmoid(), gain.sigmoid()
+        losses = torch.where(label, self.desirable_weight * desirable, self.undesirable_weight * undesirable)
+        logps = masked_sum(outputs.logps, mask)
+        metrics = {
+            f"{kind}/{side}": mean_of(values, among)
+            for kind, values in (("rewards", implied), ("logps", logps))
+            for side, among in (("chosen", label), ("rejected", ~label))
+        }
+        metrics |= {"kl": mean_of(z0), "entropy": mean_of(outputs.readouts["entropy"], mask)}
+        return Loss({"rows": losses.sum()}, metrics)
+
+
+def baseline(batch: Batch, policy: Policy) -> float:
+    """z0: the mean log-ratio of mismatched rows over all ranks, at least 0; 0 where the step has one answer only.
+
+    A collective of all ranks.
+    """
+    mismatched = with_other_answers(batch, policy.ranks)
+    if mismatched is None:
+        return 0.0
+    log_ratio = policy.logps(mismatched) - policy.reference_logps(mismatched)
+    total = {"sum": masked_sum(log_ratio, mismatched.loss_mask).sum(), "rows": torch.tensor(batch.num_rows)}
+    total = policy.ranks.sum(total)
+    return max(0.0, float(total["sum"] / total["rows"]))
+
+
+def with_other_answers(batch: Batch, ranks: Ranks) -> Batch | None:
+    """Each prompt with the answer that comes before its own among those of all ranks; None where all are alike.
+
+    Where a prompt and its new answer are together longer than the longest row of the step, the end is cut: the model
+    takes no more. A collective of all ranks.
+    """
+    own = answers(batch.completion_ids, batch.completion_mask, batch.loss_mask)
+    lengths = batch.prompt_mask.sum(1)[batch.prompt_of]
+    longest = int(ranks.max({"length": (lengths + batch.lengths).max()})["length"])
+    told = {"ids": batch.completion_ids, "mask": batch.completion_mask, "trained": batch.loss_mask}
+    known = {
+        answer
+        for share in ranks.gather_tensors(told)
+        for answer in answers(share["ids"], share["mask"], share["trained"])
+    }
+    if len(known) == 1:
+        return None
+    ordered = sorted(known, key=lambda answer: hashlib.sha256(repr(answer).encode()).digest())
+    before = {answer: ordered[number - 1] for number, answer in enumerate(ordered)}
+    given = [before[answer] for answer in own]
+    width = max(len(ids) for ids, _ in given)
+    completion_ids = torch.zeros(batch.num_rows, width, dtype=torch.long)
+    trained = torch.zeros(batch.num_rows, width, dtype=torch.bool)
+    for row, (ids, marks) in enumerate(given):
+        completion_ids[row, : len(ids)] = torch.tensor(ids)
+        trained[row, : len(ids)] = torch.tensor(marks)
+    room = torch.tensor([len(ids) for ids, _ in given]).minimum(longest - lengths)
+    fits = torch.arange(width) < room[:, None]
+    return replace(
+        batch,
+        completion_ids=completion_ids,
+        completion_mask=fits,
+        loss_mask=trained & fits,
+        ref_logps=None,
+        extras={},
+    )
+
+
+def answers(completion_ids: Tensor, completion_mask: Tensor, loss_mask: Tensor) -> list[Answer]:
+    """The completion of each row without its padding: ids, and which of them are trained; all (N, T)."""
+    lengths = completion_mask.sum(1).tolist()
+    rows = zip(completion_ids.tolist(), loss_mask.tolist(), lengths, strict=True)
+    return [(tuple(ids[:length]), tuple(trained[:length])) for ids, trained, length in rows]

@@ -1,0 +1,50 @@
+"""Odds ratio preference optimisation: fine-tuning on the chosen rows with a penalty on the odds of the rejected ones.
+
+    a    = mean_t m log pi of a row,  odds = exp(a) / (1 - exp(a))
+    loss = - sum_chosen m log pi / sum_chosen m
+         + beta times the mean over pairs of - log sigma(log odds_chosen - log odds_rejected)
+
+Source: Hong et al. 2024 (arXiv 2403.07691), eq. 4, 6 and 7. There is no reference: the first term holds the policy.
+
+How we differ from TRL: the negative log-likelihood is that of the chosen completion, as in the paper; TRL trains the
+tokens of the prompt too. Its mean is over the chosen tokens of the whole step, not of a micro-batch. A mean log-prob
+above -1e-6 is taken as -1e-6, where the odds are finite.
+"""
+
+from typing import ClassVar
+
+from pydantic import PositiveFloat
+from torch.nn.functional import logsigmoid
+
+from rung.algorithm import Algorithm
+from rung.batch import Batch, Loss, Outputs
+from rung.maths import entropy_detached, masked_mean, top_logp
+from rung.metrics import mean_of
+from rung.pair_losses import odds_ratio
+from rung.pairs import chosen_nll, chosen_tokens, margins, observed, sides
+
+
+class ORPO(Algorithm):
+    """Odds ratio preference optimisation on pairs, without a reference.
+
+    Defaults: beta (arXiv 2403.07691).
+    """
+
+    name: ClassVar = "orpo"
+    needs: ClassVar = frozenset({"pairs"})
+    terms: ClassVar = {"nll": chosen_tokens, "odds": "groups"}
+    unit: ClassVar = "group"
+    group_size: ClassVar = 2
+    readouts: ClassVar = {"entropy": entropy_detached, "top_logp": top_logp}
+
+    beta: PositiveFloat = 0.1
+    """Weight of the odds ratio; the paper's lambda."""
+
+    def loss(self, batch: Batch, outputs: Outputs) -> Loss:
+        """The summed terms over the pairs of a part; rows alternate chosen, rejected."""
+        chosen, rejected = sides(masked_mean(outputs.logps, batch.loss_mask))
+        log_odds = odds_ratio(chosen, rejected)
+        agreement = logsigmoid(log_odds)
+        terms = {"nll": chosen_nll(batch, outputs).sum(), "odds": -self.beta * agreement.sum()}
+        odds = {"log_odds_chosen": mean_of(log_odds), "log_odds_ratio": mean_of(agreement)}
+        return Loss(terms, {**margins(self.beta * chosen, self.beta * rejected), **odds, **observed(batch, outputs)})

@@ -1,0 +1,110 @@
+"""REINFORCE++: PPO without a critic; every token is credited with the reward that is still to come.
+
+    r_t  = - beta k1_t + [t is the last token] R,  A_t = sum_{s >= t} r_s, then whitened over all tokens of the rollout
+    loss = sum_t - min(rho A, clip(rho, 1 - eps, 1 + eps) A) / sum_t 1
+
+Source: Hu et al. 2025 (arXiv 2501.03262), eq. 4 to 6. One sample a prompt will do: the baseline is the mean over the
+rollout. `reinforce_pp_baseline` takes several, subtracts the mean of each group, divides by the std of what is left
+over the whole rollout (a group's own std would make an easy prompt as loud as a hard one), and has k2 in the loss.
+
+How we differ: whitening takes the biased variance, as in `ppo`, over the trained tokens of scored rows.
+"""
+
+from dataclasses import replace
+from typing import ClassVar
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from rung.advantages import at_last_token, reward_to_go, whiten
+from rung.algorithm import Algorithm, Need, State
+from rung.algorithms.group import (
+    KLEstimator,
+    Reduction,
+    Scale,
+    clip_ratios,
+    sampled_kl,
+    sequence_kl,
+    trained_tokens,
+)
+from rung.algorithms.grpo import GRPO
+from rung.batch import Batch, Loss, Outputs
+from rung.maths import clipped_objective, entropy_detached, k3, masked_sum, token_log_ratio
+from rung.metrics import Metrics, mean_of
+
+
+class ReinforcePP(Algorithm):
+    """REINFORCE++: reward-to-go with the KL in it, whitened over the rollout, under PPO's clip.
+
+    Defaults: num_generations, epsilon (arXiv 2501.03262); beta (arXiv 2501.03262, released code).
+    """
+
+    name: ClassVar = "reinforce_pp"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompts", "old_logps"})
+    terms: ClassVar = {"policy": "tokens"}
+    readouts: ClassVar = {"entropy": entropy_detached}
+
+    num_generations: PositiveInt = 1
+    """Completions sampled for each prompt."""
+    epsilon: float = Field(default=0.2, gt=0, lt=1)
+    """How far from 1 a ratio counts."""
+    beta: NonNegativeFloat = 0.01
+    """Coefficient of the KL to the reference, in the reward of each token; at 0 no reference is kept."""
+    mask_truncated_completions: bool = False
+    """Leave out completions that hit the length limit."""
+
+    def requires(self) -> frozenset[Need]:
+        """A reference only where the KL counts."""
+        return self.needs | frozenset[Need]({"reference"}) if self.beta else self.needs
+
+    def samples_per_prompt(self) -> int:
+        """`num_generations`."""
+        return self.num_generations
+
+    def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
+        """The whitened sum of what a token and those after it earn."""
+        assert rollout.rewards is not None
+        trained = trained_tokens(rollout, self.mask_truncated_completions)
+        scored = trained & ~rollout.rewards.isnan()[:, None]
+        rewards = at_last_token(rollout.rewards, scored)
+        if self.beta:
+            rewards = rewards - self.beta * sampled_kl(rollout)
+        advantages = whiten(reward_to_go(rewards, scored), scored)
+        return replace(rollout, advantages=advantages, loss_mask=trained), state
+
+    def rollout_metrics(self, rollout: Batch, state: State) -> Metrics:
+        """The KL that the reward paid for."""
+        return {"kl/sequence_sum": sequence_kl(rollout)} if self.beta else {}
+
+    def active(self, batch: Batch) -> Tensor:
+        """Rows with an advantage."""
+        assert batch.advantages is not None
+        return (batch.advantages != 0).any(1)
+
+    def loss(self, batch: Batch, outputs: Outputs) -> Loss:
+        """The clipped objective, summed over tokens."""
+        assert batch.advantages is not None
+        assert batch.old_logps is not None
+        ratio = token_log_ratio(outputs.logps, batch.old_logps).exp()
+        loss = clipped_objective(ratio, batch.advantages, self.epsilon, self.epsilon)
+        low = (ratio < 1 - self.epsilon) & (batch.advantages < 0)
+        high = (ratio > 1 + self.epsilon) & (batch.advantages > 0)
+        metrics = clip_ratios(low, high, batch.loss_mask)
+        metrics["entropy"] = mean_of(outputs.readouts["entropy"], batch.loss_mask)
+        if self.beta:
+            assert batch.ref_logps is not None
+            metrics["kl"] = mean_of(k3(outputs.logps, batch.ref_logps), batch.loss_mask)
+        return Loss({"policy": masked_sum(loss, batch.loss_mask).sum()}, metrics)
+
+
+class ReinforcePPBaseline(GRPO):
+    """REINFORCE++ with baseline (arXiv 2501.03262): the mean of each group off, then one std for the whole rollout.
+
+    Defaults: scale_rewards, reduction, kl_estimator (arXiv 2501.03262); beta (arXiv 2501.03262, released code).
+    """
+
+    name: ClassVar = "reinforce_pp_baseline"
+    beta: NonNegativeFloat = 0.01
+    kl_estimator: KLEstimator = "k2"
+    scale_rewards: Scale = "centred"
+    reduction: Reduction = "token_mean"

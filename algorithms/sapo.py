@@ -1,0 +1,41 @@
+"""Soft adaptive policy optimisation: a smooth gate in the place of the clip, steeper for what is unlearnt.
+
+    loss = mean_i mean_t - (4 / tau) sigma(tau (rho - 1)) A,  tau = 1 where A > 0, else 1.05
+
+Source: Gao et al. 2025 (arXiv 2511.20347), eq. 5. The gate's slope is 1 at rho = 1 and fades on both sides, so a token
+that has moved far counts little instead of not at all; a larger temperature fades faster.
+"""
+
+from typing import ClassVar
+
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from rung.algorithms.group import LOG_RATIOS, GroupRelative, Level
+from rung.batch import Batch
+from rung.metrics import Metric, mean_of
+from rung.objectives import soft_gate
+
+
+class SAPO(GroupRelative):
+    """Soft adaptive policy optimisation: GRPO with a sigmoid gate instead of a clip.
+
+    Defaults: sapo_temperature_pos, sapo_temperature_neg, importance_sampling_level (arXiv 2511.20347).
+    """
+
+    name: ClassVar = "sapo"
+
+    sapo_temperature_pos: PositiveFloat = 1.0
+    """How fast a token fades whose advantage is positive."""
+    sapo_temperature_neg: PositiveFloat = 1.05
+    """How fast a token fades whose advantage is not."""
+    importance_sampling_level: Level = "token"
+    """Whose ratio goes through the gate: each token's or that of its row."""
+
+    def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
+        """The gated ratio times the advantage, and the mean ratio."""
+        assert batch.advantages is not None
+        assert batch.old_logps is not None
+        ratio = LOG_RATIOS[self.importance_sampling_level](logps, batch.old_logps, batch.loss_mask).exp()
+        gate = soft_gate(ratio, batch.advantages, self.sapo_temperature_pos, self.sapo_temperature_neg)
+        return -gate * batch.advantages, {"ratio": mean_of(ratio.expand_as(batch.loss_mask), batch.loss_mask)}

@@ -1,0 +1,46 @@
+"""Variational sequence-level soft policy optimisation: a whole completion is weighed by a bump around ratio 1.
+
+    w_i  = prod_t rho_t,  phi(w) = w^k exp(lambda (1 - w)),  (k, lambda) = (2, 3) where A >= 0, else (3, 2)
+    loss = sum_i sum_t - sg(phi(w_i)) A_i log pi / sum_i |y_i|
+
+Source: arXiv 2602.10693; constants as in TRL. The ratio of the completion is not normalised by its length: phi keeps it
+bounded, so stale completions fade instead of being cut.
+"""
+
+from typing import ClassVar
+
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from rung.algorithms.group import GroupRelative, Reduction
+from rung.batch import Batch
+from rung.metrics import Metric, mean_of
+from rung.objectives import gamma_weight
+
+
+class VESPO(GroupRelative):
+    """Variational sequence-level soft policy optimisation: REINFORCE with a smooth weight of the whole completion.
+
+    Defaults: vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg (TRL); reduction (TRL).
+    """
+
+    name: ClassVar = "vespo"
+
+    vespo_k_pos: PositiveFloat = 2.0
+    """Power of the ratio where the advantage is not negative."""
+    vespo_lambda_pos: PositiveFloat = 3.0
+    """How fast large ratios fade where the advantage is not negative."""
+    vespo_k_neg: PositiveFloat = 3.0
+    """Power of the ratio where the advantage is negative."""
+    vespo_lambda_neg: PositiveFloat = 2.0
+    """How fast large ratios fade where the advantage is negative."""
+    reduction: Reduction = "token_mean"
+
+    def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
+        """REINFORCE's loss times phi, and the mean of phi over tokens."""
+        assert batch.advantages is not None
+        assert batch.old_logps is not None
+        gain = gamma_weight(logps, batch.old_logps, batch.loss_mask, self.vespo_k_pos, self.vespo_lambda_pos)
+        loss = gamma_weight(logps, batch.old_logps, batch.loss_mask, self.vespo_k_neg, self.vespo_lambda_neg)
+        phi = gain.where(batch.advantages >= 0, loss)
+        return -phi * batch.advantages * logps, {"vespo/phi_seq_mean": mean_of(phi, batch.loss_mask)}

@@ -1,0 +1,130 @@
+"""Rows with one answer each: raw text, chats, prompts with their completions."""
+
+from rung.data.fields import (
+    Columns,
+    alike,
+    answered,
+    gold,
+    gsm8k_number,
+    has,
+    rest,
+    roles,
+    string,
+    system_first,
+    text_of,
+    truth_value,
+    with_truth,
+)
+from rung.data.formats.form import Format
+from rung.data.records import BadRow, Example, make_example
+
+LABEL_COLUMNS = ("category", "label", "intent")
+# As published with the data set (github.com/tatsu-lab/stanford_alpaca, README).
+ALPACA_PROMPT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    "\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+)
+ALPACA_PROMPT_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request."
+    "\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+
+
+def _is_unpaired(row: Columns) -> bool:
+    return truth_value(row.get("label")) is not None and (has(row, "prompt", "completion") or roles(row)[1:] != [])
+
+
+def _unpaired(row: Columns, source: str) -> list[Example]:
+    label = truth_value(row.get("label"))
+    if label is None:
+        raise BadRow("`label` is not true or false")
+    if has(row, "messages"):
+        messages = system_first(row)
+        if messages[-1]["role"] != "assistant" or len(messages) < 2:
+            raise BadRow("`messages` do not end in an assistant turn")
+        prompt, completion = messages[:-1], messages[-1:]
+    else:
+        prompt, completion = text_of(row, "prompt"), text_of(row, "completion")
+        alike(prompt=prompt, completion=completion)
+    columns = rest(row, "prompt", "completion", "messages", "system", "label")
+    return [make_example("unpaired", source, columns, prompt=prompt, completion=completion, label=label)]
+
+
+def _messages(row: Columns, source: str) -> list[Example]:
+    messages = answered(system_first(row), "messages")
+    return [make_example("messages", source, rest(row, "messages", "system"), messages=messages)]
+
+
+def _gsm8k(row: Columns, source: str) -> list[Example]:
+    answer = string(row.get("answer"), "answer")
+    number = gsm8k_number(answer)
+    columns = with_truth(rest(row, "question") | {"answer": number}, number)
+    question = string(row.get("question"), "question")
+    return [make_example("prompt-completion", source, columns, prompt=question, completion=answer)]
+
+
+def _prompt_completion(row: Columns, source: str) -> list[Example]:
+    prompt, completion = text_of(row, "prompt"), text_of(row, "completion")
+    alike(prompt=prompt, completion=completion)
+    columns = with_truth(rest(row, "prompt", "completion"), gold(completion))
+    return [make_example("prompt-completion", source, columns, prompt=prompt, completion=completion)]
+
+
+def _alpaca(row: Columns, source: str) -> list[Example]:
+    for name in ("system", "history"):
+        if row.get(name):
+            raise BadRow(f"`{name}` beside `instruction`", "the template has no place for it: write `messages`")
+    given = {"instruction": string(row.get("instruction"), "instruction")}
+    template = ALPACA_PROMPT
+    if row.get("input") not in (None, ""):
+        given["input"], template = string(row["input"], "input"), ALPACA_PROMPT_WITH_INPUT
+    output = string(row.get("output"), "output")
+    columns = with_truth(rest(row, "instruction", "input", "output"), output)
+    return [make_example("prompt-completion", source, columns, prompt=template.format(**given), completion=output)]
+
+
+def _classification(row: Columns, source: str) -> list[Example]:
+    name = next((name for name in LABEL_COLUMNS if has(row, name)), None)
+    if name is None or not isinstance(row[name], str | int):
+        raise BadRow("no label")
+    label = string(str(row[name]), name)
+    columns = with_truth(rest(row, "text"), label)
+    return [
+        make_example("prompt-completion", source, columns, prompt=string(row.get("text"), "text"), completion=label)
+    ]
+
+
+def _is_plain_text(row: Columns) -> bool:
+    """The absence of columns is asked for, null ones too: a row that lost its label or its turns is not raw text."""
+    others = {*LABEL_COLUMNS, "messages", "conversations", "transcript", "chosen", "rejected", "instruction"}
+    return has(row, "text") and not row.keys() & others
+
+
+def _plain_text(row: Columns, source: str) -> list[Example]:
+    return [make_example("text", source, rest(row, "text"), text=string(row.get("text"), "text"))]
+
+
+UNPAIRED = Format("unpaired", "prompt, completion, label true or false", _is_unpaired, _unpaired)
+MESSAGES = Format(
+    "messages", "messages ending in an assistant turn", lambda row: roles(row)[-1:] == ["assistant"], _messages
+)
+GSM8K = Format(
+    "gsm8k", "question, answer with ####", lambda row: has(row, "question") and "####" in str(row.get("answer")), _gsm8k
+)
+PROMPT_COMPLETION = Format(
+    "prompt-completion", "prompt, completion", lambda row: has(row, "prompt", "completion"), _prompt_completion
+)
+ALPACA = Format(
+    "alpaca",
+    "instruction, output, mostly input",
+    lambda row: has(row, "instruction", "output") and not has(row, "prompt"),
+    _alpaca,
+)
+CLASSIFICATION = Format(
+    "classification",
+    "text and one of category, label, intent",
+    lambda row: has(row, "text") and any(has(row, name) for name in LABEL_COLUMNS),
+    _classification,
+)
+TEXT = Format("text", "text without labels, turns or instruction", _is_plain_text, _plain_text)

@@ -1,0 +1,41 @@
+"""Rows that ask and do not answer: what an algorithm that samples learns from."""
+
+from rung.data.fields import Columns, has, rest, roles, system_first, text_of, with_truth
+from rung.data.formats.form import Format
+from rung.data.records import BadRow, Example, make_example
+
+
+def _is_verl(row: Columns) -> bool:
+    reward_model = row.get("reward_model")
+    return has(row, "data_source", "prompt") and isinstance(reward_model, dict) and has(reward_model, "ground_truth")
+
+
+def _verl(row: Columns, source: str) -> list[Example]:
+    if not _is_verl(row):
+        raise BadRow("no `reward_model.ground_truth`")
+    columns = rest(row, "prompt") | {"ground_truth": row["reward_model"]["ground_truth"]}
+    return [make_example("prompt", source, columns, prompt=text_of(row, "prompt"))]
+
+
+def _rft(row: Columns, source: str) -> list[Example]:
+    columns = rest(row, "messages", "system")
+    if has(row, "reference_answer"):
+        columns = with_truth(columns, row["reference_answer"])
+    if roles(row)[-1:] == ["assistant"]:
+        raise BadRow("`messages` of a prompt end in an assistant turn")
+    return [make_example("prompt", source, columns, prompt=system_first(row))]
+
+
+def _prompt(row: Columns, source: str) -> list[Example]:
+    return [make_example("prompt", source, rest(row, "prompt"), prompt=text_of(row, "prompt"))]
+
+
+VERL = Format("verl", "data_source, prompt, reward_model.ground_truth", _is_verl, _verl)
+RFT = Format("rft", "messages ending in a user turn", lambda row: roles(row)[-1:] in (["user"], ["tool"]), _rft)
+# The absence of columns is asked for, null ones too: a row that lost its answer asks nothing.
+PROMPT = Format(
+    "prompt",
+    "prompt without answers",
+    lambda row: has(row, "prompt") and not row.keys() & {"completion", "chosen", "rejected"},
+    _prompt,
+)

@@ -1,0 +1,164 @@
+"""Dialogues that are not written as messages: transcripts of HH-RLHF, turns of ShareGPT."""
+
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from rung.data.fields import Columns, answered, has, margin, rest, string, with_system
+from rung.data.formats.form import Format
+from rung.data.records import BadRow, Example, Message, Messages, make_example
+
+JOINED = "turns of one role that follow each other are joined"
+_MARK = re.compile(r"(?:\A\s*|\n\r?\n)(Human|Assistant):")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+_FROM = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+def transcript(told: object, name: str) -> Messages:
+    """The turns of a text that marks them with `Human:` and `Assistant:` after a blank line, and ends in a reply.
+
+    Turns of one role that follow each other are one: a mark may be part of what is quoted. Raises `BadRow` with the
+    column's name.
+
+    >>> [turn["content"] for turn in transcript("\\n\\nHuman: Why?\\n\\nAssistant: Because.", "chosen")]
+    ['Why?', 'Because.']
+    """
+    head, *parts = _MARK.split(string(told, name))
+    if head.strip():
+        raise BadRow(f"`{name}` does not begin with a turn of `Human:`", f"but with {head.strip()!r:.40}")
+    turns: list[Message] = []
+    for number, (speaker, said) in enumerate(zip(parts[::2], parts[1::2], strict=True), 1):
+        content = said.strip()
+        if not content:
+            raise BadRow(f"`{name}`: an empty {speaker} turn", f"turn {number}")
+        if turns and turns[-1]["role"] == _SPEAKERS[speaker]:
+            content = f"{turns.pop()['content']}\n\n{content}"
+        turns.append(Message(role=_SPEAKERS[speaker], content=content))
+    return answered(tuple(turns), name)
+
+
+def is_hh_rlhf(row: Columns) -> bool:
+    """Whether the row is a pair without a prompt, one side of which is a transcript."""
+    sides = (row.get("chosen"), row.get("rejected"))
+    return None not in sides and not has(row, "prompt") and any(map(_is_told, sides))
+
+
+def _is_told(value: object) -> bool:
+    return isinstance(value, str) and _MARK.search(value) is not None
+
+
+def _runs_on(*names: str) -> Callable[[Columns], str]:
+    """The notice of rows in which turns were joined."""
+
+    def notice(row: Columns) -> str:
+        speakers = [_MARK.findall(row[name]) for name in names]
+        return JOINED if any(a == b for told in speakers for a, b in pairwise(told)) else ""
+
+    return notice
+
+
+def _hh_rlhf(row: Columns, source: str) -> list[Example]:
+    chosen, rejected = transcript(row.get("chosen"), "chosen"), transcript(row.get("rejected"), "rejected")
+    if chosen == rejected:
+        raise BadRow("`chosen` equals `rejected`")
+    if chosen[:-1] != rejected[:-1]:
+        raise BadRow("`chosen` and `rejected` differ before the last reply")
+    return [
+        make_example(
+            "preference",
+            source,
+            rest(row, "chosen", "rejected", "margin"),
+            prompt=chosen[:-1],
+            chosen=chosen[-1:],
+            rejected=rejected[-1:],
+            margin=margin(row),
+        )
+    ]
+
+
+def _transcript(row: Columns, source: str) -> list[Example]:
+    messages = transcript(row.get("transcript"), "transcript")
+    return [make_example("messages", source, rest(row, "transcript"), messages=messages)]
+
+
+def _turn(turn: Any, name: str, number: int) -> Message:
+    """A turn of ShareGPT as a message."""
+    where = f"turn {number}"
+    if not isinstance(turn, dict) or not isinstance(turn.get("from"), str):
+        raise BadRow(f"`{name}`: a turn without `from`", where)
+    speaker, said = turn["from"], turn.get("value")
+    if speaker not in _FROM:
+        raise BadRow(f"`{name}`: unknown role in `from`", f"{speaker!r:.40} in {where}; known are {', '.join(_FROM)}")
+    if not isinstance(said, str):
+        raise BadRow(f"`{name}`: `value` is not a text", f"but {type(said).__name__} in {where}")
+    if not said.strip():
+        raise BadRow(f"`{name}`: an empty {speaker} turn", where)
+    return Message(role=_FROM[speaker], content=string(said, name))
+
+
+def _turns(row: Columns) -> Messages:
+    """The turns of `conversations`, behind the column `system` where there is one."""
+    turns = row.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise BadRow("`conversations` is not a list of turns")
+    messages = tuple(_turn(turn, "conversations", number) for number, turn in enumerate(turns, 1))
+    return with_system(messages, row)
+
+
+def _is_sharegpt(row: Columns) -> bool:
+    turns = row.get("conversations")
+    return isinstance(turns, list) and any(isinstance(turn, dict) and "from" in turn for turn in turns)
+
+
+def _sharegpt(row: Columns, source: str) -> list[Example]:
+    messages = answered(_turns(row), "conversations")
+    return [make_example("messages", source, rest(row, "conversations", "system"), messages=messages)]
+
+
+def _reply(row: Columns, name: str) -> Messages:
+    reply = _turn(row.get(name), name, 1)
+    if reply["role"] != "assistant":
+        raise BadRow(f"`{name}` is not a turn of gpt", f"but of {reply['role']}")
+    return (reply,)
+
+
+def _sharegpt_preference(row: Columns, source: str) -> list[Example]:
+    prompt, chosen, rejected = _turns(row), _reply(row, "chosen"), _reply(row, "rejected")
+    if chosen == rejected:
+        raise BadRow("`chosen` equals `rejected`")
+    if prompt[-1]["role"] != "user":
+        raise BadRow("`conversations` do not end in a human turn", "`chosen` and `rejected` answer it")
+    columns = rest(row, "conversations", "system", "chosen", "rejected", "margin")
+    return [
+        make_example("preference", source, columns, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin(row))
+    ]
+
+
+HH_RLHF = Format(
+    "hh-rlhf",
+    "chosen and rejected as transcripts of Human: and Assistant:, no prompt",
+    is_hh_rlhf,
+    _hh_rlhf,
+    _runs_on("chosen", "rejected"),
+)
+TRANSCRIPT = Format(
+    "transcript",
+    "transcript of Human: and Assistant:",
+    lambda row: _is_told(row.get("transcript")),
+    _transcript,
+    _runs_on("transcript"),
+)
+# The absence of columns is asked for, null ones too: a pair that lost its answers is no chat.
+SHAREGPT = Format(
+    "sharegpt",
+    "conversations of from and value",
+    lambda row: _is_sharegpt(row) and not row.keys() & {"chosen", "rejected"},
+    _sharegpt,
+)
+SHAREGPT_PREFERENCE = Format(
+    "sharegpt-preference",
+    "conversations of from and value, chosen and rejected as one turn each",
+    lambda row: _is_sharegpt(row) and has(row, "chosen", "rejected"),
+    _sharegpt_preference,
+)

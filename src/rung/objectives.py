@@ -1,0 +1,68 @@
+"""What a ratio and an advantage make of a token where PPO's clip does not: caps, gates and weights.
+
+Pure functions on tensors, beside `rung.maths`. N rows, T completion tokens, A advantage, rho the ratio pi / pi_old.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rung.maths import MAX_LOG_RATIO, masked_mean, masked_sum, token_log_ratio
+
+MIN_LOG_WEIGHT = -18.420680743952367  # log 1e-8, as in VESPO's released code
+
+
+def capped_weight(ratio: Tensor, cap: float) -> Tensor:
+    """min(rho, cap) without a gradient: the weight of a token that keeps its own.
+
+    Shapes: (N, T) or (N, 1) -> the same. Source: CISPO, arXiv 2506.13585, eq. 5.
+
+    >>> capped_weight(torch.tensor([0.5, 1.0, 7.0]), 5.0)
+    tensor([0.5000, 1.0000, 5.0000])
+    """
+    return ratio.detach().clamp(max=cap)
+
+
+def soft_gate(ratio: Tensor, advantages: Tensor, gain: float, loss: float) -> Tensor:
+    """(4 / tau) sigma(tau (rho - 1)), with slope 1 at rho = 1; tau is `gain` where A > 0, else `loss`.
+
+    Shapes: (N, T) or (N, 1), (N, T) -> (N, T). Source: SAPO, arXiv 2511.20347, eq. 5.
+
+    >>> soft_gate(torch.tensor([[1.5, 1.5]]), torch.tensor([[1.0, -1.0]]), 1.0, 1.05)
+    tensor([[2.4898, 2.3936]])
+    """
+    temperature = torch.where(advantages > 0, gain, loss).to(ratio.dtype)
+    return 4 / temperature * torch.sigmoid(temperature * (ratio - 1))
+
+
+def gamma_weight(logps: Tensor, old_logps: Tensor, mask: Tensor, k: float, rate: float) -> Tensor:
+    """phi(w) = w^k exp(rate (1 - w)) of each row without a gradient; w is the product of its tokens' ratios.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, 1); phi(1) = 1. Log-ratios of tokens are clamped to +-20, and so is log w
+    above; below, at 1e-8. Source: VESPO, arXiv 2602.10693.
+
+    >>> row = torch.tensor([[1.2]]).log()
+    >>> gamma_weight(row, torch.zeros(1, 1), torch.ones(1, 1).bool(), k=2, rate=3)
+    tensor([[0.7903]])
+    """
+    moved = token_log_ratio(logps, old_logps).detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    log_w = masked_sum(moved, mask)[:, None].clamp(MIN_LOG_WEIGHT, MAX_LOG_RATIO)
+    return (rate + k * log_w - rate * log_w.exp()).exp()
+
+
+def geometric_log_ratio(
+    log_ratio: Tensor, advantages: Tensor, mask: Tensor, epsilon: float, epsilon_high: float
+) -> Tensor:
+    """The mean over a row's trained tokens of log rho, each one held at its bound where it has gone beyond.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, 1). Pessimistic as PPO: above `epsilon_high` a token is held where A > 0,
+    below -`epsilon` where A <= 0. Source: GMPO, arXiv 2507.20673, eq. 4.
+
+    >>> log_ratio, mask = torch.tensor([[0.5, -0.1, 0.0]]), torch.ones(1, 3).bool()
+    >>> geometric_log_ratio(log_ratio, torch.ones(1, 3), mask, 0.4, 0.4).exp()
+    tensor([[1.1052]])
+    """
+    clipped = log_ratio.clamp(-epsilon, epsilon_high)
+    held = torch.where(advantages > 0, torch.minimum(log_ratio, clipped), torch.maximum(log_ratio, clipped))
+    return masked_mean(held, mask)[:, None]

@@ -1,0 +1,153 @@
+"""Models that do not fit each other or their stage, through the real command: two lines on stderr, exit code 2."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from climb import write_climb
+from support import tiny_policy
+
+from rung.cli import main
+from rung.heads import fresh_head
+from rung.reward_models import save_reward_model
+from rung.tiny.models import build
+
+DPO = {"algorithm": "dpo", "data": "preferences", "max_steps": 1}
+RM = {**DPO, "name": "rm", "algorithm": "reward_model"}
+GRPO = {
+    "name": "grpo",
+    "algorithm": {"name": "grpo", "num_generations": 2},
+    "data": "prompts",
+    "rollout": {"batch_size": 2, "max_completion_length": 4},
+    "max_steps": 1,
+}
+PPO = GRPO | {"name": "ppo", "algorithm": "ppo"}
+TIED = {"name": "dpo", **DPO, "adapter": {"lora": {"target_modules": ["q_proj", "lm_head"]}}}
+
+Refused = Callable[..., list[str]]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small path with its data, a reward model, and ones that were trained on other tokens."""
+    write_climb(tmp_path)
+    save_judge(tmp_path / "judge")
+    save_judge(tmp_path / "template", template="{% for message in messages %}{{ message.content }}{% endfor %}")
+    save_judge(tmp_path / "tokens", added="<new>")
+    model, tokenizer = build("llama")
+    tokenizer.add_tokens(["<new>"])
+    model.save_pretrained(tmp_path / "stranger")
+    tokenizer.save_pretrained(tmp_path / "stranger")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def save_judge(folder: Path, *, template: str = "", added: str = "") -> None:
+    policy, tokenizer = tiny_policy("llama"), build("llama")[1]
+    policy.final_head = fresh_head(policy.causal_lm)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    tokenizer.add_tokens([added] if added else [])
+    save_reward_model(policy, tokenizer, folder, torch.tensor([0.0, 2.0]))
+
+
+@pytest.fixture
+def refused(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """The two lines of `rung run` on the path with other stages; its exit code is checked here."""
+
+    def run(*stages: dict[str, Any], **config: str) -> list[str]:
+        keys = ["evaluate=null", "gate=null", f"stages={json.dumps(stages)}"]
+        keys += [f"{key}={value}" for key, value in config.items()]
+        monkeypatch.setattr(sys, "argv", ["rung", "run", "climb.yaml", *keys])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        lines = capsys.readouterr().err.splitlines()
+        assert (caught.value.code, len(lines)) == (2, 2), lines
+        return lines
+
+    return run
+
+
+def judged_by(model: str) -> dict[str, Any]:
+    return PPO | {"rewards": [{"name": "reward_model", "args": {"model": model}}]}
+
+
+@pytest.mark.parametrize(
+    ("stages", "what", "remedy"),
+    [
+        pytest.param([judged_by("./template/model")], "another chat template", "chat_template.jinja", id="template"),
+        pytest.param([judged_by("./tokens/model")], "another tokenizer", "from the policy's model", id="tokenizer"),
+        pytest.param([PPO | {"rewards": []}], "no rewards", "set `rewards", id="PPO without reward"),
+        pytest.param([RM, PPO | {"rewards": []}], "no rewards", "set `rewards", id="a reward model is no reward yet"),
+        pytest.param([PPO | {"critic": "ppo"}], "critic `ppo`", "earlier stage", id="critic that is the stage itself"),
+        pytest.param([PPO | {"critic": "rm"}, RM], "critic `rm`", "earlier stage", id="critic that comes later"),
+        pytest.param([RM, GRPO | {"critic": "rm"}], "reads no values", "remove `critic`", id="critic for GRPO"),
+        pytest.param([RM | {"critic": "head"}], "reads no values", "remove `critic`", id="critic for a reward model"),
+        pytest.param([RM, PPO | {"reference": "rm"}], "reference `rm`", "name a policy", id="reference that judges"),
+        pytest.param([RM, PPO | {"from": "rm"}], "starts from `rm`", "name a policy", id="start that judges"),
+        pytest.param([PPO | {"from": "./judge/model"}], "is a reward model", "name a policy", id="folder that judges"),
+        pytest.param(
+            [PPO | {"algorithm": {"name": "ppo", "kl_target": 6}}], "`kl_target` has no unit", "", id="KL without unit"
+        ),
+        pytest.param(
+            [PPO | {"algorithm": {"name": "ppo", "kl_unit": "token_mean"}}],
+            "`kl_unit` does nothing",
+            "",
+            id="unit without KL",
+        ),
+        pytest.param(
+            [PPO | {"algorithm": {"name": "ppo", "cliprange_value": 0}}],
+            "cliprange_value",
+            "greater than 0",
+            id="values that may not move",
+        ),
+        pytest.param(
+            [PPO | {"adapter": {"lora": {"alora_invocation_tokens": [3]}}}],
+            "`adapter.lora.alora_invocation_tokens`",
+            "leave it out",
+            id="adapter that does not merge",
+        ),
+        pytest.param(
+            [PPO | {"adapter": {"lora": {"init_lora_weights": "eva"}}}],
+            "`init_lora_weights` is 'eva'",
+            "pissa",
+            id="adapter that begins with data",
+        ),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_is_written(
+    home: Path, refused: Refused, stages: list[dict[str, Any]], what: str, remedy: str
+) -> None:
+    lines = refused(*stages)
+    assert what in lines[0]
+    assert remedy in lines[1]
+    assert not (home / "runs").exists()
+
+
+def test_a_path_cannot_begin_with_a_reward_model_nor_adapt_one_of_two_tied_matrices(
+    home: Path, refused: Refused
+) -> None:
+    lines = refused({"name": "dpo", **DPO}, model="./judge/model")
+    assert "is a reward model" in lines[0]
+    assert "critic" in lines[1]
+    lines = refused(TIED, model="tiny:qwen3")
+    assert "are one matrix" in lines[0]
+    assert "target_modules" in lines[1]
+    assert not (home / "runs").exists()
+
+
+@pytest.mark.parametrize(("key", "algorithm"), [("critic", "reward_model"), ("reference", "dpo")])
+def test_a_model_of_another_tokenizer_is_refused_before_the_stage_that_reads_it(
+    home: Path, refused: Refused, key: str, algorithm: str
+) -> None:
+    first = {**DPO, "name": "first"}
+    other = {**DPO, "name": "other", "algorithm": algorithm, "from": "./stranger"}
+    lines = refused(first, other, PPO | {"from": "first", key: "other"})
+    assert f"the {key} `" in lines[0]
+    assert "another tokenizer than the policy" in lines[0]
+    assert "a policy of its family" in lines[1]
+    assert (home / "runs/climb/other/DONE").exists()
+    assert not (home / "runs/climb/ppo/metrics.jsonl").exists()
