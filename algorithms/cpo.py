@@ -27,7 +27,7 @@ from rung.pairs import chosen_nll, chosen_tokens, margins, observed, sides
 class CPO(Algorithm):
     """Contrastive preference optimisation on pairs, without a reference.
 
-    Defaults: beta, cpo_alpha (arXiv 2401.08417).
+    Defaults: beta, cpo_alpha, loss_type (arXiv 2401.08417).
     """
 
     name: ClassVar = "cpo"

@@ -59,7 +59,8 @@ class Ratios:
 class DPO(Algorithm):
     """Direct preference optimisation on pairs, against a frozen reference.
 
-    Defaults: beta, loss_type (arXiv 2305.18290); f_alpha_divergence_coef (TRL); discopop_tau (arXiv 2406.08414).
+    Defaults: beta, loss_type, f_divergence_type (arXiv 2305.18290); f_alpha_divergence_coef (TRL); discopop_tau (arXiv
+    2406.08414).
     """
 
     name: ClassVar = "dpo"

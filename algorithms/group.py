@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from rung.advantages import centre, standardise, standardise_centred, standardise_over_batch
@@ -30,7 +30,9 @@ from rung.maths import (
     token_log_ratio,
 )
 from rung.metrics import Metric, Metrics, mean_of
+from rung.objectives import dropped, sequence_mismatch, token_mismatch, truncated
 
+Correction = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 KLEstimator = Literal["rho_k3", "k3", "k2", "k1"]
 Level = Literal["token", "sequence", "sequence_token", "sequence_sum"]
 Reduction = Literal["row_mean", "token_mean", "row_sum", "constant"]
@@ -48,6 +50,18 @@ LOG_RATIOS: dict[Level, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "sequence_token": sequence_token_log_ratio,
     "sequence_sum": summed_log_ratio,
 }
+MISMATCHES: dict[Correction, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "token_truncate": token_mismatch,
+    "token_mask": token_mismatch,
+    "sequence_truncate": sequence_mismatch,
+    "sequence_mask": sequence_mismatch,
+}
+BOUNDED: dict[Correction, Callable[[Tensor, float, float], Tensor]] = {
+    "token_truncate": truncated,
+    "token_mask": dropped,
+    "sequence_truncate": truncated,
+    "sequence_mask": dropped,
+}
 # In the loss; k1 stands in the reward.
 PENALTIES: dict[KLEstimator, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "rho_k3": lambda logps, old_logps, ref_logps: token_log_ratio(logps, old_logps).exp() * k3(logps, ref_logps),
@@ -59,7 +73,8 @@ PENALTIES: dict[KLEstimator, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 class GroupRelative(Algorithm):
     """Samples of a prompt as each other's baseline, whatever their ratio to the policy that drew them costs.
 
-    Defaults: num_generations (TRL); scale_rewards, reduction (arXiv 2402.03300); kl_estimator (arXiv 2512.02556).
+    Defaults: num_generations, importance_sampling_clip_max (TRL); scale_rewards, reduction (arXiv 2402.03300);
+    kl_estimator (arXiv 2512.02556).
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"prompts", "old_logps"})
@@ -80,10 +95,24 @@ class GroupRelative(Algorithm):
     rows; or summed and divided by rows times `max_completion_length`."""
     mask_truncated_completions: bool = False
     """Leave out completions that hit the length limit."""
+    importance_sampling_correction: Correction | None = None
+    """For a sampler whose log-probs are not the policy's: weigh what it drew by pi_old / sampler, of each token or of
+    the row, held at the bounds or left out beyond them; None = no weight. The KL is not weighed."""
+    importance_sampling_clip_max: PositiveFloat = 3.0
+    """The largest such weight."""
+    importance_sampling_clip_min: NonNegativeFloat = 0.0
+    """The smallest such weight."""
 
     def requires(self) -> frozenset[Need]:
-        """A reference only where the KL counts."""
-        return self.needs | frozenset[Need]({"reference"}) if self.beta else self.needs
+        """A reference only where the KL counts, the sampler's own log-probs where it is corrected for."""
+        extra = {"reference": self.beta > 0, "sampled_logps": self.importance_sampling_correction is not None}
+        return self.needs | frozenset[Need](need for need, asked in extra.items() if asked)  # type: ignore[arg-type]
+
+    def notes(self, updates_per_rollout: int) -> list[str]:
+        """That objectives differ from each other off-policy alone."""
+        if updates_per_rollout > 1:
+            return []
+        return ["one update a rollout: every ratio is 1, which is REINFORCE with a baseline; `updates.minibatches: 4`"]
 
     def units(self) -> dict[str, Unit]:
         """One term, over tokens or rows."""
@@ -105,11 +134,21 @@ class GroupRelative(Algorithm):
             rewards = rewards - self.beta * masked_sum(sampled_kl(rollout), rollout.loss_mask)
         trained = trained_tokens(rollout, self.mask_truncated_completions)
         advantages = self.advantages(rewards, rollout.group_of)[:, None] * trained
-        return replace(rollout, advantages=advantages, loss_mask=trained), state
+        credited = replace(rollout, advantages=advantages, loss_mask=trained)
+        if self.importance_sampling_correction is not None:
+            credited = credited.replace_extras(sampler_weights=self._sampler_weights(rollout))
+        return credited, state
 
     def rollout_metrics(self, rollout: Batch, state: State) -> Metrics:
-        """The KL of whole completions when they were sampled."""
-        return {"kl/sequence_sum": sequence_kl(rollout)} if self.beta else {}
+        """The KL of whole completions when they were sampled, and how far the sampler was from the policy."""
+        metrics: dict[str, Metric] = {"kl/sequence_sum": sequence_kl(rollout)} if self.beta else {}
+        if self.importance_sampling_correction is not None:
+            assert rollout.old_logps is not None
+            apart = (rollout.old_logps - rollout.extras["sampled_logps"]).abs()
+            told = rollout.loss_mask & ~apart.isnan()
+            metrics["sampling/sampling_logp_difference/mean"] = mean_of(apart, told)
+            metrics["sampling/importance_sampling_ratio/mean"] = mean_of(rollout.extras["sampler_weights"], told)
+        return metrics
 
     def active(self, batch: Batch) -> Tensor:
         """Rows with an advantage; all rows where the loss has a KL."""
@@ -124,18 +163,30 @@ class GroupRelative(Algorithm):
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
         """The objective plus the KL, summed by `reduction`."""
         assert batch.advantages is not None
-        assert batch.old_logps is not None
         # One ratio may speak for a row: what stands in columns that are not trained must not reach it.
         batch = replace(batch, advantages=batch.advantages.masked_fill(~batch.loss_mask, 0))
         loss, metrics = self.objective(outputs.logps, batch)
+        if self.importance_sampling_correction is not None:
+            loss = loss * batch.extras["sampler_weights"]
         metrics["entropy"] = mean_of(outputs.readouts["entropy"], batch.loss_mask)
         if self.beta:
+            assert batch.old_logps is not None
             assert batch.ref_logps is not None
-            metrics["kl"] = mean_of(k3(outputs.logps, batch.ref_logps), batch.loss_mask)
+            logps, old_logps, ref_logps = outputs.logps, batch.old_logps, batch.ref_logps
+            metrics["kl"] = mean_of(k3(logps, ref_logps), batch.loss_mask)
             if self.kl_estimator != "k1":
-                kl = PENALTIES[self.kl_estimator](outputs.logps, batch.old_logps, batch.ref_logps)
-                loss = loss + self.beta * kl
+                loss = loss + self.beta * PENALTIES[self.kl_estimator](logps, old_logps, ref_logps)
         return Loss({"policy": self._reduce(loss, batch)}, metrics)
+
+    def _sampler_weights(self, rollout: Batch) -> Tensor:
+        """(N, T) what a token counts, since another than the policy drew it."""
+        assert rollout.old_logps is not None
+        assert self.importance_sampling_correction is not None
+        assert "sampled_logps" in rollout.extras, "an exact sampler leaves nothing to correct"
+        mismatch = MISMATCHES[self.importance_sampling_correction]
+        weights = mismatch(rollout.old_logps, rollout.extras["sampled_logps"], rollout.loss_mask)
+        low, high = self.importance_sampling_clip_min, self.importance_sampling_clip_max
+        return BOUNDED[self.importance_sampling_correction](weights, low, high)
 
     def _reduce(self, loss: Tensor, batch: Batch) -> Tensor:
         if self.reduction == "row_mean":

@@ -37,7 +37,7 @@ class SimPO(Algorithm):
     beta: PositiveFloat = 2.0
     """What a nat a token is worth."""
     simpo_gamma: NonNegativeFloat = 1.0
-    """The margin that the chosen row must have; usually 0.3 to 0.5 times `beta`."""
+    """The margin that the chosen row must have; half of `beta` at first, at most `beta`."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """The share of pairs believed to be swapped."""
     cpo_alpha: NonNegativeFloat = 0.0

@@ -7,9 +7,9 @@ Source: arXiv 2602.10693; constants as in TRL. The ratio of the completion is no
 bounded, so stale completions fade instead of being cut.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from rung.algorithms.group import GroupRelative, Reduction
@@ -35,6 +35,14 @@ class VESPO(GroupRelative):
     vespo_lambda_neg: PositiveFloat = 2.0
     """How fast large ratios fade where the advantage is negative."""
     reduction: Reduction = "token_mean"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.importance_sampling_correction is not None:
+            raise ValueError(
+                "`importance_sampling_correction` would weigh a completion twice: phi is its weight already"
+            )
+        return self
 
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
         """REINFORCE's loss times phi, and the mean of phi over tokens."""

@@ -127,12 +127,14 @@ def test_the_list_of_algorithms_tells_what_each_one_takes_in_100_columns() -> No
         console.print(blocks(algorithms()))
     lines = told.get().splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("dpo "))
-    block = [line.rstrip() for line in lines[start : start + 5]]
+    block = [line.rstrip() for line in lines[start : start + 7]]
     assert [" ".join(line.split()) for line in block] == [
         "dpo Direct preference optimisation on pairs, against a frozen reference.",
         "data pairs",
         "needs reference",
-        "defaults beta 0.1, loss_type sigmoid (arXiv 2305.18290); loss_weights none, label_smoothing 0",
+        "defaults beta 0.1, loss_type sigmoid, f_divergence_type reverse_kl (arXiv 2305.18290);",
+        "f_alpha_divergence_coef 0.5 (TRL); discopop_tau 0.05 (arXiv 2406.08414);",
+        "loss_weights none, label_smoothing 0, ld_alpha none, use_weighting false",
         "page docs/algorithms/dpo.md",
     ]
 
@@ -150,7 +152,9 @@ def test_a_default_that_is_not_off_has_a_source_and_an_algorithm_a_page(name: st
 def test_a_variant_has_the_sources_of_what_it_leaves_as_it_was() -> None:
     assert default_sources(algorithm_class("dr_grpo")) == {
         "num_generations": "TRL",
+        "importance_sampling_clip_max": "TRL",
         "epsilon": "arXiv 1707.06347",
+        "kl_estimator": "arXiv 2512.02556",
         "importance_sampling_level": "arXiv 2402.03300",
         **dict.fromkeys(("beta", "scale_rewards", "reduction"), "arXiv 2503.20783"),
     }

@@ -287,7 +287,7 @@ REFUSED = [
     ({"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 1.0}, "its limit is"),
     ({"ld_alpha": 2.0}, "`ld_alpha` is 2.0"),
     ({"label_smoothing": 0.5}, "`label_smoothing` is 0.5"),
-    ({"loss_type": "aot"}, "`loss_type"),
+    ({"loss_type": "aot"}, "`loss_type` is 'aot'"),
 ]
 
 
@@ -304,10 +304,19 @@ def test_weights_need_a_readout_that_other_losses_do_not_pay_for() -> None:
     assert "log_sum_sq_probs" not in DPO().reads()
 
 
+def test_dft_learns_from_what_it_is_shown() -> None:
+    rows = [{"prompt": f"number {i}", "completion": f"it is {i}"} for i in range(8)]
+    stage = rung.train(
+        SFT(loss_type="dft"), model="tiny:llama", data=rows, batch_size=8, max_steps=12, learning_rate=3e-3
+    )
+    seen = [step.metrics["mean_token_accuracy"].value() or 0.0 for step in stage]
+    assert seen[-1] > seen[0] + 0.2
+
+
 PAIRS = [{"prompt": f"number {i}", "chosen": f"it is {i}", "rejected": "no"} for i in range(8)]
 
 
-@pytest.mark.parametrize("dpo", [*EVERY[1:6:2], *EVERY[8:]], ids=lambda dpo: str(dpo.loss_type))
+@pytest.mark.parametrize("dpo", [EVERY[2], EVERY[9], *EVERY[13:]], ids=lambda dpo: str(dpo.loss_type))
 def test_a_tiny_model_learns_to_prefer(dpo: DPO) -> None:
     """Twelve steps on eight pairs: every pair comes out in order."""
     stage = rung.train(dpo, model="tiny:llama", data=PAIRS, batch_size=8, max_steps=12, learning_rate=3e-3)

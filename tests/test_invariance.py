@@ -12,13 +12,23 @@ import torch
 from support import gradient, random_batch, relative, tiny_policy
 
 from rung.algorithm import Algorithm
+from rung.algorithms.cispo import CISPO
+from rung.algorithms.cpo import CPO
 from rung.algorithms.dapo import DAPO
 from rung.algorithms.dpo import DPO
+from rung.algorithms.gmpo import GMPO
 from rung.algorithms.grpo import GRPO, DrGRPO
-from rung.algorithms.gspo import GSPO, GSPOToken
+from rung.algorithms.gspo import GSPO, LUSPO, GSPOToken
+from rung.algorithms.kto import KTO
+from rung.algorithms.orpo import ORPO
 from rung.algorithms.ppo import PPO
+from rung.algorithms.reinforce_pp import ReinforcePP, ReinforcePPBaseline
 from rung.algorithms.reward_model import RewardModel
+from rung.algorithms.rloo import RLOO
+from rung.algorithms.sapo import SAPO
 from rung.algorithms.sft import SFT
+from rung.algorithms.simpo import SimPO
+from rung.algorithms.vespo import VESPO
 from rung.batch import Batch, concat
 from rung.loop import steps
 from rung.policy import Policy
@@ -26,15 +36,30 @@ from rung.ranks import Ranks
 
 ALGORITHMS: dict[str, Algorithm] = {
     "sft": SFT(),
+    "dft": SFT(loss_type="dft"),
     "dpo": DPO(),
     "dpo+sft": DPO(loss_type=("sigmoid", "sft"), loss_weights=(1.0, 0.5)),
     "ipo": DPO(loss_type="ipo"),
     "hinge": DPO(loss_type="hinge"),
+    "exo": DPO(loss_type=("exo_pair", "robust"), label_smoothing=0.01, f_divergence_type="js_divergence"),
+    "weighted": DPO(loss_type=("nca_pair", "apo_down", "sft"), ld_alpha=0.5, use_weighting=True),
+    "kto": KTO(desirable_weight=1.3),
+    "orpo": ORPO(),
+    "simpo": SimPO(),
+    "cpo": CPO(),
     "grpo": GRPO(),
     "dr_grpo": DrGRPO(),
     "dapo": DAPO(),
     "gspo": GSPO(epsilon=0.01, epsilon_high=0.01),
     "gspo_token": GSPOToken(beta=0.04),
+    "luspo": LUSPO(epsilon=0.01, epsilon_high=0.01),
+    "rloo": RLOO(),
+    "cispo": CISPO(epsilon_high=1.1, beta=0.04, kl_estimator="k3"),
+    "sapo": SAPO(),
+    "vespo": VESPO(),
+    "gmpo": GMPO(epsilon=0.05),
+    "reinforce_pp": ReinforcePP(),
+    "reinforce_pp_baseline": ReinforcePPBaseline(),
     "ppo": PPO(whiten_rewards=True),
     "reward_model": RewardModel(center_rewards_coefficient=0.01),
 }
@@ -53,15 +78,24 @@ def step_batch(algorithm: Algorithm, seed: int = 0) -> Batch:
         ref_logps=(-5.4 + 0.2 * noise) * batch.loss_mask,
         rewards=torch.randint(0, 2, (batch.num_rows,), generator=generator).float(),
         values=0.3 * noise * batch.loss_mask,
+        extras={"label": torch.rand(batch.num_rows, generator=generator) < 0.5},
     )
     return algorithm.credit(batch, {})[0] if "prompts" in algorithm.requires() else batch
 
 
 def policy_of(algorithm: Algorithm) -> Policy:
-    """A policy with random heads where the algorithm needs them; values come from a critic of its own."""
+    """A policy with random heads where the algorithm needs them; values come from a critic of its own.
+
+    The reference, which is read beyond the log-probs that the batch has, is another random model.
+    """
     policy = tiny_policy("llama", heads=bool({"values", "final"} & algorithm.requires()))
     if "values" in algorithm.requires():
         policy.critic = deepcopy(policy.model)
+    if "unpaired" in algorithm.requires():
+        policy.reference = policy.snapshot()
+        with torch.no_grad():
+            for parameter in policy.reference.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     return policy
 
 
@@ -69,6 +103,7 @@ def stepped(algorithm: Algorithm, batch: Batch, *, token_budget: int = 10_000) -
     """The gradient of one step and the parameters after it, by plain SGD."""
     policy = policy_of(algorithm)
     policy.token_budget = token_budget
+    batch = algorithm.prepare(batch, policy)
     optimizer = torch.optim.SGD(policy.parameters, lr=0.1)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     next(steps(policy, algorithm, [batch], optimizer, schedule, ranks=Ranks(), max_grad_norm=1e9))

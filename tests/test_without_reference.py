@@ -100,10 +100,12 @@ def trl_loss(trainer: Any, batch: Batch, **fields: Any) -> Loss:
         ones = torch.ones(batch.num_groups, 1, dtype=torch.long)
         inputs: dict[str, torch.Tensor] = {}
         for side, first in (("chosen", 0), ("rejected", 1)):
-            ids, mask = batch.completion_ids[first::2], batch.loss_mask[first::2].long()
+            ids, attended, trained = (
+                tensor[first::2] for tensor in (batch.completion_ids, batch.completion_mask, batch.loss_mask)
+            )
             inputs[f"{side}_input_ids"] = torch.cat([ones, ids], 1)
-            inputs[f"{side}_attention_mask"] = torch.cat([ones, mask], 1)
-            inputs[f"{side}_labels"] = torch.cat([-100 * ones, torch.where(mask.bool(), ids, -100)], 1)
+            inputs[f"{side}_attention_mask"] = torch.cat([ones, attended.long()], 1)
+            inputs[f"{side}_labels"] = torch.cat([-100 * ones, torch.where(trained, ids, -100)], 1)
         ids = torch.cat([batch.completion_ids[::2], batch.completion_ids[1::2]])
         logits = logits_of(ids, torch.cat([logps[::2], logps[1::2]]))
         me = SimpleNamespace(
@@ -176,7 +178,7 @@ def test_orpo_equals_trl_where_the_prompt_is_one_token(beta: float, seed: int) -
 
 @pytest.mark.oracle
 def test_trl_trains_the_prompt_under_orpo_and_rung_does_not() -> None:
-    """The first completion token counted as a prompt's: TRL's loss still holds it, ours does not."""
+    """The first token of each row is the prompt's here: attended, no label. TRL raises it where the row is chosen."""
     from trl.experimental.orpo import ORPOTrainer
 
     batch, logps = drawn(0, 2, torch.float32)
@@ -184,10 +186,13 @@ def test_trl_trains_the_prompt_under_orpo_and_rung_does_not() -> None:
     logps = logps[: batch.num_rows, : batch.completion_ids.shape[1]]
     prompt = torch.zeros_like(batch.loss_mask)
     prompt[:, 0] = True
-    _, mine = ours(ORPO(), replace(batch, loss_mask=batch.loss_mask & ~prompt), logps)
-    _, whole = theirs(trl_loss(ORPOTrainer, batch, beta=0.1), batch, logps)
-    assert not bool(mine[:, 0].any())
-    assert bool(whole[::2, 0].all())
+    asked = replace(batch, loss_mask=batch.loss_mask & ~prompt)
+    leaf = logps.clone().requires_grad_()
+    trl_loss(ORPOTrainer, asked, beta=0.1)(leaf).backward()
+    assert leaf.grad is not None
+    assert bool((leaf.grad[::2, 0] < 0).all())
+    assert not bool(leaf.grad[1::2, 0].any())
+    assert not bool(ours(ORPO(), asked, logps)[1][:, 0].any())
 
 
 ALL: list[Algorithm] = [ORPO(), SimPO(), SimPO(cpo_alpha=1.0), CPO(), CPO(loss_type="ipo")]

@@ -16,7 +16,7 @@ from rung.metrics import Metrics
 if TYPE_CHECKING:
     from rung.policy import Policy
 
-Need = Literal["text", "pairs", "unpaired", "prompts", "reference", "old_logps", "values", "final"]
+Need = Literal["text", "pairs", "unpaired", "prompts", "reference", "old_logps", "sampled_logps", "values", "final"]
 State = Mapping[str, float | int | list[float]]
 Readout = Callable[[Tensor], Tensor]
 

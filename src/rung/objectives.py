@@ -51,6 +51,49 @@ def gamma_weight(logps: Tensor, old_logps: Tensor, mask: Tensor, k: float, rate:
     return (rate + k * log_w - rate * log_w.exp()).exp()
 
 
+def token_mismatch(old_logps: Tensor, sampled_logps: Tensor, mask: Tensor) -> Tensor:
+    """How much likelier each token is under the weights that sampled than the sampler said; 1 where it said nothing.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, T), 1 where `mask` is false or the sampler's log-prob is NaN.
+
+    >>> sampled = torch.tensor([[-1.0, float("nan")]])
+    >>> token_mismatch(torch.tensor([[-1.0, -1.0]]), sampled, torch.ones(1, 2).bool())
+    tensor([[1., 1.]])
+    """
+    return _mismatch(old_logps, sampled_logps, mask).exp()
+
+
+def sequence_mismatch(old_logps: Tensor, sampled_logps: Tensor, mask: Tensor) -> Tensor:
+    """`token_mismatch` of whole completions: the product over a row's trained tokens, in each of its columns.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, T), log-ratios clamped to +-20.
+    """
+    total = _mismatch(old_logps, sampled_logps, mask).sum(1, keepdim=True)
+    return total.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().expand_as(old_logps)
+
+
+def truncated(weights: Tensor, low: float, high: float) -> Tensor:
+    """Weights held at the bounds that they are beyond: truncated importance sampling.
+
+    Shapes: any -> the same. Source: TRL's `token_truncate` and `sequence_truncate`.
+
+    >>> truncated(torch.tensor([2.7, 1.0, 0.4]), 0.0, 2.0)
+    tensor([2.0000, 1.0000, 0.4000])
+    """
+    return weights.clamp(low, high)
+
+
+def dropped(weights: Tensor, low: float, high: float) -> Tensor:
+    """Weights, 0 for those beyond a bound: masked importance sampling.
+
+    Shapes: any -> the same. Source: TRL's `token_mask` and `sequence_mask`.
+
+    >>> dropped(torch.tensor([2.7, 1.0, 0.4]), 0.5, 2.0)
+    tensor([0., 1., 0.])
+    """
+    return weights.masked_fill((weights < low) | (weights > high), 0)
+
+
 def geometric_log_ratio(
     log_ratio: Tensor, advantages: Tensor, mask: Tensor, epsilon: float, epsilon_high: float
 ) -> Tensor:
@@ -66,3 +109,8 @@ def geometric_log_ratio(
     clipped = log_ratio.clamp(-epsilon, epsilon_high)
     held = torch.where(advantages > 0, torch.minimum(log_ratio, clipped), torch.maximum(log_ratio, clipped))
     return masked_mean(held, mask)[:, None]
+
+
+def _mismatch(old_logps: Tensor, sampled_logps: Tensor, mask: Tensor) -> Tensor:
+    apart = token_log_ratio(old_logps, sampled_logps).detach()
+    return torch.where(mask & ~apart.isnan(), apart, 0)

@@ -159,8 +159,11 @@ def check_needs(algorithm: Algorithm, config: StageConfig) -> None:
     """Raises ConfigError for settings of a stage that its algorithm cannot use.
 
     A critic that nothing asks for, a reference that a random adapter starts away from, fewer examples a step than the
-    loss needs.
+    loss needs, a correction for a sampler that needs none.
     """
+    if "sampled_logps" in algorithm.requires():
+        what = f"stage `{config.name}` corrects for its sampler, which is the policy itself: every weight would be 1"
+        raise ConfigError(what, "leave `importance_sampling_correction` out; it is for a sampler of your own")
     if config.critic is not None and "values" not in algorithm.requires():
         what = f"stage `{config.name}` has a `critic`, and algorithm `{algorithm.name}` reads no values"
         raise ConfigError(what, "remove `critic`, or take an algorithm that has one")

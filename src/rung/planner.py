@@ -19,7 +19,8 @@ from rung.batch import Batch
 Layout = Literal["plain", "shared", "masked"]
 PACK_LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # tokens; beyond, the square outweighs what it saves
 NOMINAL_FLOPS = 75e9  # one core's matrix multiplications in fp32
-CALL_SECONDS_PER_LAYER = 3e-3  # forward and backward, without arithmetic
+CALL_SECONDS_PER_LAYER = 2e-3  # forward and backward, without arithmetic
+CALL_SECONDS_PER_PARAMETER = 2e-9  # every call reads the weights and adds to their gradients
 PAIR = 1.2  # times what the arithmetic of a query-key pair takes, all pairs counted, in the causal kernel
 MASKED_PAIR = 1.7  # the same under a mask, of which the kernel skips nothing
 SMALLEST_TRUNK = 1_000_000  # below it arithmetic no longer dominates; plans stay those of a real model
@@ -37,9 +38,10 @@ class Cost:
     @staticmethod
     def of(trunk: int, hidden: int, layers: int) -> Cost:
         """The constants of a decoder with `trunk` parameters outside its embeddings."""
-        position = 6 * max(trunk, SMALLEST_TRUNK) / NOMINAL_FLOPS
+        trunk = max(trunk, SMALLEST_TRUNK)
+        call = CALL_SECONDS_PER_LAYER * layers + CALL_SECONDS_PER_PARAMETER * trunk
         pair = 12 * max(hidden, 128) * layers / NOMINAL_FLOPS
-        return Cost(CALL_SECONDS_PER_LAYER * layers, position, PAIR * pair, MASKED_PAIR * pair)
+        return Cost(call, 6 * trunk / NOMINAL_FLOPS, PAIR * pair, MASKED_PAIR * pair)
 
     def rows(self, count: np.ndarray, width: int) -> np.ndarray:
         """Seconds of one call on `count` rows of `width` tokens."""

@@ -43,7 +43,7 @@ def hint(word: str, known: Iterable[str]) -> str:
 def settings_error(where: str, error: ValidationError, known: Iterable[str]) -> ConfigError:
     """The first fault that pydantic found in the settings of `where`, as what it is and what to do."""
     fault = error.errors()[0]
-    key = ".".join(map(str, fault["loc"]))
+    key = ".".join(str(part) for part in fault["loc"] if str(part).isidentifier())  # a union adds its alternatives
     if fault["type"] == "extra_forbidden":
         return ConfigError(f"{where}: unknown key `{key}`", hint(str(fault["loc"][-1]), known))
     if fault["type"] == "missing":

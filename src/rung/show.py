@@ -28,6 +28,7 @@ _DATA = {
 _NEEDS = {
     "reference": "reference",
     "old_logps": "old log-probs",
+    "sampled_logps": "log-probs of another sampler",
     "values": "values of a critic",
     "final": "a head on the last token",
 }

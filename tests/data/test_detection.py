@@ -80,7 +80,7 @@ def test_every_format_is_found_by_its_columns():
 
 
 def test_every_format_has_its_line_in_the_documentation():
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `([\w-]+)` \|.*\|.*\|.*\|$", page, re.MULTILINE)
     assert sorted(listed) == sorted(ROWS)
 

@@ -8,6 +8,7 @@ from rung.registry import hint
 
 _SAMPLER = "nothing: completions are sampled by this engine"
 _ADAPTER = "`adapter: {lora: {r: 16, ...}}`"
+_PACKING = "nothing: rows are packed in the forward pass where that costs less"
 
 # What TRL and older scripts write, and what is written here. Left: one key; right: what stands for it.
 OLD = {
@@ -44,6 +45,9 @@ OLD = {
     "processing_class": "`model`: the tokenizer and its chat template lie beside the weights",
     "model_name_or_path": "`model`",
     "max_seq_length": "`max_length`",
+    "packing": _PACKING,
+    "packing_strategy": _PACKING,
+    "padding_free": _PACKING,
     "init_kl_coef": "`beta`, inside `algorithm`",
     "kl_coef": "`beta`, inside `algorithm`",
     "cliprange": "`epsilon`, inside `algorithm`",

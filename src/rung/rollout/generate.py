@@ -67,10 +67,11 @@ class Generator:
             task_rewards=floats(scores.task_totals),
             extras={"visit": torch.tensor(visits).repeat_interleave(self.samples)},
         )
+        logps = padded([completion.logps for completion in flat], batch.completion_ids.shape[1])
         if self.sampler.exact(self.sampling):
-            batch = replace(
-                batch, old_logps=padded([completion.logps for completion in flat], batch.completion_ids.shape[1])
-            )
+            batch = replace(batch, old_logps=logps)
+        else:
+            batch = batch.replace_extras(sampled_logps=logps)
         table = [
             {
                 "prompt": text_of(sample.prompt),

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 SIZES = {"sft": 1600, "prompts": 4000, "validation": 600, "test": 600}
-NUM_STEPS = (2, 3)  # additions and subtractions of a question
+NUM_STEPS = (3, 4)  # additions and subtractions of a question
 OPERANDS = (1, 9)  # without their sign; no 0, so that every slip changes the answer
 TOTALS = (0, 20)  # of every step: a negative one would be read as a difference where it stands after a number
 MINUS_SHARE = 0.4  # of the moves that are drawn; fewer are left, since totals stay within their bounds
