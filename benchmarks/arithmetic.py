@@ -73,7 +73,7 @@ def panel(logs: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]]
         Line(name, at, np.mean([np.interp(at, sampled, reward) for sampled, reward in several], axis=0))
         for name, several in logs.items()
     ]
-    return Panel("reward", "share of sampled answers that are right", tuple(lines), bounds=(0, 1))
+    return Panel("reward", "share of answers right, over completions sampled", tuple(lines))
 
 
 def main() -> None:
