@@ -33,7 +33,6 @@ LORA = {"lora": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}}
 def stages(seed: int, epochs: float) -> list[dict[str, Any]]:
     """The whole model, and an adapter on it; a higher learning rate for LoRA."""
     common = {
-        "from": "tiny:base",
         "algorithm": {"name": "reward_model", "center_rewards_coefficient": 0.01},
         "data": "pairs",
         "num_train_epochs": epochs,

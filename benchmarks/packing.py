@@ -27,11 +27,11 @@ from rung.policy import Counted, Policy
 Plan = Callable[[Batch, str], tuple[Block, ...]]
 
 
-def toy(hidden: int, layers: int) -> LlamaForCausalLM:
+def toy(vocabulary: int, hidden: int, layers: int) -> LlamaForCausalLM:
     """A random decoder with 32 dimensions a head."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=8000,
+        vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=hidden * 43 // 16,
         num_hidden_layers=layers,
@@ -43,16 +43,16 @@ def toy(hidden: int, layers: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def raw_text(lengths: torch.Tensor) -> Batch:
+def raw_text(lengths: torch.Tensor, vocabulary: int) -> Batch:
     """Documents of `lengths` (N,) tokens; each one's first token is its prompt."""
     rows, rest = len(lengths), lengths - 1
     mask = torch.arange(int(rest.max())) < rest[:, None]
     return Batch(
-        prompt_ids=torch.randint(5, 8000, (rows, 1)),
+        prompt_ids=torch.randint(5, vocabulary, (rows, 1)),
         prompt_mask=torch.ones(rows, 1, dtype=torch.bool),
         prompt_of=torch.arange(rows),
         group_of=torch.arange(rows),
-        completion_ids=torch.randint(5, 8000, mask.shape) * mask,
+        completion_ids=torch.randint(5, vocabulary, mask.shape) * mask,
         completion_mask=mask,
         loss_mask=mask,
         row_ids=tuple(map(str, range(rows))),
@@ -81,21 +81,21 @@ def step(policy: Policy, batch: Batch, plan: Plan) -> tuple[float, Counted, torc
 def main() -> None:
     """Time the steps in turn and print the median ratios with their range."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    defaults = {"rows": 32, "median": 50, "longest": 512, "hidden": 256, "layers": 4, "rounds": 7}
+    defaults = {"rows": 32, "median": 50, "longest": 512, "hidden": 128, "layers": 4, "vocabulary": 1000, "rounds": 7}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--sigma", type=float, default=1.2, help="of the logarithm of the lengths")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    model = toy(args.hidden, args.layers)
+    model = toy(args.vocabulary, args.hidden, args.layers)
     policy, alone = Policy(model), Policy(model)
     alone.layouts = lambda: ("plain",)  # type: ignore[method-assign]
     plans: dict[str, Plan] = {"chosen": policy.plan, "plain": alone.plan, "padded": in_order}
     rounds, tokens = [], []
     for _ in range(args.rounds + 1):
         lengths = (args.median * torch.exp(args.sigma * torch.randn(args.rows))).clamp(4, args.longest).long()
-        batch = raw_text(lengths)
+        batch = raw_text(lengths, args.vocabulary)
         rounds.append({name: step(policy, batch, plan) for name, plan in plans.items()})
         tokens.append(int(lengths.sum()))
     rounds = rounds[1:]  # the first one warms up
