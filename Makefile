@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: env demo test check slow format clean
+.PHONY: env demo test check slow certify mutants format clean
 
 env: $(INSTALLED)
 
@@ -18,6 +18,16 @@ test check: $(INSTALLED)
 
 slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+
+# With a space for the `=`, pytest would take a page that exists for the tests to run.
+certify: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --certify=docs/certificate.md
+
+# A sample of N small wrong edits, drawn by SEED, tried one by one: most of an hour for 300.
+SEED ?= 1
+N ?= 300
+mutants: $(INSTALLED)
+	$(BIN)/python benchmarks/mutants.py --seed $(SEED) --number $(N)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

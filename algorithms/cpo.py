@@ -20,6 +20,7 @@ from torch import Tensor
 from rung import pair_losses
 from rung.algorithm import Algorithm
 from rung.batch import Batch, Loss, Outputs, Unit
+from rung.errors import ConfigError
 from rung.maths import entropy_detached, masked_mean, masked_sum, top_logp
 from rung.pairs import chosen_nll, chosen_tokens, margins, observed, sides
 
@@ -48,7 +49,8 @@ class CPO(Algorithm):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.label_smoothing and self.loss_type != "sigmoid":
-            raise ValueError("`label_smoothing` acts on `loss_type: sigmoid` alone")
+            what = f"`label_smoothing` has no effect on `loss_type: {self.loss_type}`"
+            raise ConfigError(what, "leave it out, or set `loss_type: sigmoid`")
         return self
 
     def units(self) -> Mapping[str, Unit]:

@@ -48,6 +48,11 @@ class DAPO(GRPO):
     overlong_factor: NonNegativeFloat = 1.0
     """What the full punishment costs, in units of reward."""
 
+    def idle_settings(self) -> dict[str, str]:
+        """Also those of a punishment that is off."""
+        idle = super().idle_settings()
+        return idle | {"overlong_factor": "`overlong_buffer` is 0"} if self.overlong_buffer == 0 else idle
+
     def generation_limit(self) -> int:
         """`max_num_gen_batches`."""
         return self.max_num_gen_batches

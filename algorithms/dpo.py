@@ -25,6 +25,7 @@ from torch import Tensor
 from rung import pair_losses as losses
 from rung.algorithm import Algorithm, Readout
 from rung.batch import Batch, Loss, Outputs, Unit
+from rung.errors import ConfigError
 from rung.maths import entropy_detached, log_sum_sq_probs, masked_mean, masked_sum, top_logp
 from rung.pairs import chosen_nll, chosen_tokens, damped_tails, margins, observed, sides
 
@@ -73,7 +74,7 @@ class DPO(Algorithm):
     """Strength of the pull towards the reference."""
     loss_type: LossType | tuple[LossType, ...] = "sigmoid"
     """One loss, or several to be added."""
-    loss_weights: tuple[float, ...] | None = None
+    loss_weights: tuple[NonNegativeFloat, ...] | None = None
     """A weight for each of `loss_type`; 1 each without them."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """The share of pairs believed to be swapped."""
@@ -92,25 +93,34 @@ class DPO(Algorithm):
     def _consistent(self) -> Self:
         kinds = self._types()
         if not kinds:
-            raise ValueError("`loss_type` names no loss; give at least one")
+            raise ConfigError("`loss_type` names no loss", "give at least one")
         if len(set(kinds)) < len(kinds):
-            raise ValueError("`loss_type` names a loss twice; give it once with a larger weight")
+            raise ConfigError("`loss_type` names a loss twice", "give it once with a larger weight")
         if self.loss_weights is not None and len(self.loss_weights) != len(kinds):
-            raise ValueError(
-                f"`loss_weights` has {len(self.loss_weights)} numbers for {len(kinds)} losses; give one each"
-            )
+            what = f"`loss_weights` has {len(self.loss_weights)} numbers for {len(kinds)} losses"
+            raise ConfigError(what, "give one each")
         for setting, readers in READ_BY.items():
             changed = getattr(self, setting) != type(self).model_fields[setting].default
             if changed and not readers & set(kinds):
-                raise ValueError(f"`{setting}` acts on {', '.join(sorted(readers))}, and `loss_type` has none of them")
+                what = f"`{setting}` has no effect on {', '.join(f'`{kind}`' for kind in kinds)}"
+                raise ConfigError(what, f"leave it out, or take a loss that reads it: {', '.join(sorted(readers))}")
         if not self.label_smoothing and (smooth := {"robust", "exo_pair"} & set(kinds)):
-            raise ValueError(f"`{min(smooth)}` is made of `label_smoothing`, which is 0; its papers have 0.1 and 1e-3")
+            what = f"`{min(smooth)}` is made of `label_smoothing`, which is 0"
+            raise ConfigError(what, "set `label_smoothing`: 0.1 is usual for `robust`, 1e-3 for `exo_pair`")
         changed = self.f_alpha_divergence_coef != 0.5
         if changed and self.f_divergence_type != "alpha_divergence":
-            raise ValueError("`f_alpha_divergence_coef` acts on `f_divergence_type: alpha_divergence` alone")
+            what = f"`f_alpha_divergence_coef` has no effect on `f_divergence_type: {self.f_divergence_type}`"
+            raise ConfigError(what, "leave it out, or set `f_divergence_type: alpha_divergence`")
         if self.f_alpha_divergence_coef == 1:
-            raise ValueError("`f_alpha_divergence_coef` 1 is not defined; its limit is `f_divergence_type: reverse_kl`")
+            what = "`f_alpha_divergence_coef` is 1, where the divergence is not defined"
+            raise ConfigError(what, "take its limit, `f_divergence_type: reverse_kl`, or another number")
         return self
+
+    def refuse(self) -> None:
+        """Refuses losses that weigh nothing."""
+        idle = [kind for kind, weight in self._weights().items() if not weight]
+        if idle:
+            raise ConfigError(f"`loss_weights` is 0 for `{idle[0]}`", "leave this loss out of `loss_type`")
 
     def reads(self) -> Mapping[str, Readout]:
         """What pairs are weighted by besides, where they are."""

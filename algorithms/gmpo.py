@@ -11,9 +11,9 @@ How we differ: with `beta` (0 in the paper) the KL is multiplied by the ratio of
 experimental trainer has the plain one, `kl_estimator: k3`.
 """
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pydantic import PositiveFloat, model_validator
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from rung.algorithms.group import GroupRelative, clip_ratios
@@ -36,14 +36,9 @@ class GMPO(GroupRelative):
     epsilon_high: PositiveFloat | None = None
     """How far the log-ratio of a token may rise and count; None = `epsilon`."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.reduction in ("token_mean", "constant"):
-            raise ValueError(
-                f"`reduction: {self.reduction}` adds up the one ratio of a row as often as it has tokens: "
-                "take `row_mean`"
-            )
-        return self
+    def one_ratio_a_row(self) -> bool:
+        """The geometric mean over its tokens."""
+        return True
 
     @property
     def upper(self) -> float:

@@ -9,14 +9,15 @@ Not an algorithm by itself.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from rung.advantages import centre, standardise, standardise_centred, standardise_over_batch
 from rung.algorithm import Algorithm, Need, State
 from rung.batch import Batch, Loss, Outputs, Unit
+from rung.errors import ConfigError
 from rung.maths import (
     entropy_detached,
     k1,
@@ -102,6 +103,28 @@ class GroupRelative(Algorithm):
     """The largest such weight."""
     importance_sampling_clip_min: NonNegativeFloat = 0.0
     """The smallest such weight."""
+
+    @model_validator(mode="after")
+    def _weighed_evenly(self) -> Self:
+        if self.one_ratio_a_row() and self.reduction in ("token_mean", "constant"):
+            what = f"`reduction: {self.reduction}` adds up the one ratio of a row as often as it has tokens"
+            raise ConfigError(what, "take `row_mean`: else long rows outweigh short ones, which `luspo` is for")
+        low, high = self.importance_sampling_clip_min, self.importance_sampling_clip_max
+        if not low <= 1 <= high:
+            what = f"`importance_sampling_clip_min` {low:g} to `importance_sampling_clip_max` {high:g} leave out 1"
+            raise ConfigError(what, "set bounds on both sides of 1, the weight of what the policy drew itself")
+        return self
+
+    def one_ratio_a_row(self) -> bool:
+        """Whether the objective has one ratio for all tokens of a row."""
+        return False
+
+    def idle_settings(self) -> dict[str, str]:
+        """Those of a KL that does not count, and of a sampler that is not corrected for."""
+        idle = {} if self.beta else {"kl_estimator": "`beta` is 0"}
+        bounds = ("importance_sampling_clip_max", "importance_sampling_clip_min")
+        absent = "there is no `importance_sampling_correction`"
+        return idle if self.importance_sampling_correction else idle | dict.fromkeys(bounds, absent)
 
     def requires(self) -> frozenset[Need]:
         """A reference only where the KL counts, the sampler's own log-probs where it is corrected for."""

@@ -21,10 +21,12 @@ from torch import Tensor
 
 from rung.algorithms.group import LOG_RATIOS, GroupRelative, Level, Reduction, Scale, clip_ratios
 from rung.batch import Batch
+from rung.errors import ConfigError
 from rung.maths import clipped_objective, dual_clip
 from rung.metrics import Metric
 
-WIDE_FOR_A_ROW = 0.1  # a mean over the tokens of a completion hardly ever moves that far
+GEOMETRIC = ("sequence", "sequence_token")  # levels whose ratio is a geometric mean
+WIDEST_OF_A_ROW = 0.05  # a mean over the tokens of a completion hardly ever moves further
 
 
 class GRPO(GroupRelative):
@@ -49,37 +51,36 @@ class GRPO(GroupRelative):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.delta is not None and self.delta <= 1 + self.upper:
-            raise ValueError(
-                f"`delta` must exceed 1 + epsilon_high = {1 + self.upper}; it bounds what the clip lets through"
-            )
-        if self.importance_sampling_level != "token" and self.reduction in ("token_mean", "constant"):
-            raise ValueError(
-                f"`reduction: {self.reduction}` adds up the one ratio of a row as often as it has tokens: long rows "
-                "outweigh short ones; take `row_mean`, or `luspo` where that is wanted"
-            )
+            what = f"`delta` {self.delta:g} is not above 1 + `epsilon_high` = {1 + self.upper:g}, where the clip ends"
+            raise ConfigError(what, "raise it (3 is usual), or leave it out: it bounds what the clip lets through")
         return self
+
+    def one_ratio_a_row(self) -> bool:
+        """Whether `importance_sampling_level` is that of a row."""
+        return self.importance_sampling_level != "token"
 
     @property
     def upper(self) -> float:
         """`epsilon_high`, or `epsilon` where it is not set."""
         return self.epsilon if self.epsilon_high is None else self.epsilon_high
 
+    def refuse(self) -> None:
+        """Refuses bounds that the ratio of a completion never reaches."""
+        bounds = {"epsilon": self.epsilon, "epsilon_high": self.upper}
+        wide = [f"`{name}` {bound:g}" for name, bound in bounds.items() if bound > WIDEST_OF_A_ROW]
+        if wide and self.importance_sampling_level in GEOMETRIC:
+            moves = f"the mean over a completion hardly ever moves by more than {WIDEST_OF_A_ROW}"
+            remedy = "take the paper's 3e-4 and 4e-4, which `algorithm: gspo` has"
+            raise ConfigError(f"{' and '.join(wide)} will clip nothing: {moves}", remedy)
+
     def notes(self, updates_per_rollout: int) -> list[str]:
-        """Settings under which the ratio of a whole completion does nothing."""
-        if self.importance_sampling_level not in ("sequence", "sequence_token"):
+        """That the ratio of a completion does nothing on-policy."""
+        if self.importance_sampling_level not in GEOMETRIC or updates_per_rollout > 1:
             return []
-        notes = []
-        if updates_per_rollout == 1:
-            notes.append(
-                "one update a rollout: the ratio of every completion is 1, which is REINFORCE with a baseline; "
-                "the paper has `updates.minibatches: 4`"
-            )
-        if max(self.epsilon, self.upper) >= WIDE_FOR_A_ROW:
-            notes.append(
-                f"`epsilon` {self.epsilon:g}, `epsilon_high` {self.upper:g}: the ratio of a whole completion hardly "
-                "ever moves so far, and nothing is clipped there; the paper has 3e-4 and 4e-4"
-            )
-        return notes
+        return [
+            "one update a rollout: the ratio of every completion is 1, which is REINFORCE with a baseline; "
+            "the paper has `updates.minibatches: 4`"
+        ]
 
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
         """The clipped objective, and how much of it was clipped."""

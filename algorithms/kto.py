@@ -17,14 +17,15 @@ its own. A step whose answers are all alike has z0 = 0.
 
 import hashlib
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from rung.algorithm import Algorithm
 from rung.batch import Batch, Loss, Outputs
+from rung.errors import ConfigError
 from rung.maths import entropy_detached, masked_sum
 from rung.metrics import mean_of
 from rung.policy import Policy
@@ -53,6 +54,13 @@ class KTO(Algorithm):
     """Weight of rows labelled true; times their number it should be 1 to 4/3 of the same of the others."""
     undesirable_weight: NonNegativeFloat = 1.0
     """Weight of rows labelled false."""
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if not self.desirable_weight and not self.undesirable_weight:
+            what = "`desirable_weight` and `undesirable_weight` are both 0: nothing is learnt"
+            raise ConfigError(what, "make one of them positive; their rows should weigh 1 to 4/3 against each other")
+        return self
 
     @torch.no_grad()
     def prepare(self, batch: Batch, policy: Policy) -> Batch:

@@ -28,6 +28,7 @@ from rung.advantages import adapted_beta, at_last_token, explained_variance, gae
 from rung.algorithm import Algorithm, Need, State
 from rung.algorithms.group import clip_ratios, sampled_kl
 from rung.batch import Batch, Loss, Outputs
+from rung.errors import ConfigError
 from rung.maths import (
     clipped_objective,
     clipped_value_loss,
@@ -87,26 +88,29 @@ class PPO(Algorithm):
     @model_validator(mode="after")
     def _consistent(self) -> "PPO":
         if self.delta is not None and self.delta <= 1 + self.epsilon:
-            raise ValueError(
-                f"`delta` must exceed 1 + epsilon = {1 + self.epsilon}; it bounds what the clip lets through"
-            )
+            what = f"`delta` {self.delta:g} is not above 1 + `epsilon` = {1 + self.epsilon:g}, where the clip ends"
+            raise ConfigError(what, "raise it (3 is usual), or leave it out: it bounds what the clip lets through")
         if self.kl_target is not None and self.kl_unit is None:
-            raise ValueError("`kl_target` has no unit: say `kl_unit: sequence_sum` or `token_mean`")
-        if self.kl_target is None and self.kl_unit is not None:
-            raise ValueError("`kl_unit` does nothing without `kl_target`")
+            what = f"`kl_target` {self.kl_target:g} has no unit: the KL of a completion, or of a token?"
+            raise ConfigError(what, "set `kl_unit: sequence_sum` or `kl_unit: token_mean`")
         if self.kl_target is not None and not self.beta:
-            raise ValueError(
-                "`kl_target` steers `beta` by factors, and 0 stays 0: start from a positive one, e.g. 0.15"
-            )
+            what = "`kl_target` steers `beta` by factors, and `beta` 0 stays 0"
+            raise ConfigError(what, "start from a positive `beta`, such as 0.15")
         if self.bootstrap_truncated and self.missing_eos_penalty:
-            raise ValueError(
-                "`missing_eos_penalty` judges a cut as an ending, and `bootstrap_truncated` as none: keep one of them"
-            )
+            what = "`missing_eos_penalty` judges a cut as an ending, and `bootstrap_truncated` as none"
+            raise ConfigError(what, "keep one of them")
         return self
 
     def requires(self) -> frozenset[Need]:
         """A reference only where the KL counts."""
         return self.needs | frozenset[Need]({"reference"}) if self.beta else self.needs
+
+    def idle_settings(self) -> dict[str, str]:
+        """Those of a KL that is not steered, and of a critic that does not learn."""
+        idle: dict[str, str] = {}
+        if self.kl_target is None:
+            idle |= dict.fromkeys(("kl_unit", "kl_horizon"), "there is no `kl_target`")
+        return idle if self.vf_coef else idle | {"cliprange_value": "`vf_coef` is 0, and the critic does not learn"}
 
     def samples_per_prompt(self) -> int:
         """`num_generations`."""

@@ -32,6 +32,10 @@ class SAPO(GroupRelative):
     importance_sampling_level: Level = "token"
     """Whose ratio goes through the gate: each token's or that of its row."""
 
+    def one_ratio_a_row(self) -> bool:
+        """Whether `importance_sampling_level` is that of a row."""
+        return self.importance_sampling_level != "token"
+
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
         """The gated ratio times the advantage, and the mean ratio."""
         assert batch.advantages is not None

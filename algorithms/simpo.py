@@ -18,6 +18,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from rung import pair_losses
 from rung.algorithm import Algorithm
 from rung.batch import Batch, Loss, Outputs, Unit
+from rung.errors import ConfigError
 from rung.maths import entropy_detached, masked_mean, top_logp
 from rung.pairs import chosen_nll, chosen_tokens, margins, observed, sides
 
@@ -42,6 +43,13 @@ class SimPO(Algorithm):
     """The share of pairs believed to be swapped."""
     cpo_alpha: NonNegativeFloat = 0.0
     """Coefficient of the negative log-likelihood of the chosen rows."""
+
+    def refuse(self) -> None:
+        """Refuses a margin that no pair has, such as the default one at DPO's beta."""
+        if self.simpo_gamma > self.beta:
+            nats = self.simpo_gamma / self.beta
+            what = f"`simpo_gamma` {self.simpo_gamma:g} at `beta` {self.beta:g} asks for {nats:g} nats a token"
+            raise ConfigError(what, "take the paper's 1 at `beta` 2; it is searched from 0 to `beta`")
 
     def units(self) -> Mapping[str, Unit]:
         """Pairs; chosen tokens for the negative log-likelihood."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rung.algorithms.group import GroupRelative, Reduction
 from rung.batch import Batch
+from rung.errors import ConfigError
 from rung.metrics import Metric, mean_of
 from rung.objectives import gamma_weight
 
@@ -39,9 +40,8 @@ class VESPO(GroupRelative):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.importance_sampling_correction is not None:
-            raise ValueError(
-                "`importance_sampling_correction` would weigh a completion twice: phi is its weight already"
-            )
+            what = "`importance_sampling_correction` would weigh a completion twice: phi is its weight already"
+            raise ConfigError(what, "leave it out")
         return self
 
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:

@@ -1,4 +1,4 @@
-"""Settings for every test: one thread, offline, no telemetry."""
+"""Settings for every test: one thread, offline, no telemetry; and what `--certify` gathers."""
 
 import os
 
@@ -7,3 +7,5 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+pytest_plugins = ("certificate",)

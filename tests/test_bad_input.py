@@ -146,9 +146,6 @@ def command(
         pytest.param(SFT | {"optimizer": "adamww"}, "`adamww`", "adamw", id="unknown optimizer"),
         pytest.param(SFT | {"adapter": {"lora": {"r": -1}}}, "adapter.lora", "peft", id="value that peft refuses"),
         pytest.param(
-            GRPO | {"updates": {"minibatches": 4}}, "minibatches", "minibatches", id="more minibatches than prompts"
-        ),
-        pytest.param(
             GRPO | {"data": "wide.jsonl", "max_prompt_length": 500, "rollout": {"max_completion_length": 96}},
             "wide.jsonl:1",
             "max_prompt_length",
@@ -167,7 +164,6 @@ def command(
             "max_completion_length",
             id="no room in evaluation",
         ),
-        pytest.param(DPO | {"algorithm": {"name": "dpo", "loss_type": []}}, "loss_type", "", id="no loss"),
         pytest.param(SFT | {"optimizer": "./judge.py:none"}, "no `none`", "known", id="no such function"),
         pytest.param(
             SFT | {"lr_scheduler_type": "polynomial", "learning_rate": 1e-8},
@@ -179,19 +175,12 @@ def command(
             SFT | {"adapter": {"lora": {"lora_dropout": 0.1}}}, "`lora_dropout` is 0.1", "leave it out", id="dropout"
         ),
         pytest.param(
-            DPO | {"adapter": {"lora": {"init_lora_weights": False}}},
-            "`init_lora_weights: false`",
-            "leave it out",
-            id="random adapter against a reference",
-        ),
-        pytest.param(
             {"stages": [{"name": "one", **SFT}, {"name": "two", **SFT, "adapter": {"lora": {"bias": "some"}}}]},
             "`two`: adapter.lora",
             "peft",
             id="value that peft refuses in a later stage",
         ),
         pytest.param(DPO | {"data": "ranked.jsonl"}, "ranked.jsonl:1", "rankings", id="rankings given to DPO"),
-        pytest.param(GRPO | {"critic": "start"}, "`critic`", "remove", id="critic for GRPO"),
         pytest.param(PPO | {"critic": "rm"}, "critic `rm`", "`head`", id="critic that no stage makes"),
         pytest.param(PPO | {"rewards": []}, "rewards", "rewards", id="PPO without reward"),
         pytest.param(
@@ -206,15 +195,6 @@ def command(
             "`trian`",
             "did you mean `train`",
             id="name of data",
-        ),
-        pytest.param(
-            DPO | {"algorithm": {"name": "dpo", "loss_type": ["sigmoid", "sft"], "loss_weights": [1]}},
-            "1 numbers for 2 losses",
-            "change",
-            id="fewer weights than losses",
-        ),
-        pytest.param(
-            DPO | {"algorithm": {"name": "dpo", "loss_type": ["sft", "sft"]}}, "a loss twice", "change", id="loss twice"
         ),
         pytest.param(
             SFT | {"evaluate": {"validation": "prompts.jsonl", "shots_from": "texts.jsonl", "shots": [99]}},

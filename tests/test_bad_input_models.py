@@ -26,6 +26,7 @@ GRPO = {
     "max_steps": 1,
 }
 PPO = GRPO | {"name": "ppo", "algorithm": "ppo"}
+DISTILL = GRPO | {"name": "distill", "algorithm": "distill", "teacher": "tiny:qwen3"}
 TIED = {"name": "dpo", **DPO, "adapter": {"lora": {"target_modules": ["q_proj", "lm_head"]}}}
 
 Refused = Callable[..., list[str]]
@@ -84,25 +85,28 @@ def judged_by(model: str) -> dict[str, Any]:
         pytest.param([RM, PPO | {"rewards": []}], "no rewards", "set `rewards", id="a reward model is no reward yet"),
         pytest.param([PPO | {"critic": "ppo"}], "critic `ppo`", "earlier stage", id="critic that is the stage itself"),
         pytest.param([PPO | {"critic": "rm"}, RM], "critic `rm`", "earlier stage", id="critic that comes later"),
-        pytest.param([RM, GRPO | {"critic": "rm"}], "reads no values", "remove `critic`", id="critic for GRPO"),
-        pytest.param([RM | {"critic": "head"}], "reads no values", "remove `critic`", id="critic for a reward model"),
         pytest.param([RM, PPO | {"reference": "rm"}], "reference `rm`", "name a policy", id="reference that judges"),
         pytest.param([RM, PPO | {"from": "rm"}], "starts from `rm`", "name a policy", id="start that judges"),
         pytest.param([PPO | {"from": "./judge/model"}], "is a reward model", "name a policy", id="folder that judges"),
+        pytest.param([DISTILL | {"teacher": None}], "there is none", "set `teacher`", id="distill without a teacher"),
+        pytest.param([GRPO | {"teacher": "tiny:qwen3"}], "reads none", "remove `teacher`", id="teacher for GRPO"),
+        pytest.param([DISTILL | {"teacher": "distill"}], "teacher `distill`", "earlier stage", id="its own teacher"),
+        pytest.param([DISTILL | {"teacher": "rm"}, RM], "teacher `rm`", "earlier stage", id="teacher that comes later"),
+        pytest.param([RM, DISTILL | {"teacher": "rm"}], "teacher `rm`", "name a policy", id="teacher that judges"),
         pytest.param(
-            [PPO | {"algorithm": {"name": "ppo", "kl_target": 6}}], "`kl_target` has no unit", "", id="KL without unit"
+            [DISTILL | {"teacher": "./judge/model"}],
+            "is a reward model",
+            "name a policy",
+            id="folder of a judge to learn from",
         ),
         pytest.param(
-            [PPO | {"algorithm": {"name": "ppo", "kl_unit": "token_mean"}}],
-            "`kl_unit` does nothing",
-            "",
-            id="unit without KL",
+            [DISTILL | {"teacher": "./stranger"}], "the teacher `", "its family", id="teacher of other tokens"
         ),
         pytest.param(
-            [PPO | {"algorithm": {"name": "ppo", "cliprange_value": 0}}],
-            "cliprange_value",
-            "greater than 0",
-            id="values that may not move",
+            [DISTILL | {"teacher": "./nowhere"}], "teacher: ", "run:NAME/stage", id="teacher that is not there"
+        ),
+        pytest.param(
+            [DISTILL | {"algorithm": {"name": "distill", "beta": 1.5}}], "`beta` is 1.5", "1", id="no such divergence"
         ),
         pytest.param(
             [PPO | {"adapter": {"lora": {"alora_invocation_tokens": [3]}}}],
@@ -139,15 +143,28 @@ def test_a_path_cannot_begin_with_a_reward_model_nor_adapt_one_of_two_tied_matri
     assert not (home / "runs").exists()
 
 
-@pytest.mark.parametrize(("key", "algorithm"), [("critic", "reward_model"), ("reference", "dpo")])
-def test_a_model_of_another_tokenizer_is_refused_before_the_stage_that_reads_it(
+@pytest.mark.parametrize(("key", "algorithm"), [("critic", "reward_model"), ("reference", "dpo"), ("teacher", "dpo")])
+def test_a_stage_of_another_tokenizer_is_refused_before_anything_is_written(
     home: Path, refused: Refused, key: str, algorithm: str
 ) -> None:
     first = {**DPO, "name": "first"}
     other = {**DPO, "name": "other", "algorithm": algorithm, "from": "./stranger"}
-    lines = refused(first, other, PPO | {"from": "first", key: "other"})
+    last = {**DISTILL, "name": "ppo"} if key == "teacher" else PPO
+    lines = refused(first, other, last | {"from": "first", key: "other"})
     assert f"the {key} `" in lines[0]
     assert "another tokenizer than the policy" in lines[0]
     assert "a policy of its family" in lines[1]
+    assert not (home / "runs").exists()
+
+
+def test_where_only_the_run_tells_what_a_stage_starts_from_it_is_refused_before_it_trains(
+    home: Path, refused: Refused
+) -> None:
+    """Without a gate `other` is the last promoted policy; with one it might not have been."""
+    first = {**DPO, "name": "first"}
+    other = {**DPO, "name": "other", "from": "./stranger"}
+    lines = refused(first, other, GRPO | {"reference": "first"})
+    assert "the reference `" in lines[0]
+    assert "another tokenizer than the policy" in lines[0]
     assert (home / "runs/climb/other/DONE").exists()
-    assert not (home / "runs/climb/ppo/metrics.jsonl").exists()
+    assert not (home / "runs/climb/grpo/metrics.jsonl").exists()

@@ -67,6 +67,7 @@ def test_log_probs_equal_a_plain_transformers_forward(family: str) -> None:
         torch.testing.assert_close(logps[row][: len(answer)], expected * trained, atol=1e-5, rtol=0)
 
 
+@pytest.mark.oracle
 def test_temperature_divides_the_logits() -> None:
     policy = tiny_policy("llama")
     batch = random_batch(torch.Generator().manual_seed(2))

@@ -58,6 +58,7 @@ def test_equal_models_are_inconclusive_not_equal():
     assert decided({"correct": flipped(300, 0, 0, 300)}).outcome == "inconclusive"
 
 
+@pytest.mark.maths
 def test_an_insignificant_gain_names_the_items_that_would_settle_it():
     """600 items, 33 to 27: d = .1, gain .01, so 7.84 * .1 / .01^2 items."""
     decision = decided({"correct": flipped(300, 33, 27, 240)})

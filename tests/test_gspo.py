@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from certificate import Certify
 from hypothesis import given
 from hypothesis import strategies as st
 from support import random_batch, tiny_policy
@@ -35,12 +36,13 @@ def one_row(log_ratios: list[float], advantage: float) -> tuple[Batch, torch.Ten
 @LEVELS
 @pytest.mark.parametrize(("advantage", "loss", "slope"), [(1.0, -1.0004, 0.0), (-1.0, 1.005013, 1.005013 / 3)])
 def test_a_row_has_the_geometric_mean_of_its_ratios(
-    algorithm: GSPO, advantage: float, loss: float, slope: float
+    algorithm: GSPO, advantage: float, loss: float, slope: float, certify: Certify
 ) -> None:
     """Delta = [.02, -.01, .005]: mean .005, s = 1.005013, above 1.0004: a gain is cut, a loss is not."""
     found, gradient = ours(algorithm, *one_row([0.02, -0.01, 0.005], advantage))
     assert float(found) == pytest.approx(loss, abs=1e-6)
     torch.testing.assert_close(gradient, torch.full_like(gradient, slope), atol=1e-6, rtol=0)
+    certify(algorithm.name, "golden", [found, gradient], [loss, torch.full_like(gradient, slope)])
 
 
 @pytest.mark.maths
@@ -65,14 +67,16 @@ def test_a_mean_log_ratio_beyond_20_is_taken_as_20() -> None:
     ],
     ids=["gspo", "gspo-wide", "gspo-delta", "gspo_token", "gspo_token-wide"],
 )
-def test_loss_and_gradient_equal_trl(algorithm: GSPO, seed: int, dtype: torch.dtype) -> None:
+def test_loss_and_gradient_equal_trl(algorithm: GSPO, seed: int, dtype: torch.dtype, certify: Certify) -> None:
     """GSPO-token has one advantage a row here, so value and gradient are those of TRL's sequence level too."""
     batch, logps = drawn(seed, None, dtype)
     batch = algorithm.credit(batch, {})[0]
-    equal(ours(algorithm, batch, logps), theirs(trl_grpo(batch, "grpo", algorithm), batch, logps), dtype)
+    both = equal(ours(algorithm, batch, logps), theirs(trl_grpo(batch, "grpo", algorithm), batch, logps), dtype)
+    certify(algorithm.name, "oracle", *both)
 
 
-def test_gspo_token_gives_each_token_the_gradient_of_its_own_advantage() -> None:
+@pytest.mark.maths
+def test_gspo_token_gives_each_token_the_gradient_of_its_own_advantage(certify: Certify) -> None:
     """Inside the bounds d loss / d log pi_t = - s A_t / |y|; the plain ratio shares the mean of the advantages."""
     batch, logps = one_row([0.1, -0.1, 0.03], 0.0)
     advantages = torch.tensor([[1.0, -2.0, 4.0]], dtype=torch.float64)
@@ -81,6 +85,7 @@ def test_gspo_token_gives_each_token_the_gradient_of_its_own_advantage() -> None
     _, apart = ours(GSPOToken(epsilon=0.2, epsilon_high=0.2), batch, logps)
     _, shared = ours(GSPO(epsilon=0.2, epsilon_high=0.2), batch, logps)
     torch.testing.assert_close(apart, -ratio * advantages / 3)
+    certify("gspo_token", "golden", apart, -ratio * advantages / 3)
     torch.testing.assert_close(shared, (-ratio * advantages.mean() / 3).expand(1, 3))
 
 
@@ -116,14 +121,17 @@ def test_what_is_not_trained_plays_no_part(algorithm: GSPO, seed: int) -> None:
     torch.testing.assert_close(found[trained], gradient[trained], atol=0, rtol=0)
 
 
+@pytest.mark.maths
 @LEVELS
-def test_the_first_update_is_reinforce_and_clips_nothing(algorithm: GSPO) -> None:
+def test_the_first_update_is_reinforce_and_clips_nothing(algorithm: GSPO, certify: Certify) -> None:
     """On the weights that sampled, s is 1 and d loss / d log pi_t = - A / |y| / N."""
     batch, logps = drawn(0, None, torch.float64)
     batch = algorithm.credit(replace(batch, old_logps=logps), {})[0]
     assert batch.advantages is not None
     _, gradient = ours(algorithm, batch, logps)
-    torch.testing.assert_close(gradient, -batch.advantages / batch.lengths[:, None] / batch.num_rows)
+    expected = -batch.advantages / batch.lengths[:, None] / batch.num_rows
+    torch.testing.assert_close(gradient, expected)
+    certify(algorithm.name, "golden", gradient, expected)
     outputs = Outputs(logps=logps, readouts={"entropy": torch.zeros_like(logps)})
     assert values(algorithm.loss(batch, outputs).metrics)["clip_ratio/region_mean"] == 0
 
@@ -153,7 +161,6 @@ def test_a_rollout_is_four_updates(name: str) -> None:
 
 
 ONE_UPDATE = "one update a rollout: the ratio of every completion is 1"
-TOO_WIDE = "the ratio of a whole completion hardly ever moves so far"
 
 
 @pytest.mark.parametrize(
@@ -161,11 +168,10 @@ TOO_WIDE = "the ratio of a whole completion hardly ever moves so far"
     [
         ({"name": "gspo"}, "auto", []),
         ({"name": "gspo"}, 1, [ONE_UPDATE]),
-        ({"name": "gspo_token", "epsilon": 0.2, "epsilon_high": 0.28}, 4, [TOO_WIDE]),
-        ({"name": "grpo", "importance_sampling_level": "sequence"}, 1, [ONE_UPDATE, TOO_WIDE]),
+        ({"name": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.05}, 1, [ONE_UPDATE]),
         ({"name": "grpo"}, 1, []),
     ],
-    ids=["as it is", "one update", "wide bounds", "a ratio of sequences inside grpo", "a ratio of tokens"],
+    ids=["as it is", "one update", "a ratio of sequences inside grpo", "a ratio of tokens"],
 )
 def test_check_tells_of_settings_under_which_the_ratio_does_nothing(
     tmp_path: Path,
@@ -191,4 +197,4 @@ def test_check_tells_of_settings_under_which_the_ratio_does_nothing(
         main()
     assert not exit.value.code
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("whole: ")]
-    assert [note for note in (ONE_UPDATE, TOO_WIDE) if any(note in line for line in notes)] == told
+    assert [note for note in [ONE_UPDATE] if any(note in line for line in notes)] == told

@@ -5,16 +5,20 @@ import subprocess
 import sys
 from copy import deepcopy
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from certificate import Certify
 from support import gradient, random_batch, relative, tiny_policy
+from transformers import PreTrainedModel
 
 from rung.algorithm import Algorithm
 from rung.algorithms.cispo import CISPO
 from rung.algorithms.cpo import CPO
 from rung.algorithms.dapo import DAPO
+from rung.algorithms.distill import Distill
 from rung.algorithms.dpo import DPO
 from rung.algorithms.gmpo import GMPO
 from rung.algorithms.grpo import GRPO, DrGRPO
@@ -62,6 +66,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "reinforce_pp_baseline": ReinforcePPBaseline(),
     "ppo": PPO(whiten_rewards=True),
     "reward_model": RewardModel(center_rewards_coefficient=0.01),
+    "distill": Distill(),
+    "distill_jsd": Distill(completions="data", beta=0.3),
 }
 
 
@@ -86,17 +92,24 @@ def step_batch(algorithm: Algorithm, seed: int = 0) -> Batch:
 def policy_of(algorithm: Algorithm) -> Policy:
     """A policy with random heads where the algorithm needs them; values come from a critic of its own.
 
-    The reference, which is read beyond the log-probs that the batch has, is another random model.
+    A reference that is read beyond the log-probs that the batch has is another random model, and so is a teacher.
     """
     policy = tiny_policy("llama", heads=bool({"values", "final"} & algorithm.requires()))
     if "values" in algorithm.requires():
         policy.critic = deepcopy(policy.model)
     if "unpaired" in algorithm.requires():
-        policy.reference = policy.snapshot()
-        with torch.no_grad():
-            for parameter in policy.reference.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        policy.reference = moved(policy.snapshot())
+    if "teacher" in algorithm.requires():
+        policy.teacher = moved(policy.snapshot())
     return policy
+
+
+@torch.no_grad()
+def moved(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with other weights."""
+    for parameter in model.parameters():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    return model
 
 
 def stepped(algorithm: Algorithm, batch: Batch, *, token_budget: int = 10_000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,7 +148,7 @@ def padded(batch: Batch) -> Batch:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_cuts_order_and_padding_change_nothing(name: str) -> None:
+def test_cuts_order_and_padding_change_nothing(name: str, certify: Certify) -> None:
     algorithm = ALGORITHMS[name]
     batch = step_batch(algorithm)
     wanted, weights = stepped(algorithm, batch)
@@ -151,6 +164,7 @@ def test_cuts_order_and_padding_change_nothing(name: str) -> None:
         found, after = stepped(algorithm, changed, token_budget=budget)
         assert relative(found, wanted) < 1e-6
         assert relative(after, weights) < 1e-6
+        certify(algorithm.name, "invariance", max(relative(found, wanted), relative(after, weights)), of="cuts")
 
 
 @pytest.mark.parametrize("name", ["sft", "grpo", "dapo"])
@@ -188,8 +202,11 @@ def test_rows_without_advantage_count_and_are_not_computed() -> None:
 
 
 @pytest.mark.process
-def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
-    """Every rank takes its prompts of the same batch; the summed gradient and the weights are those of one process."""
+def test_two_ranks_make_the_step_of_one(tmp_path: Path, certify: Certify) -> None:
+    """Every rank takes its prompts of the same batch; the summed gradient and the weights are those of one process.
+
+    Whether ranks hold replicas of the weights or shards.
+    """
     script = Path(__file__).parent / "two_ranks.py"
     command = [
         sys.executable,
@@ -213,7 +230,9 @@ def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     for name, algorithm in ALGORITHMS.items():
         wanted, weights = stepped(algorithm, step_batch(algorithm))
-        for rank in range(2):
-            result = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
-            assert relative(result["gradient"], wanted) < 1e-6, name
-            assert relative(result["weights"], weights) < 1e-6, name
+        for kind, rank in product(("replicas", "shards"), range(2)):
+            result = torch.load(tmp_path / f"{name}-{kind}-{rank}.pt", weights_only=True)
+            assert relative(result["gradient"], wanted) < 1e-6, (name, kind)
+            assert relative(result["weights"], weights) < 1e-6, (name, kind)
+            apart = max(relative(result["gradient"], wanted), relative(result["weights"], weights))
+            certify(algorithm.name, "invariance", apart, of="ranks")

@@ -1,16 +1,14 @@
 """KTO: by hand, against TRL, and what its z0 depends on; labelled answers from a file to a trained model."""
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from math import exp
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from certificate import Certify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import random_batch, tiny_policy
@@ -21,13 +19,12 @@ from test_oracle import DTYPES, drawn, equal, ours, theirs, trl_stub
 import rung
 from rung.algorithms.kto import KTO, baseline, with_other_answers
 from rung.batch import Batch
-from rung.cli import main
 from rung.data.collate import collate
 from rung.data.encode import encode
 from rung.data.load import load_examples
 from rung.data.records import as_unpaired
 from rung.data.report import Report
-from rung.errors import ConfigError, DataError
+from rung.errors import DataError
 from rung.planner import Layout
 from rung.policy import Policy
 from rung.ranks import Ranks
@@ -56,7 +53,9 @@ def labelled(batch: Batch, *labels: bool) -> Batch:
     ],
     ids=["kto", "weighted", "apo_zero_unpaired"],
 )
-def test_a_desirable_and_an_undesirable_row(layout: Layout, given: dict[str, Any], loss: float) -> None:
+def test_a_desirable_and_an_undesirable_row(
+    layout: Layout, given: dict[str, Any], loss: float, certify: Certify
+) -> None:
     """Golden 21. u = .5 (desirable) and -.3 (undesirable), beta .1; (p, b) .1 and (q, a) .3 make z0 = .2.
 
     1 - sigma(.03) = .492501 and 1 - sigma(.05) = .487503. Against 0: 1 - sigma(.05), and sigma(-.03) = .492501.
@@ -65,7 +64,9 @@ def test_a_desirable_and_an_undesirable_row(layout: Layout, given: dict[str, Any
     policy = valued(layout, dict.fromkeys(x, 0.2), {pair: 0.2 * exp(-each) for pair, each in x.items()}, {})
     kto = KTO.model_validate(given)
     batch = kto.prepare(labelled(answers(("p", "a"), ("q", "b")), True, False), policy)
-    assert lost(kto, policy, batch)["rows"] == pytest.approx(loss, abs=1e-5)
+    found = lost(kto, policy, batch)["rows"]
+    assert found == pytest.approx(loss, abs=1e-5)
+    certify("kto", "golden", found, loss)
 
 
 @pytest.mark.maths
@@ -127,7 +128,7 @@ def trl_kto(batch: Batch, kto: KTO, z0: torch.Tensor) -> Callable[[torch.Tensor]
     ids=["kto", "weighted", "apo_zero_unpaired"],
 )
 @pytest.mark.parametrize("labels", ["mixed", "good", "bad"])
-def test_loss_and_gradient_equal_trl(labels: str, kto: KTO, seed: int, dtype: torch.dtype) -> None:
+def test_loss_and_gradient_equal_trl(labels: str, kto: KTO, seed: int, dtype: torch.dtype, certify: Certify) -> None:
     """z0 is given to both: mismatched log-ratios of mean .4, or of mean -.4, which count as 0."""
     batch, logps = drawn(seed, None, dtype)
     draw = torch.rand(batch.num_rows, generator=torch.Generator().manual_seed(seed))
@@ -136,7 +137,8 @@ def test_loss_and_gradient_equal_trl(labels: str, kto: KTO, seed: int, dtype: to
     ratios = (draw - draw.mean()).to(dtype) + mean
     z0 = ratios.mean().clamp(min=0) if kto.loss_type == "kto" else torch.zeros((), dtype=dtype)
     batch = batch.replace_extras(label=label, z0=z0.expand(batch.num_rows))
-    equal(ours(kto, batch, logps), theirs(trl_kto(batch, kto, ratios), batch, logps), dtype)
+    both = equal(ours(kto, batch, logps), theirs(trl_kto(batch, kto, ratios), batch, logps), dtype)
+    certify("kto", "oracle", *both)
 
 
 @settings(max_examples=20, deadline=None)
@@ -233,24 +235,8 @@ def test_a_tiny_model_learns_which_answers_are_good(kto: KTO, rows: list[dict[st
     assert last["kl"] > 0 or kto.loss_type != "kto"
 
 
-def test_a_batch_of_one_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LABELLED))
-    monkeypatch.chdir(tmp_path)
-    command = ["rung", "check", "kto", "model=tiny:llama", "data=rows.jsonl", "evaluate=null"]
-    for more, code in (([], 0), (["batch_size=1"], 2)):
-        monkeypatch.setattr(sys, "argv", [*command, *more])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        assert int(caught.value.code or 0) == code
-    told = capfd.readouterr().err
-    assert "`batch_size` 1, and `kto` compares rows" in told
-    assert "give at least 2" in told
-
-
 def test_raw_answers_without_labels_are_refused() -> None:
     with pytest.raises(DataError) as caught:
         rung.train(KTO(), model="tiny:llama", data=[{"prompt": "a", "completion": "b"}] * 2, max_steps=1)
     assert "learns from unpaired, and this row is prompt-completion data" in caught.value.what
     assert "preference, unpaired" in caught.value.remedy
-    with pytest.raises(ConfigError, match="compares rows"):
-        rung.train(KTO(), model="tiny:llama", data=LABELLED, batch_size=1, max_steps=1)

@@ -1,7 +1,10 @@
 """Numbers derived by hand (golden vectors of the papers) and properties of the pure functions."""
 
+from functools import partial
+
 import pytest
 import torch
+from certificate import Certify
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,25 +19,30 @@ def one_group(*rewards: float) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(rewards, dtype=torch.float32), torch.zeros(len(rewards), dtype=torch.long)
 
 
-def close(actual: torch.Tensor, expected: list[float], atol: float = 1e-5) -> None:
+def close(actual: torch.Tensor, expected: list[float], atol: float = 1e-5) -> tuple[torch.Tensor, list[float]]:
+    """Both of them, which agree."""
     torch.testing.assert_close(actual, torch.tensor(expected, dtype=actual.dtype), atol=atol, rtol=0)
+    return actual, expected
 
 
-def test_group_advantage_of_two_winners() -> None:
+def test_group_advantage_of_two_winners(certify: Certify) -> None:
     """R = [1,0,0,1]: mean .5, Bessel std sqrt(4 x .25 / 3) = .577350; .5 / (.577350 + 1e-4) = .865875."""
-    close(advantages.standardise(*one_group(1, 0, 0, 1)), [0.865875, -0.865875, -0.865875, 0.865875])
+    both = close(advantages.standardise(*one_group(1, 0, 0, 1)), [0.865875, -0.865875, -0.865875, 0.865875])
+    certify("grpo", "golden", *both)
     close(advantages.standardise(*one_group(1, 0, 0, 1), eps=1e-6), [0.866024, -0.866024, -0.866024, 0.866024])
-    close(advantages.centre(*one_group(1, 0, 0, 1)), [0.5, -0.5, -0.5, 0.5])
+    certify("dr_grpo", "golden", *close(advantages.centre(*one_group(1, 0, 0, 1)), [0.5, -0.5, -0.5, 0.5]))
 
 
-def test_group_advantage_of_one_winner() -> None:
+def test_group_advantage_of_one_winner(certify: Certify) -> None:
     """R = [1,0,0,0]: centred .75 and -.25, std .5."""
-    close(advantages.standardise(*one_group(1, 0, 0, 0)), [1.499700, -0.499900, -0.499900, -0.499900])
+    both = close(advantages.standardise(*one_group(1, 0, 0, 0)), [1.499700, -0.499900, -0.499900, -0.499900])
+    certify("grpo", "golden", *both)
 
 
-def test_unscored_row_leaves_its_group() -> None:
+def test_unscored_row_leaves_its_group(certify: Certify) -> None:
     """R = [1,None,0,1]: over three rows mean 2/3, std .577350; the second row gets 0."""
-    close(advantages.standardise(*one_group(1, NAN, 0, 1)), [0.577250, 0, -1.154501, 0.577250])
+    both = close(advantages.standardise(*one_group(1, NAN, 0, 1)), [0.577250, 0, -1.154501, 0.577250])
+    certify("grpo", "golden", *both)
 
 
 def test_batch_scaling_divides_by_the_std_of_all_rewards() -> None:
@@ -79,19 +87,19 @@ def test_k3_is_bounded_where_exp_would_overflow() -> None:
     )
 
 
-def test_soft_overlong_punishment() -> None:
+def test_soft_overlong_punishment(certify: Certify) -> None:
     """Limit 20, buffer 4: free up to 16 tokens, then a quarter a token, never below -1."""
     lengths = torch.tensor([10, 16, 17, 18, 20, 21])
-    close(advantages.soft_overlong(lengths, 20, 4), [0, 0, -0.25, -0.5, -1, -1])
+    certify("dapo", "golden", *close(advantages.soft_overlong(lengths, 20, 4), [0, 0, -0.25, -0.5, -1, -1]))
 
 
-def test_pair_losses() -> None:
+def test_pair_losses(certify: Certify) -> None:
     """u = .5, v = -.3, beta = .1: margin .08; lengths 4 and 2 make IPO's h = .125 + .15 = .275, (.275 - 5)^2."""
     margin = torch.tensor([0.08])
     close(pair_losses.sigmoid(margin), [0.653947])
     close(pair_losses.sigmoid(margin, 0.1), [0.661947])
     close(pair_losses.hinge(margin), [0.92])
-    close(pair_losses.ipo(torch.tensor([0.275]), 0.1), [22.325625])
+    certify("dpo", "golden", *close(pair_losses.ipo(torch.tensor([0.275]), 0.1), [22.325625]))
     close(pair_losses.sigmoid(torch.zeros(1)), [0.693147])
 
 
@@ -102,6 +110,19 @@ def test_reductions_of_three_rows() -> None:
     close(maths.masked_sum(losses, mask).sum() / mask.sum(), 0.8)  # type: ignore[arg-type]
     close(maths.masked_mean(losses, mask), [1, 0, 3])
     close(maths.masked_sum(losses, mask), [2, 0, 6])
+
+
+def test_a_row_by_itself_gives_what_it_gives_among_others() -> None:
+    """Reductions and readouts run over the last axis, tokens or vocabulary, whatever stands before it."""
+    torch.manual_seed(0)
+    rows, others, mask = torch.randn(3, 5), torch.randn(3, 5), torch.rand(3, 5) < 0.6
+    for reduce in (maths.masked_sum, maths.masked_mean):
+        assert torch.equal(torch.stack([reduce(*row) for row in zip(rows, mask, strict=True)]), reduce(rows, mask))
+    for read in (maths.entropy, maths.entropy_detached, maths.top_logp, maths.log_sum_sq_probs):
+        torch.testing.assert_close(torch.stack([read(row) for row in rows]), read(rows))
+    for compare in (maths.forward_kl, maths.reverse_kl, partial(maths.jensen_shannon, beta=0.3)):
+        apart = torch.stack([compare(*both) for both in zip(rows, others, strict=True)])
+        torch.testing.assert_close(apart, compare(rows, others))
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=8), st.floats(-3, 3))

@@ -12,6 +12,7 @@ def _matrix(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.maths
 def test_a_first_step_on_one_singular_value_is_its_outer_product():
     """The gradient is s u v': its orthogonal factor is u v' times the quintic's value, 5 times from 1 on; s is lost.
 
@@ -29,6 +30,7 @@ def test_a_first_step_on_one_singular_value_is_its_outer_product():
         assert torch.allclose(weight, expected, atol=1e-6)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("shape", [(16, 16), (40, 16), (16, 40)])
 def test_it_is_torchs_muon_in_a_finer_precision(shape):
     ours, theirs = Parameter(_matrix(*shape)), Parameter(_matrix(*shape))
@@ -42,6 +44,7 @@ def test_it_is_torchs_muon_in_a_finer_precision(shape):
     assert (ours - theirs).norm() < 0.02 * moved  # bfloat16 has 8 bits
 
 
+@pytest.mark.oracle
 def test_what_is_not_marked_takes_the_steps_of_adamw():
     ours, theirs = [Parameter(_matrix(6, 4)), Parameter(_matrix(4))], [Parameter(_matrix(6, 4)), Parameter(_matrix(4))]
     mine = Muon([{"params": ours, "weight_decay": 0.1}], lr=0.01)

@@ -13,12 +13,15 @@ from typing import Any, Literal, cast
 
 import pytest
 import torch
+from certificate import Certify
 from support import random_batch
 
 from rung.algorithm import Algorithm
 from rung.algorithms.dapo import DAPO
 from rung.algorithms.dpo import DPO
 from rung.algorithms.grpo import GRPO, DrGRPO
+from rung.algorithms.ppo import PPO
+from rung.algorithms.reinforce_pp import ReinforcePP, ReinforcePPBaseline
 from rung.algorithms.sft import SFT
 from rung.batch import Batch, Outputs, count
 
@@ -72,7 +75,11 @@ def drawn(seed: int, group: int | None, dtype: torch.dtype) -> tuple[Batch, torc
 def ours(algorithm: Algorithm, batch: Batch, logps: torch.Tensor, **readouts: torch.Tensor) -> Result:
     leaf = logps.clone().requires_grad_()
     nothing = torch.zeros_like(logps)
-    outputs = Outputs(logps=leaf, readouts={"entropy": nothing, "top_logp": nothing, **readouts})
+    outputs = Outputs(
+        logps=leaf,
+        readouts={"entropy": nothing, "top_logp": nothing, **readouts},
+        values=nothing if "values" in algorithm.requires() else None,
+    )
     loss = algorithm.loss(batch, outputs).over(count(algorithm.units(), batch))
     loss.backward()
     assert leaf.grad is not None
@@ -87,24 +94,28 @@ def theirs(loss: Callable[[torch.Tensor], torch.Tensor], batch: Batch, logps: to
     return value.detach(), leaf.grad * batch.loss_mask
 
 
-def equal(mine: Result, other: Result, dtype: torch.dtype) -> None:
+def equal(mine: Result, other: Result, dtype: torch.dtype) -> tuple[Result, Result]:
+    """Both of them, which agree."""
     bound = 1e-6 if dtype == torch.float32 else 1e-12
     assert abs(float(mine[0]) - float(other[0])) < bound * max(1.0, abs(float(other[0])))
     torch.testing.assert_close(mine[1], other[1], atol=bound, rtol=bound)
+    return mine, other
 
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 SEEDS = pytest.mark.parametrize("seed", range(4))
 
 
-def trl_grpo(batch: Batch, loss_type: str, algorithm: GRPO) -> Callable[[torch.Tensor], torch.Tensor]:
+def trl_grpo(
+    batch: Batch, loss_type: str, algorithm: GRPO, *, by_token: bool = False
+) -> Callable[[torch.Tensor], torch.Tensor]:
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     # One advantage a row: there TRL's `sequence` is `sequence_token` too, in value and gradient.
     level = "token" if algorithm.importance_sampling_level == "token" else "sequence"
     rows = torch.ones(batch.num_rows, 1, dtype=torch.long)
     assert batch.advantages is not None
-    advantages = batch.advantages[:, 0]
+    advantages = batch.advantages if by_token else batch.advantages[:, 0]
 
     def loss(logps: torch.Tensor) -> torch.Tensor:
         me = trl_stub(
@@ -153,10 +164,34 @@ def trl_grpo(batch: Batch, loss_type: str, algorithm: GRPO) -> Callable[[torch.T
     ],
     ids=["grpo", "grpo-no-kl", "grpo-delta", "dr_grpo", "dr_grpo-kl", "dapo", "dapo-kl"],
 )
-def test_grpo_family(algorithm: GRPO, loss_type: str, seed: int, dtype: torch.dtype) -> None:
+def test_grpo_family(algorithm: GRPO, loss_type: str, seed: int, dtype: torch.dtype, certify: Certify) -> None:
     batch, logps = drawn(seed, None, dtype)
     batch = algorithm.credit(batch, {})[0]
-    equal(ours(algorithm, batch, logps), theirs(trl_grpo(batch, loss_type, algorithm), batch, logps), dtype)
+    both = equal(ours(algorithm, batch, logps), theirs(trl_grpo(batch, loss_type, algorithm), batch, logps), dtype)
+    certify(algorithm.name, "oracle", *both)
+
+
+@DTYPES
+@SEEDS
+@pytest.mark.parametrize(
+    "algorithm",
+    [ReinforcePP(), ReinforcePPBaseline(beta=0), PPO(), PPO(delta=1.5)],
+    ids=["reinforce_pp", "reinforce_pp_baseline", "ppo", "ppo-delta"],
+)
+def test_the_clip_of_tokens_with_advantages_of_their_own(
+    algorithm: ReinforcePP | ReinforcePPBaseline | PPO, seed: int, dtype: torch.dtype, certify: Certify
+) -> None:
+    """TRL has neither PPO nor REINFORCE++; given advantages by token, its mean over tokens is their policy term.
+
+    The critic foresaw what came, so PPO's value term is 0.
+    """
+    batch, logps = drawn(seed, None, dtype)
+    noise = torch.randn(logps.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    nothing = torch.zeros_like(logps)
+    batch = replace(batch, advantages=noise * batch.loss_mask, values=nothing, returns=nothing)
+    peer = GRPO(epsilon=algorithm.epsilon, delta=getattr(algorithm, "delta", None), beta=0)
+    wanted = theirs(trl_grpo(batch, "dapo", peer, by_token=True), batch, logps)
+    certify(algorithm.name, "oracle", *equal(ours(algorithm, batch, logps), wanted, dtype))
 
 
 def sided(tensor: torch.Tensor) -> torch.Tensor:
@@ -224,15 +259,16 @@ def trl_dpo(
     ],
     ids=["sigmoid", "ipo", "hinge", "sft", "sigmoid+sft", "ipo+hinge+sft"],
 )
-def test_dpo(algorithm: DPO, seed: int, dtype: torch.dtype) -> None:
+def test_dpo(algorithm: DPO, seed: int, dtype: torch.dtype, certify: Certify) -> None:
     batch, logps = drawn(seed, 2, dtype)
-    equal(ours(algorithm, batch, logps), theirs(trl_dpo(batch, algorithm), batch, logps), dtype)
+    both = equal(ours(algorithm, batch, logps), theirs(trl_dpo(batch, algorithm), batch, logps), dtype)
+    certify("dpo", "oracle", *both)
 
 
 @DTYPES
 @SEEDS
 @pytest.mark.parametrize("loss_type", ["nll", "dft"])
-def test_sft(loss_type: Literal["nll", "dft"], seed: int, dtype: torch.dtype) -> None:
+def test_sft(loss_type: Literal["nll", "dft"], seed: int, dtype: torch.dtype, certify: Certify) -> None:
     from trl.trainer.sft_trainer import SFTTrainer
 
     batch, logps = drawn(seed, None, dtype)
@@ -255,10 +291,12 @@ def test_sft(loss_type: Literal["nll", "dft"], seed: int, dtype: torch.dtype) ->
         }
         return SFTTrainer.compute_loss(me, cast(Any, model), inputs, num_items_in_batch=batch.loss_mask.sum())
 
-    equal(ours(SFT(loss_type=loss_type), batch, logps), theirs(loss, batch, logps), dtype)
+    both = equal(ours(SFT(loss_type=loss_type), batch, logps), theirs(loss, batch, logps), dtype)
+    certify("sft", "oracle", *both)
 
 
-def test_label_smoothing_acts_on_sigmoid_which_trl_ignores() -> None:
+@pytest.mark.maths
+def test_label_smoothing_acts_on_sigmoid_which_trl_ignores(certify: Certify) -> None:
     """cDPO by hand: d = .8, beta .1, epsilon .1: .9 x .653947 + .1 x .733947 = .661947; TRL gives .653947."""
     batch, _ = drawn(0, 2, torch.float64)
     batch = batch.select(torch.tensor([0, 1]))
@@ -269,3 +307,4 @@ def test_label_smoothing_acts_on_sigmoid_which_trl_ignores() -> None:
     logps = batch.ref_logps + wanted * first
     loss, _ = ours(DPO(label_smoothing=0.1), batch, logps)
     assert float(loss) == pytest.approx(0.661947, abs=1e-5)
+    certify("dpo", "golden", loss, 0.661947)

@@ -3,22 +3,20 @@
 Its numbers derived by hand stand in `test_golden.py`.
 """
 
-import sys
 from dataclasses import replace
 from math import fsum
 
 import pytest
 import torch
+from certificate import Certify
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from support import random_batch, tiny_policy
 
 import rung
 from rung import advantages, maths
 from rung.algorithms.ppo import PPO
 from rung.batch import Batch, Loss, Outputs, concat, count
-from rung.cli import main
 from rung.config import load_config, resolve
 from rung.metrics import values
 
@@ -78,8 +76,12 @@ def credited(algorithm: PPO, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return batch.advantages, batch.returns
 
 
-def close(actual: torch.Tensor, expected: list[float] | Rows, atol: float = 1e-5) -> None:
+def close(
+    actual: torch.Tensor, expected: list[float] | Rows, atol: float = 1e-5
+) -> tuple[torch.Tensor, list[float] | Rows]:
+    """Both of them, which agree."""
     torch.testing.assert_close(actual, torch.tensor(expected, dtype=actual.dtype), atol=atol, rtol=0)
+    return actual, expected
 
 
 def lost(algorithm: PPO, batch: Batch, logps: torch.Tensor, predicted: torch.Tensor) -> Loss:
@@ -93,24 +95,28 @@ def lost(algorithm: PPO, batch: Batch, logps: torch.Tensor, predicted: torch.Ten
 GOLDEN = {"kl": [[0.2, 0.4, 0.2]], "values": [[0.5, 0.4, 0.3]], "scores": [1.0]}
 
 
+@pytest.mark.maths
 def test_a_fixed_coefficient_keeps_no_state() -> None:
     batch = rollout(**GOLDEN)
     assert PPO().credit(batch, PPO().initial_state())[1] == {}
 
 
-def test_a_completion_without_an_end_pays() -> None:
+@pytest.mark.maths
+def test_a_completion_without_an_end_pays(certify: Certify) -> None:
     """gamma 1, lam 1, V 0: the return of each token is the score, less the penalty of the row that was cut off."""
     batch = rollout(kl=[[0.0] * 3] * 2, values=[[0.0] * 3] * 2, scores=[1.0, 1.0], truncated=[False, True])
     _, returns = credited(PPO(beta=0, lam=1, missing_eos_penalty=0.75), batch)
-    close(returns, [[1, 1, 1], [0.25, 0.25, 0.25]])
+    certify("ppo", "golden", *close(returns, [[1, 1, 1], [0.25, 0.25, 0.25]]))
 
 
+@pytest.mark.maths
 def test_explained_variance_of_a_perfect_and_of_an_ignorant_critic() -> None:
     for predicted, explained in (([[3.0], [5.0]], 1.0), ([[4.0], [4.0]], 0.0)):
         batch, _ = PPO(beta=0).credit(rollout(kl=[[0.0]] * 2, values=predicted, scores=[3.0, 5.0]), {})
         assert values(PPO(beta=0).rollout_metrics(batch, {})) == {"explained_variance": explained}
 
 
+@pytest.mark.maths
 def test_values_that_moved_beyond_their_range_are_counted() -> None:
     """Of .3, .1 and -.5 two lie beyond .2."""
     batch, _ = PPO().credit(rollout(**GOLDEN), {})
@@ -289,40 +295,10 @@ def test_a_reference_is_kept_only_where_the_kl_counts() -> None:
     assert not {"kl", "kl/sequence_sum", "beta"} & told
 
 
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"kl_target": 6}, "no unit"),
-        ({"kl_unit": "token_mean"}, "nothing without"),
-        ({"kl_target": 6, "kl_unit": "token_mean", "beta": 0}, "0 stays 0"),
-        ({"delta": 1.1}, "must exceed"),
-        ({"cliprange_value": 0}, "greater than 0"),
-        ({"lam": 1.5}, "less than or equal to 1"),
-        ({"bootstrap_truncated": True, "missing_eos_penalty": 1.0}, "keep one of them"),
-    ],
-)
-def test_settings_that_contradict_are_refused(settings: dict[str, object], says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
-        PPO.model_validate(settings)
-
-
 def test_a_rollout_is_trained_on_four_times() -> None:
     for size in ("tiny", "small", "large"):
         updates = resolve(load_config("ppo"), size).stages[0].updates
         assert (updates.epochs, updates.minibatches) == (4, 1)
-
-
-def test_settings_that_contradict_are_told_by_the_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = ("algorithm.bootstrap_truncated=true", "algorithm.missing_eos_penalty=1")
-    monkeypatch.setattr(sys, "argv", ["rung", "check", "ppo", *settings])
-    with pytest.raises(SystemExit) as exit:
-        main()
-    assert exit.value.code == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 2
-    assert "`missing_eos_penalty` judges a cut as an ending" in said[0]
 
 
 def letters(completion: str) -> float:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from certificate import Certify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import random_batch
@@ -42,7 +43,7 @@ def advantages_of(algorithm: ReinforcePP | GRPO, batch: Batch) -> torch.Tensor:
 
 
 @pytest.mark.maths
-def test_a_token_is_credited_with_what_is_still_to_come() -> None:
+def test_a_token_is_credited_with_what_is_still_to_come(certify: Certify) -> None:
     """beta .1, k1 = [.1, .2, -.1], R = 1: token rewards -.01, -.02, 1.01, to go [.98, .99, 1.01]; then whitened.
 
     Mean .993333, biased variance ((.013333)^2 + (.003333)^2 + (.016667)^2) / 3 = .000155556.
@@ -50,14 +51,16 @@ def test_a_token_is_credited_with_what_is_still_to_come() -> None:
     found = advantages_of(ReinforcePP(beta=0.1), rows([0.1, 0.2, -0.1], rewards=[1.0]))
     expected = torch.tensor([[-0.0133333, -0.0033333, 0.0166667]], dtype=torch.float64) / 0.000155566**0.5
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    certify("reinforce_pp", "golden", found, expected)
 
 
 @pytest.mark.maths
-def test_without_a_kl_every_token_has_the_whitened_reward_of_its_row() -> None:
+def test_without_a_kl_every_token_has_the_whitened_reward_of_its_row(certify: Certify) -> None:
     """R = [1, 0, 0] of one token each: mean 1/3, biased variance 2/9: (2/3, -1/3, -1/3) / .471405."""
     found = advantages_of(ReinforcePP(beta=0), rows([0.5], [0.5], [0.5], rewards=[1.0, 0.0, 0.0]))
     expected = torch.tensor([[2 / 3], [-1 / 3], [-1 / 3]], dtype=torch.float64) / (2 / 9) ** 0.5
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    certify("reinforce_pp", "golden", found, expected)
 
 
 @pytest.mark.maths
@@ -73,7 +76,7 @@ def test_tokens_of_a_tool_and_rows_without_a_reward_earn_nothing_and_are_not_cou
 
 
 @pytest.mark.maths
-def test_with_a_baseline_one_std_of_what_is_left_scales_the_whole_rollout() -> None:
+def test_with_a_baseline_one_std_of_what_is_left_scales_the_whole_rollout(certify: Certify) -> None:
     """R = [1,0,0,1 | 1,1,1,0]: centred +-.5 and .25, .25, .25, -.75; sum of squares 1.75, over 7: std .5.
 
     Not `scale_rewards: batch`, which divides by the std .517549 of the raw rewards.
@@ -83,18 +86,20 @@ def test_with_a_baseline_one_std_of_what_is_left_scales_the_whole_rollout() -> N
     found = advantages_of(ReinforcePPBaseline(), batch)[:, 0]
     expected = torch.tensor([1, -1, -1, 1, 0.5, 0.5, 0.5, -1.5], dtype=torch.float64)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    certify("reinforce_pp_baseline", "golden", found, expected)
     other = advantages_of(GRPO(scale_rewards="batch"), batch)[:, 0]
     assert float(other[0]) == pytest.approx(0.965905, abs=1e-5)
 
 
 @pytest.mark.maths
-def test_an_unscored_row_is_not_in_the_std() -> None:
+def test_an_unscored_row_is_not_in_the_std(certify: Certify) -> None:
     """R = [1, 0, None | 1, 0, None]: centred +-.5 of four rows, std sqrt(1 / 3)."""
     batch = rows(*[[0.0]] * 6, rewards=[1.0, 0.0, NAN, 1.0, 0.0, NAN])
     batch = replace(batch, group_of=torch.tensor([0] * 3 + [1] * 3))
     found = advantages_of(ReinforcePPBaseline(), batch)[:, 0]
     wanted = torch.tensor([0.5, -0.5, 0, 0.5, -0.5, 0], dtype=torch.float64) / (1 / 3) ** 0.5
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    certify("reinforce_pp_baseline", "golden", found, wanted)
 
 
 @pytest.mark.maths
@@ -167,7 +172,7 @@ def test_what_is_not_trained_changes_nothing(seed: int) -> None:
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss"), [(1.25, 1.0, -1.2), (0.7, 1.0, -0.7), (0.7, -1.0, 0.8), (1.5, -1.0, 1.5)]
 )
-def test_the_clip_is_that_of_ppo(ratio: float, advantage: float, loss: float) -> None:
+def test_the_clip_is_that_of_ppo(ratio: float, advantage: float, loss: float, certify: Certify) -> None:
     """Bounds .8 and 1.2: a gain stops counting at the bound, a loss is never cut."""
     batch = rows([0.0], rewards=[0.0])
     batch = replace(batch, advantages=torch.full((1, 1), advantage, dtype=torch.float64))
@@ -175,6 +180,7 @@ def test_the_clip_is_that_of_ppo(ratio: float, advantage: float, loss: float) ->
     moved = float(torch.tensor(ratio, dtype=torch.float64).log())
     found, _ = ours(ReinforcePP(), batch, batch.old_logps + moved)
     assert float(found) == pytest.approx(loss)
+    certify("reinforce_pp", "golden", found, loss)
 
 
 def test_a_truncated_completion_is_left_out_where_it_is_masked() -> None:
@@ -189,6 +195,7 @@ def test_a_truncated_completion_is_left_out_where_it_is_masked() -> None:
     assert not found[1].any()
 
 
+@pytest.mark.maths
 def test_the_kl_that_is_paid_for_is_shown_once_a_rollout() -> None:
     """k1 sums .3 and .4 over scored rows: mean .35; `kl` of the loss is k3."""
     batch = rows([0.1, 0.2], [0.2, 0.2], [9.0, 9.0], rewards=[1.0, 0.0, NAN])
@@ -202,7 +209,7 @@ def test_the_kl_that_is_paid_for_is_shown_once_a_rollout() -> None:
 
 @pytest.mark.maths
 @pytest.mark.parametrize("seed", range(3))
-def test_the_kl_of_tokens_to_come_has_the_gradient_of_the_kl_of_completions(seed: int) -> None:
+def test_the_kl_of_tokens_to_come_has_the_gradient_of_the_kl_of_completions(seed: int, certify: Certify) -> None:
     """By enumeration of all answers of two tokens out of three, before whitening, beta 1 and no reward.
 
     A token earns - k1 of itself and what follows; what came before it would be a constant, and is left out.
@@ -221,3 +228,4 @@ def test_the_kl_of_tokens_to_come_has_the_gradient_of_the_kl_of_completions(seed
     found = torch.autograd.grad(-(logps_of(start).sum(1).exp()[:, None] * credit * logps).sum(), leaf)[0]
     exact = torch.autograd.grad((logps_of(leaf).sum(1).exp() * (logps_of(leaf) - other).sum(1)).sum(), leaf)[0]
     torch.testing.assert_close(found, exact, atol=1e-12, rtol=0)
+    certify("reinforce_pp", "golden", found, exact)

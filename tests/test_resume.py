@@ -10,6 +10,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
+from certificate import Certify
 from resumable import REWARD, STAGES, STEPS, trained
 
 pytestmark = pytest.mark.process
@@ -61,7 +62,7 @@ def outcome(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_ten_times_a_stage_ends_with_the_same_bytes(
-    stage: str, work: Path, processes: ForkServerContext
+    stage: str, work: Path, processes: ForkServerContext, certify: Certify
 ) -> None:
     whole, killed = work / "whole", work / "killed"
     assert run(processes, work, stage, whole, None, signal.SIGKILL) == 0
@@ -72,6 +73,7 @@ def test_killed_ten_times_a_stage_ends_with_the_same_bytes(
     assert expected.keys() >= {"metrics.jsonl", "model/model.safetensors"}
     assert outcome(killed) == expected
     assert expected["metrics.jsonl"].count(b"\n") == STEPS
+    certify(stage, "resume", float(outcome(killed) != expected), of="killed")
 
 
 def test_a_stage_that_is_asked_to_stop_saves_and_goes_on(work: Path, processes: ForkServerContext) -> None:

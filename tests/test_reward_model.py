@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from certificate import Certify
 from support import gradient, random_batch, tiny_policy
 from torch import Tensor
 
@@ -87,7 +88,9 @@ def test_the_examples_in_the_docstrings_hold(module: str) -> None:
     [({}, 0.0, 0.313262), ({}, 0.5, 0.474077), ({"center_rewards_coefficient": 0.01}, 0.0, 0.353262)],
     ids=["plain", "margin", "centering"],
 )
-def test_the_loss_of_a_pair_with_verdicts_placed_at_the_last_attended_token(settings, margin, expected) -> None:
+def test_the_loss_of_a_pair_with_verdicts_placed_at_the_last_attended_token(
+    settings, margin, expected, certify: Certify
+) -> None:
     """s = (1.5, .5): -log sigma(1); with margin .5: -log sigma(.5); with c = .01: + .01 x 2^2. EOS (1) holds .5."""
     example = {"prompt": "ab", "chosen": "cd", "rejected": "ef", "margin": margin}
     tokenizer = build("llama")[1]
@@ -101,16 +104,20 @@ def test_the_loss_of_a_pair_with_verdicts_placed_at_the_last_attended_token(sett
         for part, outputs in policy.parts(batch, algorithm)
     )
     assert total == pytest.approx(expected, abs=1e-5)
+    certify("reward_model", "golden", total, expected)
 
 
 @pytest.mark.maths
-def test_a_ranking_counts_each_of_its_pairs_with_one_over_their_number() -> None:
+def test_a_ranking_counts_each_of_its_pairs_with_one_over_their_number(certify: Certify) -> None:
     """s = 2, 1, 0: (.313262 + .126928 + .313262) / 3 = .251151; with a pair of .313262 beside it .282207."""
     scores = torch.tensor([2.0, 1.0, 0.0, 1.5, 0.5])
     assert loss_of(RewardModel(), groups_of(3), scores[:3]).item() == pytest.approx(0.251151, abs=1e-6)
-    assert loss_of(RewardModel(), groups_of(3, 2), scores).item() == pytest.approx(0.282207, abs=1e-6)
+    both = loss_of(RewardModel(), groups_of(3, 2), scores)
+    assert both.item() == pytest.approx(0.282207, abs=1e-6)
+    certify("reward_model", "golden", both, 0.282207)
 
 
+@pytest.mark.maths
 def test_a_pair_is_a_ranking_of_two() -> None:
     rows = [{"prompt": "ab", "chosen": "c", "rejected": "dd", "margin": 0.25}]
     ranked = [{"prompt": "ab", "completions": ["c", "dd"], "margin": 0.25}]
@@ -128,6 +135,7 @@ def test_a_pair_is_a_ranking_of_two() -> None:
     assert first == second == pytest.approx(math.log(1 + math.exp(-0.25)))
 
 
+@pytest.mark.maths
 def test_metrics_of_two_parts_are_those_of_the_whole() -> None:
     """Chosen 2, 2, 1 | 1.5 and rejected 1, 0, 0 | 2: three of four in order; spreads over all four pairs."""
     scores = torch.tensor([2.0, 1.0, 0.0, 1.5, 2.0])
@@ -148,7 +156,7 @@ def test_metrics_of_two_parts_are_those_of_the_whole() -> None:
 @pytest.mark.oracle
 @pytest.mark.parametrize("center", [0.0, 0.01])
 @pytest.mark.parametrize("margin", [False, True])
-def test_loss_and_gradient_equal_trl(center: float, margin: bool) -> None:
+def test_loss_and_gradient_equal_trl(center: float, margin: bool, certify: Certify) -> None:
     from trl.trainer.reward_trainer import RewardTrainer
 
     generator = torch.Generator().manual_seed(0)
@@ -177,6 +185,7 @@ def test_loss_and_gradient_equal_trl(center: float, margin: bool) -> None:
     loss.backward()
     torch.testing.assert_close(expected, loss, atol=1e-12, rtol=0)
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-12, rtol=0)
+    certify("reward_model", "oracle", [expected, ours.grad], [loss, theirs.grad])
 
 
 def judge(family: str, *, lora: bool = False) -> Policy:
@@ -191,6 +200,7 @@ def rows_of(batch: Batch) -> list[list[int]]:
     return [prompts[p] + answer for p, answer in zip(batch.prompt_of.tolist(), answers, strict=True)]
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("family", "lora"), [("llama", False), ("qwen3", True), ("gpt2", False), ("gemma3", True)])
 def test_a_saved_reward_model_gives_the_scores_of_the_policy_over_their_scale(tmp_path, family, lora) -> None:
     from transformers import AutoModelForSequenceClassification

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from certificate import Certify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import random_batch
@@ -96,7 +97,12 @@ def rolled_by_trl(batch: Batch, trainer: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("beta", [0.0, 0.3])
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
 def test_advantage_loss_and_gradient_equal_trl(
-    masked: bool, beta: float, unscored: bool, dtype: torch.dtype, tmp_path_factory: pytest.TempPathFactory
+    masked: bool,
+    beta: float,
+    unscored: bool,
+    dtype: torch.dtype,
+    tmp_path_factory: pytest.TempPathFactory,
+    certify: Certify,
 ) -> None:
     """With one exception: a row that is masked because it was cut off pays for its KL, which lifts the baseline.
 
@@ -142,7 +148,7 @@ def test_advantage_loss_and_gradient_equal_trl(
         }
         return RLOOTrainer._compute_loss(me, None, inputs) + dead.sum() / batch.num_rows
 
-    equal(ours(algorithm, credited, logps), theirs(loss, credited, logps), dtype)
+    certify("rloo", "oracle", *equal(ours(algorithm, credited, logps), theirs(loss, credited, logps), dtype))
 
 
 # derived by hand
@@ -170,16 +176,21 @@ def group(*rewards: float) -> Batch:
         ([1, NAN, NAN, NAN], [0, 0, 0, 0]),
     ],
 )
-def test_a_sample_is_held_against_the_mean_of_the_others(rewards: list[float], expected: list[float]) -> None:
+def test_a_sample_is_held_against_the_mean_of_the_others(
+    rewards: list[float], expected: list[float], certify: Certify
+) -> None:
     """[1,0,0,1]: 1 - 1/3; [1,0,0,0]: 1 - 0 and 0 - 1/3; an unscored row is no other; alone there is nothing to say."""
     credited = RLOO().credit(group(*rewards), {})[0]
     assert credited.advantages is not None
     torch.testing.assert_close(credited.advantages[:, 0], torch.tensor(expected, dtype=torch.float64))
+    certify("rloo", "golden", credited.advantages[:, 0], expected)
 
 
 @pytest.mark.maths
 @pytest.mark.parametrize(("advantage", "loss"), [(1.0, -1.015113), (-1.0, 1.015113)])
-def test_the_ratio_of_a_completion_is_the_product_of_its_tokens(advantage: float, loss: float) -> None:
+def test_the_ratio_of_a_completion_is_the_product_of_its_tokens(
+    advantage: float, loss: float, certify: Certify
+) -> None:
     """Delta = [.02, -.01, .005]: sum .015, c = 1.015113; d loss / d log pi_t = - c A for every token of the row."""
     batch = group(0.0)
     batch = replace(batch, advantages=torch.full((1, 3), advantage, dtype=torch.float64))
@@ -187,6 +198,7 @@ def test_the_ratio_of_a_completion_is_the_product_of_its_tokens(advantage: float
     found, gradient = ours(RLOO(), batch, batch.old_logps + torch.tensor([[0.02, -0.01, 0.005]]))
     assert float(found) == pytest.approx(loss, abs=1e-6)
     torch.testing.assert_close(gradient, torch.full_like(gradient, loss), atol=1e-6, rtol=0)
+    certify("rloo", "golden", [found, gradient], [loss, torch.full_like(gradient, loss)])
 
 
 @pytest.mark.maths

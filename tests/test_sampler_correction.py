@@ -1,6 +1,5 @@
 """Weights for what another sampler drew: by hand, as TRL applies them, and through a sampler that is not exact."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -8,15 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from test_grpo_family import FAMILY
 from test_oracle import drawn, equal, ours, theirs, trl_stub
 
 from rung.algorithms.group import Correction, GroupRelative
 from rung.algorithms.grpo import GRPO
-from rung.algorithms.vespo import VESPO
 from rung.batch import Batch, Completion
-from rung.cli import main
 from rung.data.encode import encode
 from rung.data.load import load_examples
 from rung.metrics import values
@@ -171,6 +167,7 @@ def sampled_by(sampler: Any, algorithm: GroupRelative) -> Batch:
     return algorithm.credit(algorithm.prepare(batch, Policy(model)), {})[0]
 
 
+@pytest.mark.maths
 def test_the_log_probs_of_a_sampler_that_is_not_exact_are_kept_beside_those_of_the_policy() -> None:
     """Every token is e^.5 = 1.648721 times likelier than that sampler said; its old log-probs are the exact ones."""
     algorithm = GRPO(beta=0, importance_sampling_correction="token_truncate")
@@ -185,20 +182,3 @@ def test_the_log_probs_of_a_sampler_that_is_not_exact_are_kept_beside_those_of_t
     shown = values(algorithm.rollout_metrics(batch, {}))
     assert shown["sampling/sampling_logp_difference/mean"] == pytest.approx(0.5, abs=1e-4)
     assert shown["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.648721, abs=1e-3)
-
-
-def test_a_correction_of_the_built_in_sampler_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["rung", "check", "grpo", "algorithm.importance_sampling_correction=token_mask"])
-    with pytest.raises(SystemExit) as exit:
-        main()
-    assert exit.value.code == 2
-    what, remedy = capsys.readouterr().err.splitlines()[-2:]
-    assert what == "stage `grpo` corrects for its sampler, which is the policy itself: every weight would be 1"
-    assert remedy.endswith("leave `importance_sampling_correction` out; it is for a sampler of your own")
-
-
-def test_a_weight_twice_is_refused() -> None:
-    with pytest.raises(ValidationError, match="phi is its weight already"):
-        VESPO(importance_sampling_correction="token_mask")

@@ -94,6 +94,7 @@ def test_the_bootstrap_repeats_itself_and_agrees_with_the_normal_interval():
     assert drawn.interval == pytest.approx((drawn.value - half, drawn.value + half), abs=0.006)
 
 
+@pytest.mark.maths
 def test_the_bootstrap_of_flips_agrees_with_the_normal_interval():
     """600 items, 90 to the good and 30 to the bad: gain .1, variance (120 / 600 - .01) / 600."""
     before, after = [0.0] * 570 + [1.0] * 30, [1.0] * 90 + [0.0] * 510

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from certificate import Certify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import random_batch
@@ -22,9 +23,7 @@ from rung.algorithms.cpo import CPO
 from rung.algorithms.orpo import ORPO
 from rung.algorithms.simpo import SimPO
 from rung.batch import Batch, count
-from rung.errors import ConfigError
 from rung.planner import Layout
-from rung.registry import algorithm
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 CHOSEN = {"pa": exp(-0.7), "ab": exp(-0.1)}  # `ab` behind p: mean -.4, sum -.8
@@ -41,18 +40,19 @@ def shares(made: Algorithm, layout: Layout, table: dict[str, float], *rows: tupl
 
 @pytest.mark.maths
 @LAYOUTS
-def test_simpo_compares_means_over_tokens(layout: Layout) -> None:
+def test_simpo_compares_means_over_tokens(layout: Layout, certify: Certify) -> None:
     """Golden 22. a = (-.4, -1), beta 2, gamma 1: -log sigma(1.2 - 1) = .598139. With alpha .5: + .5 x .8 / 2."""
     table = {**CHOSEN, "pb": exp(-1)}
     rows = (("p", "ab"), ("p", "b"))
     assert shares(SimPO(), layout, table, *rows) == {"pairs": pytest.approx(0.598139, abs=1e-5)}
     found = shares(SimPO(cpo_alpha=0.5), layout, table, *rows)
     assert found == {"pairs": pytest.approx(0.598139, abs=1e-5), "nll": pytest.approx(0.2, abs=1e-5)}
+    certify("simpo", "golden", found, {"pairs": 0.598139, "nll": 0.2})
 
 
 @pytest.mark.maths
 @LAYOUTS
-def test_orpo_adds_the_odds_to_the_likelihood_of_the_chosen_completion(layout: Layout) -> None:
+def test_orpo_adds_the_odds_to_the_likelihood_of_the_chosen_completion(layout: Layout, certify: Certify) -> None:
     """Golden 22. a = (-.5, -1): log odds .974077, term .320300, times beta .1; NLL .5 a token of the chosen row alone.
 
     log odds: -.5 - ln(1 - e^-.5) + 1 + ln(1 - e^-1) = .432752 + .541325.
@@ -60,6 +60,7 @@ def test_orpo_adds_the_odds_to_the_likelihood_of_the_chosen_completion(layout: L
     table = {"pa": exp(-0.5), "ab": exp(-0.5), "pb": exp(-1)}
     found = shares(ORPO(), layout, table, ("p", "ab"), ("p", "b"))
     assert found == {"nll": pytest.approx(0.5, abs=1e-5), "odds": pytest.approx(0.0320300, abs=1e-6)}
+    certify("orpo", "golden", found, {"nll": 0.5, "odds": 0.0320300})
 
 
 @pytest.mark.maths
@@ -74,13 +75,14 @@ def test_orpo_adds_the_odds_to_the_likelihood_of_the_chosen_completion(layout: L
     ],
     ids=["sigmoid", "smoothed", "hinge", "ipo"],
 )
-def test_cpo_compares_sums_over_tokens(layout: Layout, given: dict[str, Any], loss: float) -> None:
+def test_cpo_compares_sums_over_tokens(layout: Layout, given: dict[str, Any], loss: float, certify: Certify) -> None:
     """s = (-.8, -1), beta .1: -log sigma(.02) = .683197, 1 - .02; ipo of means (-.4 + 1 - 5)^2. NLL .8 over 2 tokens.
 
     Smoothed by .1: .9 x .683197 + .1 x .703197.
     """
     found = shares(CPO.model_validate(given), layout, {**CHOSEN, "pb": exp(-1)}, ("p", "ab"), ("p", "b"))
     assert found == {"pairs": pytest.approx(loss, abs=1e-5), "nll": pytest.approx(0.4, abs=1e-5)}
+    certify("cpo", "golden", found, {"pairs": loss, "nll": 0.4})
 
 
 def logits_of(ids: torch.Tensor, logps: torch.Tensor) -> torch.Tensor:
@@ -144,7 +146,7 @@ DTYPES = [torch.float32, torch.float64]
     ],
     ids=["cpo", "cpo-smoothed", "cpo-hinge", "cpo-ipo", "simpo", "simpo+nll"],
 )
-def test_cpo_and_simpo_equal_trl(made: CPO | SimPO, dtype: torch.dtype, seed: int) -> None:
+def test_cpo_and_simpo_equal_trl(made: CPO | SimPO, dtype: torch.dtype, seed: int, certify: Certify) -> None:
     from trl.experimental.cpo import CPOTrainer
 
     batch, logps = drawn(seed, 2, dtype)
@@ -158,22 +160,23 @@ def test_cpo_and_simpo_equal_trl(made: CPO | SimPO, dtype: torch.dtype, seed: in
         loss_type=made.loss_type if isinstance(made, CPO) else "simpo",
         simpo_gamma=made.simpo_gamma if isinstance(made, SimPO) else 0.0,
     )
-    equal(ours(made, batch, logps), theirs(loss, batch, logps), dtype)
+    certify(made.name, "oracle", *equal(ours(made, batch, logps), theirs(loss, batch, logps), dtype))
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("beta", [0.1, 0.7])
-def test_orpo_equals_trl_where_the_prompt_is_one_token(beta: float, seed: int) -> None:
+def test_orpo_equals_trl_where_the_prompt_is_one_token(beta: float, seed: int, certify: Certify) -> None:
     """TRL trains the prompt's tokens too, of which a prompt of one token has none. It casts to float32."""
     from trl.experimental.orpo import ORPOTrainer
 
     batch, logps = drawn(seed, 2, torch.float32)
-    equal(
+    both = equal(
         ours(ORPO(beta=beta), batch, logps),
         theirs(trl_loss(ORPOTrainer, batch, beta=beta), batch, logps),
         torch.float32,
     )
+    certify("orpo", "oracle", *both)
 
 
 @pytest.mark.oracle
@@ -219,7 +222,7 @@ def test_what_is_not_trained_plays_no_part_and_sides_pull_apart(made: Algorithm,
 @pytest.mark.parametrize(
     ("made", "loss"), [(ORPO(beta=1.0), log(2)), (SimPO(simpo_gamma=0.0), log(2)), (CPO(), log(2))]
 )
-def test_sides_that_are_as_likely_cost_ln_2(made: Algorithm, loss: float) -> None:
+def test_sides_that_are_as_likely_cost_ln_2(made: Algorithm, loss: float, certify: Certify) -> None:
     """Equal lengths and log-probs: the margin is 0."""
     batch, logps = drawn(3, 2, torch.float64)
     mask = batch.loss_mask[::2].repeat_interleave(2, 0)
@@ -228,7 +231,9 @@ def test_sides_that_are_as_likely_cost_ln_2(made: Algorithm, loss: float) -> Non
     term = "odds" if isinstance(made, ORPO) else "pairs"
     nll = float(-(even * mask)[::2].sum() / mask[::2].sum()) if "nll" in made.units() else 0.0
     assert set(made.units()) <= {term, "nll"}
-    assert float(ours(made, batch, even)[0]) == pytest.approx(loss + nll, abs=1e-12)
+    found = ours(made, batch, even)[0]
+    assert float(found) == pytest.approx(loss + nll, abs=1e-12)
+    certify(made.name, "golden", found, loss + nll)
 
 
 PAIRS = [{"prompt": f"number {i}", "chosen": f"it is {i}", "rejected": "no"} for i in range(8)]
@@ -241,9 +246,3 @@ def test_a_tiny_model_learns_to_prefer_without_a_reference(made: Algorithm) -> N
     assert stage.policy.reference is None
     assert steps[-1].loss < steps[0].loss
     assert steps[-1].metrics["rewards/accuracies"].value() == 1
-
-
-def test_smoothing_is_refused_where_it_does_nothing() -> None:
-    with pytest.raises(ConfigError, match="acts on `loss_type: sigmoid` alone") as caught:
-        algorithm({"name": "cpo", "loss_type": "ipo", "label_smoothing": 0.1})
-    assert caught.value.remedy

@@ -16,9 +16,12 @@ from rung.metrics import Metrics
 if TYPE_CHECKING:
     from rung.policy import Policy
 
-Need = Literal["text", "pairs", "unpaired", "prompts", "reference", "old_logps", "sampled_logps", "values", "final"]
+Need = Literal[
+    "text", "pairs", "unpaired", "prompts", "reference", "old_logps", "sampled_logps", "values", "final", "teacher"
+]
 State = Mapping[str, float | int | list[float]]
 Readout = Callable[[Tensor], Tensor]
+TeacherReadout = Callable[[Tensor, Tensor], Tensor]
 
 
 class Algorithm(BaseModel):
@@ -27,19 +30,24 @@ class Algorithm(BaseModel):
     `name`     the word in a config.
     `needs`    one kind of data (`text` to imitate, `pairs`, `unpaired` answers labelled good or bad, `prompts` to
                sample from; none: nothing is trained), and what `prepare` brings: `reference`, `old_logps`, `values`; or
-               a head on the last token: `final`.
+               a head on the last token: `final`; or another model that the forward runs beside the policy: `teacher`.
     `terms`    the sums that `loss` returns and what each is divided by, counted over the whole optimizer step:
                `tokens`, `rows`, `groups`, a constant, or a function of the batch.
     `unit`     what a part may never cut: a `row`, or a `group` where the loss couples the rows of one.
     `group_size` how many answers a prompt of `pairs` must have; None where any number from two on will do.
     `least_batch_size` the fewest examples of a step that the loss makes sense of.
     `readouts` pure functions of a chunk of logits (n, V) -> (n,), run inside the forward, read from `Outputs.readouts`.
+    `teacher_readouts` the same of the policy's logits and the teacher's, both (n, V); the latter have no gradient.
     `reads_logps` False where `loss` reads neither log-probs nor readouts: the LM head is then left out.
+    `reads_rewards` False where sampled completions are trained on whatever they are worth: rewards are then optional,
+               and are logged.
 
     Class defaults hold the objective of the paper. A variant is a subclass with other defaults and a name of its own.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -48,7 +56,9 @@ class Algorithm(BaseModel):
     group_size: ClassVar[int | None] = None
     least_batch_size: ClassVar[int] = 1
     readouts: ClassVar[Mapping[str, Readout]] = {}
+    teacher_readouts: ClassVar[Mapping[str, TeacherReadout]] = {}
     reads_logps: ClassVar[bool] = True
+    reads_rewards: ClassVar[bool] = True
 
     def requires(self) -> frozenset[Need]:
         """What this instance needs; override where a setting decides, such as a KL coefficient of 0."""
@@ -62,9 +72,20 @@ class Algorithm(BaseModel):
         """The readouts of this instance; override where a setting decides which are worth their time."""
         return self.readouts
 
+    def reads_with_teacher(self) -> Mapping[str, TeacherReadout]:
+        """The teacher readouts of this instance; override where a setting decides which they are."""
+        return self.teacher_readouts
+
     def makes_policy(self) -> bool:
         """Whether what is trained answers prompts; a model with a head on the last token judges answers instead."""
         return "final" not in self.requires()
+
+    def idle_settings(self) -> Mapping[str, str]:
+        """Settings that have no effect beside the others, each with why; to write one of them is an error."""
+        return {}
+
+    def refuse(self) -> None:
+        """Raises ConfigError for settings that can be computed and that a stage is not to be trained with."""
 
     def samples_per_prompt(self) -> int:
         """How many completions the engine samples for a prompt."""

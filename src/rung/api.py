@@ -10,6 +10,7 @@ from rung.algorithm import Algorithm
 from rung.config import load_config, parse_config, resolve
 from rung.config.sizes import size_of
 from rung.errors import ConfigError
+from rung.locate import locate
 from rung.opening import Given, open_stage
 from rung.ranks import Ranks
 from rung.stage import Stage
@@ -49,15 +50,21 @@ def train(
     config = parse_config({"name": "train", "model": named, "stages": [stage]}, source="rung.train", base=Path.cwd())
     size = None if isinstance(model, str) else size_of(model[0].num_parameters())
     config = resolve(config, size, {"train": algorithm} if isinstance(algorithm, Algorithm) else None)
+    teacher = config.stages[0].teacher
     own_critic = config.stages[0].critic == "start"
     if own_critic and not isinstance(model, str):
         raise ConfigError("`critic: start` loads the model again, and it is given in memory", "give its name or folder")
+    adapter = config.stages[0].adapter
+    if adapter is not None and adapter.load_in_4bit and not isinstance(model, str):
+        what = "`load_in_4bit` loads the model again to merge into it, and it is given in memory"
+        raise ConfigError(what, "give its name or folder")
     return open_stage(
         config.stages[0],
         config,
         start=named,
         reference=None,
         critic=named if own_critic else None,
+        teacher=None if teacher is None else locate(teacher, base=config.base, runs=Path(config.output)),
         ranks=Ranks(),
         given=Given(
             algorithm=algorithm if isinstance(algorithm, Algorithm) else None,
@@ -74,8 +81,8 @@ def _several(rewards: RewardLike | Iterable[RewardLike]) -> tuple[RewardLike, ..
     return (cast(RewardLike, rewards),) if alone else tuple(cast("Iterable[RewardLike]", rewards))
 
 
-def run(config: str | Path, *overrides: str, new: bool = False) -> Run:
+def run(config: str | Path, *overrides: str, new: bool = False, fully_shard: bool = False) -> Run:
     """What `rung run CONFIG OVERRIDE ...` does: every stage, gates, lineage and report. Raises UserError."""
     from rung.path import run_path
 
-    return run_path(load_config(config, overrides), new=new)
+    return run_path(load_config(config, overrides), new=new, fully_shard=fully_shard)

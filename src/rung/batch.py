@@ -205,6 +205,22 @@ class Completion:
     finish_reason: FinishReason
 
 
+def placeholder(device: torch.device) -> Batch:
+    """One prompt of one token with an answer of one, where `device` says."""
+    one, number = torch.ones((1, 1), dtype=torch.bool), torch.zeros(1, dtype=torch.long)
+    empty = Batch(
+        prompt_ids=number[None],
+        prompt_mask=one,
+        prompt_of=number,
+        group_of=number,
+        completion_ids=number[None],
+        completion_mask=one,
+        loss_mask=one,
+        row_ids=("",),
+    )
+    return empty.to(device)
+
+
 def to_tree(batch: Batch) -> dict[str, Any]:
     """The batch as nested dicts of tensors and JSON values, for a checkpoint."""
     return {

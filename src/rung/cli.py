@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rung.errors import UserError
+from rung.signals import EXIT_USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-
-EXIT_USER = 2
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,13 +62,24 @@ def run(
         bool, typer.Option("--strict", help="Exit 3 where a stage is not promoted, 4 where one is open.")
     ] = False,
     new: Annotated[bool, typer.Option("--new", help="Start afresh beside an earlier run of the same name.")] = False,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, which share each step.")] = 1,
+    fully_shard: Annotated[
+        bool, typer.Option("--fully-shard", help="Each process holds a part of the weights, not a replica (FSDP2).")
+    ] = False,
 ) -> None:
     """Run a path, or go on with it where it stopped."""
+    if nproc > 1:
+        from rung.launch import launch
+
+        flags = {"--strict": strict, "--new": new, "--fully-shard": fully_shard}
+        arguments = ["run", config, *(overrides or ()), *(flag for flag, given in flags.items() if given)]
+        raise typer.Exit(launch(arguments, nproc))
     from rung.config import load_config
     from rung.path import run_path
 
     _without_loading_bars()
-    raise typer.Exit(run_path(load_config(config, overrides or ()), new=new).exit_code(strict=strict))
+    done = run_path(load_config(config, overrides or ()), new=new, fully_shard=fully_shard)
+    raise typer.Exit(done.exit_code(strict=strict))
 
 
 @app.command()

@@ -1,5 +1,13 @@
 """What a user did wrong, in two lines: what it is (file, row, key) and what to do."""
 
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """A mistake in something that a user wrote; the command prints it in two lines and exits with 2.
@@ -33,3 +41,19 @@ class SamplingError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint or run folder that cannot be read or written."""
+
+
+@contextmanager
+def within(place: str) -> Iterator[None]:
+    """UserErrors from inside with their place in front: the stage, the key or the file that they are about.
+
+    >>> with within("stage `sft`"):
+    ...     raise ConfigError("`beta` is -1", "make it positive")
+    Traceback (most recent call last):
+    rung.errors.ConfigError: stage `sft`: `beta` is -1
+    make it positive
+    """
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{place}: {error.what}", error.remedy) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from rung.data.load import load_examples
 from rung.data.records import Example, as_prompt
 from rung.data.splits import sample
-from rung.errors import ConfigError
+from rung.errors import ConfigError, within
 from rung.evaluate import OUTPUT_TOKENS, TRUNCATED, Evaluation, check_items, evaluate
 from rung.fewshot import encode_question
 from rung.judges import located
@@ -37,7 +37,9 @@ class Exam:
     def __init__(self, config: PathConfig):
         self.config = config
         self.block = config.evaluate
-        self.metrics = Rewards(located(self.block.metrics, config, None), base=config.base)
+        metrics = located(self.block.metrics, config, None)
+        with within("`evaluate.metrics`"):
+            self.metrics = Rewards(metrics, base=config.base)
 
     @property
     def goals(self) -> dict[str, Goal]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rung import checkpoint
 from rung.batch import Batch
@@ -36,6 +39,7 @@ def fit(
     start: str,
     reference: str | None,
     critic: str | None,
+    teacher: str | None = None,
     folder: Path,
     ranks: Ranks,
     stop: StopFlag,
@@ -50,6 +54,7 @@ def fit(
         start=start,
         reference=reference,
         critic=critic,
+        teacher=teacher,
         ranks=ranks,
         quarantine=folder / "quarantine.jsonl",
     )
@@ -65,8 +70,7 @@ def fit(
     if completed:
         if best is not None:
             best.restore(stage.policy)
-        if ranks.rank == 0:
-            hand_over(stage, folder)
+        hand_over(stage, folder)
     else:
         save(stage, best, folder, logged)
     for tracker in trackers:
@@ -86,7 +90,8 @@ def train(
     """Goes through the steps that are left; False where it was asked to stop before the last one."""
     every = config.eval_steps or max(1, math.ceil(stage.steps_per_epoch))
     table: list[dict[str, Any]] = []
-    with progress(stage.total_steps, stage.name, start=stage.step) as show:
+    shown = progress(stage.total_steps, stage.name, start=stage.step) if stage.ranks.rank == 0 else nullcontext(_unseen)
+    with shown as show:
         begun = time.perf_counter()
         for step in stage:
             metrics, rows = stage.source.pop_report()
@@ -111,22 +116,40 @@ def train(
     return True
 
 
+def _unseen(step: int, seen: Mapping[str, float]) -> None:
+    """What ranks other than the first show."""
+
+
 def hand_over(stage: Stage, folder: Path) -> None:
-    """Writes `folder/model`; of a reward model, with the scale of its scores on rows that the stage learnt from."""
-    if stage.policy.final_head is None:
-        save_model(stage.policy.model, stage.tokenizer, folder)
+    """Writes `folder/model`; of a reward model, with the scale of its scores on rows that the stage learnt from.
+
+    A collective; rank 0 writes.
+    """
+    judges = stage.policy.final_head is not None
+    own = reference_scores(stage.policy, stage.algorithm, reference_batches(stage)) if judges else torch.zeros(0)
+    scores = torch.cat([part["scores"] for part in stage.ranks.gather_tensors({"scores": own})])
+    policy = stage.policy.assembled()
+    if stage.ranks.rank > 0:
         return
-    scores = reference_scores(stage.policy, stage.algorithm, reference_batches(stage))
-    save_reward_model(stage.policy, stage.tokenizer, folder, scores)
+    assert policy is not None, "rank 0 has all weights"
+    if judges:
+        save_reward_model(policy, stage.tokenizer, folder, scores)
+    else:
+        save_model(policy.model, stage.tokenizer, folder)
 
 
 def reference_batches(stage: Stage) -> list[Batch]:
-    """The held-out batches where there are any, else the next ones of the data: an epoch, or `REFERENCE_ROWS` rows."""
+    """The held-out batches where there are any, else the next ones of the data: an epoch, or `REFERENCE_ROWS` rows.
+
+    Of the data each rank takes its share.
+    """
     batches = list(stage.held_out)
     if not batches:
+        rows = 0
         for batch in islice(stage.source, math.ceil(stage.steps_per_epoch)):
             batches.append(batch)
-            if sum(each.num_rows for each in batches) >= REFERENCE_ROWS:
+            rows += int(stage.ranks.sum({"rows": torch.tensor(batch.num_rows)})["rows"])
+            if rows >= REFERENCE_ROWS:
                 break
     return batches
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat
 
 from rung import statistics
 from rung.comparison import Comparison, Goal, compare
@@ -28,7 +28,7 @@ MAX_REWARD_GAP = 0.10
 class Guard(BaseModel):
     """A metric that must not fall by `tolerance` or more, in the metric's own unit (0.02 is two points of a rate)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     metric: str
     tolerance: NonNegativeFloat
@@ -47,10 +47,10 @@ class GateConfig(BaseModel):
     `on_gate` says how the path goes on where the stage is not promoted: from the last promoted model, or not at all.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     metric: str
-    min_gain: FiniteFloat = 0.0
+    min_gain: float = 0.0
     guards: Annotated[tuple[Guard, ...], AfterValidator(_each_once)] = Field(default=())
     on_gate: Literal["continue", "stop"] = "continue"
 

@@ -16,6 +16,7 @@ from rung.errors import DataError
 from rung.metrics import Metric, Sum, decode, encode, merge
 from rung.policy import Policy
 from rung.ranks import Ranks
+from rung.shards import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,13 @@ def steps(
             terms = {name: total + float(loss.terms[name].detach()) for name, total in terms.items()}
             measured = merge([measured, loss.metrics])
         ranks.sum_gradients(parameters)
-        norm = clip_grad_norm_(parameters, max_grad_norm)
+        norm = whole(clip_grad_norm_(parameters, max_grad_norm))
         learning_rate = optimizer.param_groups[0]["lr"]
         if stepped := ranks.agree(bool(torch.isfinite(norm))):
             optimizer.step()
         schedule.step()
-        whole = ranks.sum({name: torch.tensor(total) for name, total in terms.items()})
-        shares = {name: float(total / denominators[name]) for name, total in whole.items()}
+        sums = ranks.sum({name: torch.tensor(total) for name, total in terms.items()})
+        shares = {name: float(total / denominators[name]) for name, total in sums.items()}
         metrics = merge(decode(metrics) for metrics in ranks.gather(encode(measured)))
         tokens = int(metrics.pop("num_tokens").value() or 0)
         yield Step(sum(shares.values()), shares, float(norm), learning_rate, stepped, tokens, metrics)
@@ -82,6 +83,7 @@ def totals(algorithm: Algorithm, batch: Batch, ranks: Ranks) -> Denominators:
         if not total > 0:
             rows = ", ".join(batch.row_ids[:3])
             raise DataError(
-                f"a step has nothing to train: {units[name]} of `{name}` is 0 in {rows}", "check the loss masks"
+                f"a step has nothing to train: {units[name]} of `{name}` is 0 in {rows}",
+                "look at the rows of this step: each is masked, truncated or without a reward",
             )
     return denominators

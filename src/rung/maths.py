@@ -7,6 +7,8 @@ its own: sums come back, and the engine divides them by denominators that it cou
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -72,6 +74,46 @@ def log_sum_sq_probs(logits: Tensor) -> Tensor:
     tensor([0.2500])
     """
     return (2 * logits.detach().log_softmax(-1)).logsumexp(-1)
+
+
+def forward_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL(teacher || policy) over the vocabulary: high where the policy misses what the teacher finds likely; a readout.
+
+    Shapes: (n, V), (n, V) -> (n,), at least 0. Unit: nats. Source: arXiv 2306.13649, section 2.
+
+    >>> forward_kl(torch.tensor([[0.7, 0.2, 0.1]]).log(), torch.tensor([[0.5, 0.3, 0.2]]).log())
+    tensor([0.0920])
+    """
+    return _kl(teacher_logits.log_softmax(-1), logits.log_softmax(-1))
+
+
+def reverse_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL(policy || teacher) over the vocabulary: high where the policy likes what the teacher does not; a readout.
+
+    Shapes: (n, V), (n, V) -> (n,), at least 0. Unit: nats. Source: arXiv 2306.13649, section 2.
+
+    >>> reverse_kl(torch.tensor([[0.7, 0.2, 0.1]]).log(), torch.tensor([[0.5, 0.3, 0.2]]).log())
+    tensor([0.0851])
+    """
+    return _kl(logits.log_softmax(-1), teacher_logits.log_softmax(-1))
+
+
+def jensen_shannon(logits: Tensor, teacher_logits: Tensor, beta: float) -> Tensor:
+    """beta KL(teacher || m) + (1 - beta) KL(policy || m) with m = beta teacher + (1 - beta) policy; a readout.
+
+    Shapes: (n, V), (n, V) -> (n,), from 0 to ln 2. Unit: nats. `beta` lies strictly between 0 and 1, towards which the
+    divergence goes to 0. Source: arXiv 2306.13649, eq. 1.
+
+    >>> jensen_shannon(torch.tensor([[0.7, 0.2, 0.1]]).log(), torch.tensor([[0.5, 0.3, 0.2]]).log(), 0.5)
+    tensor([0.0219])
+    """
+    own, teacher = logits.log_softmax(-1), teacher_logits.log_softmax(-1)
+    mixture = torch.logaddexp(own + math.log1p(-beta), teacher + math.log(beta))
+    return beta * _kl(teacher, mixture) + (1 - beta) * _kl(own, mixture)
+
+
+def _kl(logps: Tensor, other_logps: Tensor) -> Tensor:
+    return (logps.exp() * (logps - other_logps)).sum(-1)
 
 
 def token_log_ratio(logps: Tensor, old_logps: Tensor) -> Tensor:

@@ -20,11 +20,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.pytorch_utils import Conv1D
 
 from rung.adapters import base_of, fingerprint, is_adapter, merge, write_fingerprint
+from rung.anatomy import base_model
 from rung.errors import ConfigError
 from rung.locate import REMEDY, TINY, check_hub
-from rung.policy import base_model
 from rung.registry import hint
 from rung.tiny.models import load_spec
 
@@ -111,6 +112,9 @@ def read_config(name: str) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model `{name}` cannot be read: {str(error).splitlines()[0]}", REMEDY) from None
+    if (getattr(config, "quantization_config", None) or {}).get("quant_method") == "bitsandbytes":
+        what = f"model `{name}` is kept in few bits, and a stage hands over whole weights"
+        raise ConfigError(what, "name the model that it was made from; `load_in_4bit: true` in `adapter` quantises it")
     if judges(config):
         what = f"model `{name}` is a reward model: it judges answers and gives none"
         raise ConfigError(what, "name a policy; a reward model is named as `critic`, or in a reward")
@@ -167,8 +171,8 @@ def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any]) -> PreTrainedM
     """
     from peft import LoraConfig, get_peft_model
 
-    _check_lora(lora)
-    start = fingerprint(model)
+    _check_lora(lora, model)
+    start = getattr(model, "base_fingerprint", None) or fingerprint(model)
     try:
         config = LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **lora})
         with warnings.catch_warnings():
@@ -181,7 +185,7 @@ def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any]) -> PreTrainedM
     return adapted  # type: ignore[return-value]
 
 
-def _check_lora(lora: Mapping[str, Any]) -> None:
+def _check_lora(lora: Mapping[str, Any], model: PreTrainedModel) -> None:
     from peft import LoraConfig
 
     if lora.get("lora_dropout"):
@@ -197,6 +201,9 @@ def _check_lora(lora: Mapping[str, Any]) -> None:
     if lora.get("init_lora_weights", True) not in known:
         what = f"adapter.lora: `init_lora_weights` is {lora['init_lora_weights']!r}"
         raise ConfigError(what, f"take one of {', '.join(str(word).lower() for word in known)}")
+    if lora.get("init_lora_weights") == "olora" and any(isinstance(module, Conv1D) for module in model.modules()):
+        what = f"adapter.lora: `olora` on a model of type `{model.config.model_type}`, whose matrices lie transposed"
+        raise ConfigError(what, "take `init_lora_weights: pissa`, or a model of another family: peft mixes up the sides")
 
 
 def _check_ties(model: PreTrainedModel) -> None:
@@ -211,6 +218,7 @@ def _check_ties(model: PreTrainedModel) -> None:
 
 def check_adapter(outline: PreTrainedModel, lora: Mapping[str, Any]) -> None:
     """Raises ConfigError where `with_adapter` would; `outline` needs no weights and is left as it is."""
+    _check_lora(lora, outline)
     derived = lora.get("init_lora_weights") in MADE_FROM_WEIGHTS
     with_adapter(deepcopy(outline), {**lora, "init_lora_weights": True} if derived else lora)
 
@@ -268,4 +276,16 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     """The causal LM with its adapter in its weights; a model without one is given back as it is."""
     if not hasattr(model, "merge_and_unload"):
         return model
-    return base_model(deepcopy(model).merge_and_unload())  # type: ignore[operator]
+    adapted = deepcopy(model) if getattr(model, "load_whole", None) is None else _on_whole_base(model)
+    return base_model(adapted.merge_and_unload())  # type: ignore[operator]
+
+
+def _on_whole_base(model: PreTrainedModel) -> PreTrainedModel:
+    """The adapter of a quantised model on the weights that it was quantised from, loaded once more."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    lora = {key: getattr(model.peft_config["default"], key) for key in LORA_KEYS}  # type: ignore[index]
+    adapted = with_adapter(model.load_whole(), lora)  # type: ignore[operator]
+    assert adapted.base_fingerprint == model.base_fingerprint, "the base has changed since it was quantised"
+    set_peft_model_state_dict(adapted, get_peft_model_state_dict(model, save_embedding_layers=False))
+    return adapted

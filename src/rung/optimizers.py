@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -15,6 +16,7 @@ from transformers import get_scheduler
 from rung.errors import ConfigError
 from rung.muon import Muon
 from rung.registry import hint, load_object
+from rung.shards import like
 
 NAMED: dict[str, Callable[..., Optimizer]] = {
     "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, fused=True),
@@ -91,4 +93,10 @@ def state_by_name(optimizer: Optimizer, parameters: Mapping[str, Parameter]) -> 
 def load_state_by_name(optimizer: Optimizer, parameters: Mapping[str, Parameter], state: Mapping[str, Any]) -> None:
     """The inverse of `state_by_name`."""
     for name, entries in state.items():
-        optimizer.state[parameters[name]] = dict(entries)
+        parameter = parameters[name]
+        optimizer.state[parameter] = {key: _as_kept(value, parameter) for key, value in entries.items()}
+
+
+def _as_kept(value: Any, parameter: Parameter) -> Any:
+    """What is of a parameter's shape lies in shards as the parameter does."""
+    return like(parameter, value) if isinstance(value, Tensor) and value.shape == parameter.shape else value

@@ -13,6 +13,7 @@ from pathlib import Path
 from rung.algorithm import Algorithm
 from rung.check import check
 from rung.config import PathConfig, StageConfig, resolve
+from rung.config.models import MOVING
 from rung.config.sizes import kind_of
 from rung.errors import CheckpointError
 from rung.evaluate import Evaluation
@@ -22,13 +23,13 @@ from rung.fit import fit
 from rung.gate import Decision, decide
 from rung.lineage import Lineage, StageRecord, hash_weights
 from rung.locate import locate
+from rung.quantized import check_4bit
 from rung.ranks import Ranks, launched
 from rung.registry import algorithm
 from rung.report import Entry, Report, render, write
 from rung.run_folder import CONFIG, DONE, FINISHED, LINEAGE, REPORT, as_yaml, refuse_changes, run_folder
-from rung.signals import EXIT_STOPPED, StopFlag
+from rung.signals import EXIT_INCONCLUSIVE, EXIT_KEPT, EXIT_STOPPED, StopFlag
 
-EXIT_KEPT, EXIT_INCONCLUSIVE = 3, 4
 HEAD = "head"
 START = "start"  # folder of what is measured of the model that a path begins with
 
@@ -51,14 +52,16 @@ class Run:
         return EXIT_INCONCLUSIVE if strict and "inconclusive" in outcomes else 0
 
 
-def run_path(config: PathConfig, *, new: bool = False) -> Run:
+def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False) -> Run:
     """Runs a path, or goes on with it where it stopped; `new` starts afresh in a folder beside an earlier one.
 
+    Where `torchrun` or `rung run --nproc` started several processes, all call it; with `fully_shard` each holds a part
+    of the weights that are trained, else a replica. The result does not depend on it, nor does a run that goes on.
     Everything is checked before anything is written or computed. Raises UserError, among others where the folder holds
     a run of another config; nothing that was written before is lost.
     """
     config = resolve(config)
-    with launched() as ranks, StopFlag() as stop:
+    with launched(fully_shard) as ranks, StopFlag() as stop:
         folder = run_folder(config, new)
         ranks.gather(None)  # every rank has chosen before the first one writes
         config = config.model_copy(update={"name": folder.name}).at(config.base)
@@ -67,6 +70,8 @@ def run_path(config: PathConfig, *, new: bool = False) -> Run:
             _say(ranks, f"{folder} is finished: see {folder / REPORT}; `--new` starts afresh beside it")
             return Run(folder, Lineage.load(folder / LINEAGE), finished=True)
         config = check(config).config
+        for stage in config.stages:
+            check_4bit(stage, sharded=ranks.sharded)
         if ranks.rank == 0:
             write_text(folder / CONFIG, as_yaml(config.dump()))
         return _Climb(config, folder, ranks).run(stop)
@@ -104,13 +109,14 @@ class _Climb:
         if self._trains(stage):
             if self.ranks.rank == 0:
                 write_text(folder / CONFIG, as_yaml(stage.model_dump(mode="json", by_alias=True)))
-            reference = None if stage.reference == START else self._model(stage.reference)
+            reference = None if stage.reference in (START, *MOVING) else self._model(stage.reference)
             completed = fit(
                 stage,
                 self.config,
                 start=self._located(start),
                 reference=reference,
                 critic=self._critic(stage, start),
+                teacher=None if stage.teacher is None else self._located(stage.teacher),
                 folder=folder,
                 ranks=self.ranks,
                 stop=stop,

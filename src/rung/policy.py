@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rung.algorithm import Algorithm, Readout
-from rung.batch import Batch, Outputs
+from rung.algorithm import Algorithm
+from rung.anatomy import base_model, hidden_matrices, layouts, zero_dropout
+from rung.batch import Batch, Outputs, placeholder
 from rung.errors import ConfigError
 from rung.layouts import SharedPrompts, States, masked_rows, plain
 from rung.planner import Block, Cost, Layout, Part, plan
 from rung.ranks import Ranks
-from rung.scoring import score
+from rung.scoring import Teaching, score
+from rung.shards import Shards
 
-SHARES_CACHE = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text"})
-TAKES_MASKS = SHARES_CACHE - {"mistral"}  # a sliding Mistral builds one mask for all its layers by itself
+Result = TypeVar("Result")
+Precision = Literal["fp32", "bf16"]
+Compute = Callable[[Batch, list[States]], dict[str, Any]]
+TRAINED = ("model", "value_head", "final_head", "critic")
 FIRST_STEP_TOLERANCE = 1e-3  # nats; another checkpoint is off by far more
 
 
@@ -32,6 +38,14 @@ class Counted:
     calls: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """How a reference moves: `every` so many steps the policy has a `share` in it, 1 of `sync`."""
+
+    every: int
+    share: float
+
+
 @dataclass
 class Policy:
     """A causal LM, the settings of its forward pass, and the reference that it is held against.
@@ -40,7 +54,9 @@ class Policy:
     `final_head` map (n, H) to (n, 1); with a `critic`, the value head reads its hidden states. `token_budget` bounds
     the padded positions of a part of one model. With `reference_is_start`
     the first reference pass asserts that nothing was trained between the two. `ranks` are the processes that hold
-    replicas of it and prepare their shares of the same steps. The model stays in eval
+    replicas or shards of it and prepare their shares of the same steps. Weights are fp32; with `precision` bf16 a pass
+    is autocast to bf16, and softmax and losses stay fp32. A `teacher`, frozen like a reference, runs beside the policy
+    for the readouts that compare the two. The model stays in eval
     mode, where dropout is off and gradients flow all the same; under activation checkpointing, which works in training
     mode alone, dropout is set to 0. Raises ConfigError for adapters that live in the prompt.
     """
@@ -52,8 +68,12 @@ class Policy:
     final_head: nn.Module | None = None
     critic: PreTrainedModel | None = None
     reference: PreTrainedModel | None = None
+    teacher: PreTrainedModel | None = None
     reference_is_start: bool = False
+    follows: Following | None = None
+    precision: Precision = "fp32"
     ranks: Ranks = field(default_factory=Ranks)
+    shards: Shards | None = None
     counted: Counted = field(default_factory=Counted)
 
     def __post_init__(self) -> None:
@@ -74,19 +94,34 @@ class Policy:
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by name; heads and critic come under `value_head.`, `final_head.` and `critic.`."""
-        modules = {
-            "": self.model,
-            "value_head.": self.value_head,
-            "final_head.": self.final_head,
-            "critic.": self.critic,
-        }
+        prefixes = {name: "" if name == "model" else f"{name}." for name in TRAINED}
         return {
-            prefix + name: parameter
-            for prefix, module in modules.items()
-            if module is not None
-            for name, parameter in module.named_parameters()
+            prefixes[module] + name: parameter
+            for module, trained in self.modules().items()
+            if module in TRAINED
+            for name, parameter in trained.named_parameters()
             if parameter.requires_grad
         }
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything with weights, by the name that it has here."""
+        named = {name: getattr(self, name) for name in (*TRAINED, "reference", "teacher")}
+        return {name: module for name, module in named.items() if module is not None}
+
+    def shard(self) -> None:
+        """Spreads all weights over the ranks, from here on; a collective. Nothing can be copied or added any more."""
+        self.shards = Shards(self.modules())
+
+    def assembled(self) -> Policy | None:
+        """The policy without reference and teacher, its weights whole; in shards on rank 0 alone. A collective."""
+        if self.shards is None:
+            return self
+        trained = {name: self.shards.assembled(name) for name in self.modules() if name in TRAINED}
+        return None if trained["model"] is None else replace(self, **trained, reference=None, teacher=None, shards=None)  # type: ignore[arg-type]
+
+    def with_weights(self, compute: Callable[[], Result]) -> Result:
+        """What `compute` gives, which may call the model as often as it likes; a collective where it is in shards."""
+        return compute() if self.shards is None else self.shards.run_whole(compute)
 
     def hidden_matrices(self) -> set[str]:
         """Names of the trained matrices that are neither an embedding nor a head, of policy and critic."""
@@ -98,10 +133,19 @@ class Policy:
         """Where the model lies."""
         return next(self.model.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its passes multiply in."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
     def layouts(self) -> tuple[Layout, ...]:
-        """The layouts that this policy, its critic and their settings allow; `plain` always is one."""
-        models = [self.causal_lm, *([self.critic] if self.critic is not None else [])]
-        allowed = [layouts(model) for model in models]
+        """The layouts that this policy, its critic, its teacher and their settings allow; `plain` always is one.
+
+        In shards, ranks would have to cut the completions on each shared prompt alike: there is one pass a part.
+        """
+        allowed = [layouts(model) for model in self._decoders()]
+        if self.shards is not None:
+            allowed.append(("plain", "masked"))
         return tuple(layout for layout in allowed[0] if all(layout in other for other in allowed))
 
     def plan(self, batch: Batch, unit: str) -> tuple[Block, ...]:
@@ -118,9 +162,12 @@ class Policy:
         When the last part of a block has been taken, the gradient that its parts left on the shared prompts is sent
         through them: the whole gradient is there once the iterator has run out.
         """
-        decoders = [self.causal_lm, *([self.critic] if self.critic is not None else [])]
-        for _, part, states in self._run(decoders, batch, self.plan(batch, algorithm.unit)):
-            yield part, self._outputs(part, states, algorithm)
+
+        def compute(part: Batch, states: list[States]) -> dict[str, Any]:
+            return self._outputs(part, states, algorithm)
+
+        for _, part, outputs in self._run(self._decoders(), batch, self.plan(batch, algorithm.unit), compute):
+            yield part, Outputs(**outputs)
 
     @torch.no_grad()
     def logps(self, batch: Batch) -> Tensor:
@@ -135,9 +182,16 @@ class Policy:
         """
         before, after = torch.zeros(batch.completion_ids.shape), torch.zeros(batch.num_rows)
         decoders = [self.causal_lm if self.critic is None else self.critic]
-        for rows, part, (states,) in self._run(decoders, batch, self.plan(batch, "row")):
-            before[rows, : part.completion_ids.shape[1]] = spread(self._valued(states.predicting), part.loss_mask).cpu()
-            after[rows] = self._valued(states.last).cpu()
+
+        def compute(part: Batch, states: list[States]) -> dict[str, Any]:
+            return {
+                "before": spread(self._valued(states[0].predicting), part.loss_mask),
+                "after": self._valued(states[0].last),
+            }
+
+        for rows, part, made in self._run(decoders, batch, self.plan(batch, "row"), compute):
+            before[rows, : part.completion_ids.shape[1]] = made["before"].cpu()
+            after[rows] = made["after"].cpu()
         return before, after
 
     @torch.no_grad()
@@ -151,36 +205,90 @@ class Policy:
                 logps = self._logps(self.model, batch)
         if self.reference_is_start:
             self.reference_is_start = False
-            apart = float((self.logps(batch) - logps).abs().max()) if batch.num_rows else 0.0
+            distances = (self.logps(batch) - logps).abs()  # also where this rank kept no row: the others call it too
+            apart = float(distances.max()) if distances.numel() else 0.0
             assert apart < FIRST_STEP_TOLERANCE, (
                 f"the reference is not what the stage starts from: log-probs differ by {apart}"
             )
         return logps
 
+    def moving(self) -> dict[str, nn.Parameter]:
+        """The parameters of a reference that moves, by the names of those that they follow; none of one that stays."""
+        if self.follows is None:
+            return {}
+        assert self.reference is not None, "what moves is a model of its own"
+        own = dict(self.reference.named_parameters())
+        return {name: own[name] for name, live in self.model.named_parameters() if live.requires_grad}
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """After so many steps, moves the reference towards the policy where that is due."""
+        if self.follows is not None and step % self.follows.every == 0:
+            live = dict(self.model.named_parameters())
+            for name, parameter in self.moving().items():
+                parameter.lerp_(live[name], self.follows.share)
+
     def snapshot(self) -> PreTrainedModel:
-        """A frozen copy of the live weights."""
+        """A frozen copy of the live weights, which are not in shards yet."""
         copied = deepcopy(self.model)
         return copied.requires_grad_(False).eval()  # type: ignore[return-value]
+
+    def _decoders(self) -> list[PreTrainedModel]:
+        """What a part goes through: the policy, then its critic and its teacher where it has them."""
+        return [self.causal_lm, *(base_model(each) for each in (self.critic, self.teacher) if each is not None)]
 
     def _logps(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         result = torch.zeros(batch.completion_ids.shape)
         causal_lm = base_model(model)
-        for rows, part, (states,) in self._run([causal_lm], batch, self.plan(batch, "row")):
-            logps, *_ = score(causal_lm, states.predicting, part.completion_ids[part.loss_mask], self.temperature, ())
-            result[rows, : part.completion_ids.shape[1]] = spread(logps, part.loss_mask).cpu()
+
+        def compute(part: Batch, states: list[States]) -> dict[str, Any]:
+            targets = part.completion_ids[part.loss_mask]
+            logps, *_ = score(causal_lm, states[0].predicting, targets, self.temperature, ())
+            return {"logps": spread(logps, part.loss_mask)}
+
+        for rows, part, made in self._run([causal_lm], batch, self.plan(batch, "row"), compute):
+            result[rows, : part.completion_ids.shape[1]] = made["logps"].cpu()
         return result
 
     def _run(
-        self, decoders: Sequence[PreTrainedModel], batch: Batch, blocks: tuple[Block, ...]
-    ) -> Iterator[tuple[Tensor, Batch, list[States]]]:
-        """Row numbers, the part, and its states under each of the decoders."""
+        self, decoders: Sequence[PreTrainedModel], batch: Batch, blocks: tuple[Block, ...], compute: Compute
+    ) -> Iterator[tuple[Tensor, Batch, dict[str, Any]]]:
+        """Row numbers, the part, and what `compute` makes of its states under each of the decoders."""
+        own = sum(len(block.parts) for block in blocks)
+        most = own if self.shards is None else int(self.ranks.max({"parts": torch.tensor(own)})["parts"])
         for block in blocks:
             if block.layout == "shared":
-                yield from self._run_shared(decoders, batch, block)
+                yield from self._run_shared(decoders, batch, block, compute)
                 continue
             for planned in block.parts:
                 rows, part = self._pick(batch, planned)
-                yield rows, part, [self._states(decoder, part, planned, block.layout) for decoder in decoders]
+                yield rows, part, self._pass(decoders, part, planned, block.layout, compute)
+        for _ in range(most - own):
+            self._empty_pass(decoders, compute)
+        if self.shards is not None:
+            self.shards.settle()
+
+    def _pass(
+        self, decoders: Sequence[PreTrainedModel], part: Batch, planned: Part, layout: Layout, compute: Compute
+    ) -> dict[str, Any]:
+        """One forward of a part, in shards or not."""
+
+        def forward() -> dict[str, Any]:
+            with self._autocast():
+                return compute(part, [self._states(decoder, part, planned, layout) for decoder in decoders])
+
+        return forward() if self.shards is None else self.shards.run(forward)
+
+    def _empty_pass(self, decoders: Sequence[PreTrainedModel], compute: Compute) -> None:
+        """A part that adds nothing, while another rank runs one of its own: behind every layer is a collective."""
+        made = self._pass(decoders, placeholder(self.device), Part((0,)), "plain", compute)
+        read = [tensor for tensor in _tensors(made) if tensor.requires_grad]
+        if read:
+            torch.stack([tensor.sum() * 0 for tensor in read]).sum().backward()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        bf16 = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
 
     def _states(self, decoder: PreTrainedModel, part: Batch, planned: Part, layout: Layout) -> States:
         if layout == "plain":
@@ -189,11 +297,12 @@ class Policy:
         return self._counted(masked_rows(decoder.base_model, decoder.config, part, packs))
 
     def _run_shared(
-        self, decoders: Sequence[PreTrainedModel], batch: Batch, block: Block
-    ) -> Iterator[tuple[Tensor, Batch, list[States]]]:
+        self, decoders: Sequence[PreTrainedModel], batch: Batch, block: Block, compute: Compute
+    ) -> Iterator[tuple[Tensor, Batch, dict[str, Any]]]:
         everything = sorted(row for planned in block.parts for row in planned.rows)
         whole = batch.select(torch.tensor(everything)).to(self.device)
-        shared = [SharedPrompts(decoder.base_model, decoder.config, whole) for decoder in decoders]
+        with self._autocast():
+            shared = [SharedPrompts(decoder.base_model, decoder.config, whole) for decoder in decoders]
         self._count(sum(prompts.positions for prompts in shared), len(decoders))
         number_of = {
             prompt: number for number, prompt in enumerate(batch.prompt_of[everything].unique_consecutive().tolist())
@@ -201,33 +310,46 @@ class Policy:
         for planned in block.parts:
             rows, part = self._pick(batch, planned)
             prompts = torch.tensor([number_of[p] for p in batch.prompt_of[rows].tolist()], device=self.device)
-            yield rows, part, [self._counted(each.states(part, prompts)) for each in shared]
+            with self._autocast():
+                made = compute(part, [self._counted(each.states(part, prompts)) for each in shared])
+            yield rows, part, made
         for prompts in shared:
             prompts.backward()
 
-    def _outputs(self, part: Batch, states: list[States], algorithm: Algorithm) -> Outputs:
+    def _outputs(self, part: Batch, states: list[States], algorithm: Algorithm) -> dict[str, Any]:
+        """The fields of `Outputs`."""
         own, mask = states[0], part.loss_mask
+        valued = own if self.critic is None else states[1]
         unread = torch.full(mask.shape, torch.nan, device=mask.device)
-        logps, readouts = self._scored(part, own, algorithm.reads()) if algorithm.reads_logps else (unread, {})
-        return Outputs(
-            logps=logps,
-            readouts=readouts,
-            values=spread(self._valued(states[-1].predicting), mask) if self.value_head is not None else None,
-            final=self.final_head(own.last)[:, 0].float() if self.final_head is not None else None,
-        )
+        logps, readouts = self._scored(part, states, algorithm) if algorithm.reads_logps else (unread, {})
+        return {
+            "logps": logps,
+            "readouts": readouts,
+            "values": spread(self._valued(valued.predicting), mask) if self.value_head is not None else None,
+            "final": self._judged(own.last) if self.final_head is not None else None,
+        }
 
-    def _scored(self, part: Batch, states: States, readouts: Mapping[str, Readout]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Log-probs (N, T) of the trained tokens, and the readouts of their logits."""
-        self.counted.head_rows += len(states.predicting)
-        targets = part.completion_ids[part.loss_mask]
-        flat = score(self.causal_lm, states.predicting, targets, self.temperature, tuple(readouts.values()))
+    def _scored(self, part: Batch, states: list[States], algorithm: Algorithm) -> tuple[Tensor, dict[str, Tensor]]:
+        """Log-probs (N, T) of the trained tokens, and the readouts of their logits and of the teacher's."""
+        hidden, targets = states[0].predicting, part.completion_ids[part.loss_mask]
+        readouts, compared, teaching = algorithm.reads(), algorithm.reads_with_teacher(), None
+        if compared:
+            assert self.teacher is not None, "the algorithm did not say that it needs a teacher"
+            teaching = Teaching(base_model(self.teacher), states[-1].predicting, tuple(compared.values()))
+        self.counted.head_rows += len(hidden) * (2 if compared else 1)
+        flat = score(self.causal_lm, hidden, targets, self.temperature, tuple(readouts.values()), teaching)
         logps, *read = (spread(values, part.loss_mask) for values in flat)
-        return logps, dict(zip(readouts, read, strict=True))
+        return logps, dict(zip((*readouts, *compared), read, strict=True))
 
     def _valued(self, hidden: Tensor) -> Tensor:
         """(n, H) -> (n,) float32."""
         assert self.value_head is not None, "the algorithm did not say that it needs values"
         return self.value_head(hidden)[:, 0].float()
+
+    def _judged(self, last: Tensor) -> Tensor:
+        """(N, H) -> (N,) float32; a copy, as FSDP2 warns of views."""
+        assert self.final_head is not None, "the algorithm did not say that it needs a verdict"
+        return self.final_head(last)[:, 0].float().clone()
 
     def _pick(self, batch: Batch, planned: Part) -> tuple[Tensor, Batch]:
         """Row numbers of a planned part, and those rows as a batch where the model lies."""
@@ -243,39 +365,14 @@ class Policy:
         self.counted.calls += calls
 
 
-def layouts(causal_lm: PreTrainedModel) -> tuple[Layout, ...]:
-    """The layouts that a model and its settings allow."""
-    config = causal_lm.config
-    recurrent = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if recurrent:
-        return ("plain",)
-    takes_masks = config.model_type in TAKES_MASKS and config._attn_implementation == "sdpa"
-    shares_cache = config.model_type in SHARES_CACHE and not causal_lm.is_activation_checkpointing
-    return ("plain", *(["shared"] if shares_cache else []), *(["masked"] if takes_masks else []))
-
-
 def spread(flat: Tensor, mask: Tensor) -> Tensor:
     """(n,) -> (N, T): one value for each true entry of the mask, 0 elsewhere."""
     return flat.new_zeros(mask.shape).masked_scatter(mask, flat)
 
 
-def base_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The causal LM inside an adapter's wrapper, or the model itself; adapters stay in its layers."""
-    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model  # type: ignore[operator]
-
-
-def hidden_matrices(model: PreTrainedModel) -> set[str]:
-    """Names of the trained matrices between embeddings and head."""
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    head = base_model(model).get_output_embeddings()
-    outside = {id(p) for module in (*embeddings, *([head] if head is not None else [])) for p in module.parameters()}
-    named = model.named_parameters()
-    return {name for name, p in named if p.requires_grad and p.dim() == 2 and id(p) not in outside}
-
-
-def zero_dropout(model: nn.Module) -> None:
-    """Turns dropout off for good: the modules, and the rates that attention layers read in training mode."""
-    for module in model.modules():
-        for name in ("p", "attention_dropout", "dropout", "attn_dropout", "resid_dropout", "hidden_dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+def _tensors(made: Mapping[str, Any]) -> Iterator[Tensor]:
+    for value in made.values():
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value)

@@ -15,6 +15,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch import distributed as dist
 
+from rung.errors import ConfigError
+from rung.watch import watched
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,10 +28,14 @@ LONGEST_WAIT = timedelta(hours=12)  # rank 0 evaluates a stage while the others 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among `world` of them; every method is a collective that all ranks call in the same order."""
+    """This process among `world` of them; every method is a collective that all ranks call in the same order.
+
+    Each rank holds a replica of the weights or, where they are `sharded`, a part of every one.
+    """
 
     rank: int = 0
     world: int = 1
+    sharded: bool = False
 
     def sum(self, amounts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalars added over the ranks, in float64."""
@@ -57,13 +64,15 @@ class Ranks:
     def sum_gradients(self, parameters: Sequence[Parameter]) -> None:
         """Adds gradients over the ranks in place; a parameter that no part touched gets zeros on every rank.
 
+        Where weights are sharded, the backward passes have added them up.
+
         An optimizer skips a parameter without a gradient and moves one with zeros (momentum, decay): a step in which
         nothing is active must not depend on the number of ranks.
         """
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        if self.world == 1:
+        if self.world == 1 or self.sharded:
             return
         flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
         dist.all_reduce(flat)
@@ -93,14 +102,23 @@ class Ranks:
 
 
 @contextmanager
-def launched() -> Iterator[Ranks]:
-    """The ranks that `torchrun` started, or the one of a plain process; the process group ends with the block."""
+def launched(fully_shard: bool = False) -> Iterator[Ranks]:
+    """The ranks that `torchrun` or `rung run --nproc` started, or the one of a plain process; they end with the block.
+
+    An exception on one rank ends all of them. Raises ConfigError where one process alone is to shard its weights.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
+        if fully_shard:
+            raise ConfigError("`--fully-shard` with one process, which holds everything", "add `--nproc N`, N > 1")
         yield Ranks()
         return
-    dist.init_process_group("gloo", timeout=LONGEST_WAIT)
-    try:
-        yield Ranks(dist.get_rank(), size)
-    finally:
-        dist.destroy_process_group()
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    with watched(dist.get_rank(), size):
+        yield Ranks(dist.get_rank(), size, fully_shard)
+    dist.barrier()  # nobody watches any more: a rank may go
+    dist.destroy_process_group()

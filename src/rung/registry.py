@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,8 +20,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from rung.errors import ConfigError, RewardError
+from rung.errors import ConfigError, RewardError, UserError
 
 if TYPE_CHECKING:
     from rung.algorithm import Algorithm
@@ -43,15 +45,31 @@ def hint(word: str, known: Iterable[str]) -> str:
 def settings_error(where: str, error: ValidationError, known: Iterable[str]) -> ConfigError:
     """The first fault that pydantic found in the settings of `where`, as what it is and what to do."""
     fault = error.errors()[0]
-    key = ".".join(str(part) for part in fault["loc"] if str(part).isidentifier())  # a union adds its alternatives
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return ConfigError(f"{where}: {cause.what}", cause.remedy)
+    key = faulty_key(fault)
     if fault["type"] == "extra_forbidden":
-        return ConfigError(f"{where}: unknown key `{key}`", hint(str(fault["loc"][-1]), known))
+        return ConfigError(f"{where}: unknown key `{key}`", hint(key, known))
     if fault["type"] == "missing":
         return ConfigError(f"{where}: `{key}` is missing", f"give it a value; its keys: {', '.join(sorted(known))}")
     if not key:
-        what = fault["msg"].removeprefix("Value error, ")
-        return ConfigError(f"{where}: {what}", "change one of the two, or leave it out")
-    return ConfigError(f"{where}: `{key}` is {fault['input']!r}", fault["msg"])
+        return ConfigError(f"{where}: {fault['msg'].removeprefix('Value error, ')}", "change it, or leave it out")
+    return ConfigError(f"{where}: `{key}` is {fault['input']!r}", demand(fault["msg"]))
+
+
+def faulty_key(fault: ErrorDetails) -> str:
+    """The key that a fault is about, without the names that pydantic gives the alternatives of a union."""
+    return ".".join(str(part) for part in fault["loc"] if str(part).isidentifier())
+
+
+def demand(message: str) -> str:
+    """What pydantic wants of a value, as something to do.
+
+    >>> demand("Input should be greater than 0")
+    'it must be greater than 0'
+    """
+    return re.sub(r"^(Input|String|Value) should", "it must", message.removeprefix("Value error, "))
 
 
 def load_object(spec: str, base: Path | None = None) -> object:
@@ -136,7 +154,30 @@ def algorithm(spec: str | Mapping[str, Any] | Algorithm, base: Path | None = Non
     try:
         return cls.model_validate(settings)
     except ValidationError as error:
-        raise settings_error(f"algorithm `{name}`", error, cls.model_fields) from None
+        raise _algorithm_error(name, cls, error) from None
+
+
+def _algorithm_error(name: str, cls: type[Algorithm], error: ValidationError) -> ConfigError:
+    """`settings_error`, with the spellings of elsewhere, and with what a setting is."""
+    from rung.config.spelling import method_advice, setting_successor
+
+    fault = error.errors()[0]
+    found = settings_error(f"algorithm `{name}`", error, cls.model_fields)
+    key = faulty_key(fault)
+    if fault["type"] == "extra_forbidden":
+        return ConfigError(found.what, setting_successor(key, cls.model_fields, fault["input"]))
+    if fault["type"] == "value_error" or key not in cls.model_fields:
+        return found
+    told = (base.model_fields[key].description for base in cls.__mro__ if key in getattr(base, "model_fields", {}))
+    about = next(filter(None, told), None)
+    remedy = f"{found.remedy}: {_as_clause(about)}" if about else found.remedy
+    return ConfigError(found.what, method_advice(key, fault["input"]) or remedy)
+
+
+def _as_clause(sentence: str) -> str:
+    """A docstring after a colon: on one line, without its capital and its full stop."""
+    words = " ".join(sentence.split()).removesuffix(".")
+    return words[0].lower() + words[1:]
 
 
 def reward_names() -> list[str]:

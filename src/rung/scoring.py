@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from rung.algorithm import Readout
+from rung.algorithm import Readout, TeacherReadout
 
 LOGITS_BYTES = 256 * 2**20  # logits of more than this are made in chunks and made again in the backward pass
 
 
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """A teacher, its hidden states at the tokens that are scored, and what is read of both models' logits."""
+
+    causal_lm: PreTrainedModel
+    hidden: Tensor  # (n, H), of a width of its own
+    readouts: tuple[TeacherReadout, ...]
+
+
 def score(
-    causal_lm: PreTrainedModel, hidden: Tensor, targets: Tensor, temperature: float, readouts: tuple[Readout, ...]
+    causal_lm: PreTrainedModel,
+    hidden: Tensor,
+    targets: Tensor,
+    temperature: float,
+    readouts: tuple[Readout, ...],
+    teaching: Teaching | None = None,
 ) -> tuple[Tensor, ...]:
     """Log-probs of the targets, and the readouts of their logits, chunk by chunk; logits never leave this function.
 
-    Shapes: (n, H), (n,) int64 -> (n,) and (n,) for each readout, float32.
+    Shapes: (n, H), (n,) int64 -> (n,) and (n,) for each readout, the teacher's last, float32.
     """
 
-    def chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    def chunk(hidden: Tensor, targets: Tensor, taught: Tensor | None = None) -> tuple[Tensor, ...]:
         scaled = logits(causal_lm, hidden).float() / temperature
         logps = scaled.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
-        return logps, *(readout(scaled) for readout in readouts)
+        read = tuple(readout(scaled) for readout in readouts)
+        if teaching is None or taught is None:
+            return logps, *read
+        with torch.no_grad():
+            teachers = logits(teaching.causal_lm, taught).float() / temperature
+        # Heads of one family are padded to different sizes: what one of them lacks is the id of no token.
+        width = min(scaled.shape[-1], teachers.shape[-1])
+        return logps, *read, *(readout(scaled[:, :width], teachers[:, :width]) for readout in teaching.readouts)
 
-    size = max(1, LOGITS_BYTES // (4 * causal_lm.config.vocab_size))
+    inputs = [hidden, targets, *([teaching.hidden] if teaching is not None else [])]
+    heads = [causal_lm, *([teaching.causal_lm] if teaching is not None else [])]
+    size = max(1, LOGITS_BYTES // (4 * sum(head.config.vocab_size for head in heads)))
     if len(hidden) <= size:
-        return chunk(hidden, targets)
-    pieces = [
-        checkpoint(chunk, h, t, use_reentrant=False)
-        for h, t in zip(hidden.split(size), targets.split(size), strict=True)
-    ]
+        return chunk(*inputs)
+    split = zip(*(tensor.split(size) for tensor in inputs), strict=True)
+    pieces = [checkpoint(chunk, *piece, use_reentrant=False) for piece in split]
     return tuple(torch.cat(same) for same in zip(*pieces, strict=True))
 
 

@@ -31,6 +31,7 @@ _NEEDS = {
     "sampled_logps": "log-probs of another sampler",
     "values": "values of a critic",
     "final": "a head on the last token",
+    "teacher": "teacher",
 }
 _DEFAULTS = re.compile(r"^Defaults: (.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 _NAMED_SOURCE = re.compile(r"([\w,\s]+)\s\(([^)]+)\)")
@@ -204,6 +205,8 @@ def _data(algorithm: type[Algorithm]) -> str:
     required = _required(algorithm)
     if "pairs" in required:
         return "pairs" if algorithm.group_size == 2 else "pairs, rankings"
+    if "prompts" in required and not algorithm.reads_rewards:
+        return "prompts"
     return next((words for kind, words in _DATA.items() if kind in required), "none: it trains nothing")
 
 

@@ -6,6 +6,8 @@ import os
 import signal
 from types import FrameType, TracebackType
 
+EXIT_ERROR, EXIT_USER = 1, 2
+EXIT_KEPT, EXIT_INCONCLUSIVE = 3, 4  # under --strict: a stage was not promoted, or is open
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from rung.batch import Batch
 from rung.data.batches import Dataset
 from rung.metrics import Metric
 from rung.policy import Policy
+from rung.ranks import Ranks
 
 
 class Source(Protocol):
@@ -31,6 +32,10 @@ class Source(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the state was taken."""
+        ...
+
+    def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
+        """The state of this rank, where `states` are those of all ranks of a run that had more or fewer."""
         ...
 
 
@@ -57,3 +62,7 @@ class Prepared:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on there."""
         self.dataset.load_state_dict(state)
+
+    def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
+        """Any of them: the place is that of all ranks."""
+        return states[0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedTokenizerBase
@@ -15,11 +16,12 @@ from rung import rng
 from rung.algorithm import Algorithm
 from rung.batch import Batch
 from rung.data.report import Report
-from rung.errors import ConfigError, UserError
+from rung.errors import UserError
 from rung.loop import Step, steps
 from rung.optimizers import load_state_by_name, state_by_name
 from rung.policy import Policy
 from rung.ranks import Ranks
+from rung.shards import like, whole
 from rung.sources import Source
 from rung.state import flatten, unflatten
 
@@ -65,6 +67,7 @@ class Stage:
             step = next(trained)
             self.step += 1
             self.num_tokens += step.num_tokens
+            self.policy.follow(self.step)
             self.bad_steps = 0 if step.stepped else self.bad_steps + 1
             yield step
             if self.bad_steps >= MAX_BAD_STEPS:
@@ -72,7 +75,7 @@ class Stage:
                 raise UserError(what, "lower `learning_rate` or `max_grad_norm`; the weights are those of before")
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs, as a tree; a collective of all ranks."""
+        """All that a resumed run needs, as a tree; a collective of all ranks, of which rank 0 has all of it."""
         parameters = self.policy.named_parameters()
         tensors, values = flatten({"source": self.source.state_dict(), "rng": rng.capture()})
         sources = zip(self.ranks.gather_tensors(tensors), self.ranks.gather(values), strict=True)
@@ -80,8 +83,9 @@ class Stage:
             "step": self.step,
             "num_tokens": self.num_tokens,
             "bad_steps": self.bad_steps,
-            "weights": dict(parameters),
-            "optimizer": state_by_name(self.optimizer, parameters),
+            "weights": self._gathered(parameters),
+            "reference": self._gathered(self.policy.moving()),
+            "optimizer": {n: self._gathered(own) for n, own in state_by_name(self.optimizer, parameters).items()},
             "schedule": self.schedule.state_dict(),
             "learning_rates": [group["lr"] for group in self.optimizer.param_groups],
             "ranks": [unflatten(*source) for source in sources],
@@ -89,19 +93,24 @@ class Stage:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken. Raises ConfigError where the number of ranks has changed."""
-        if len(state["ranks"]) != self.ranks.world:
-            what = f"stage `{self.name}` was saved by {len(state['ranks'])} ranks, not {self.ranks.world}"
-            raise ConfigError(what, "resume with the same number of processes, or start afresh with `rung run --new`")
+        """Go on where `state` was taken, by however many ranks; a source may find its rows on another one."""
         self.step, self.num_tokens, self.bad_steps = state["step"], state["num_tokens"], state["bad_steps"]
         parameters = self.policy.named_parameters()
-        for name, weight in state["weights"].items():
-            parameters[name].copy_(weight)
+        for mine, saved in ((parameters, state["weights"]), (self.policy.moving(), state["reference"])):
+            for name, weight in saved.items():
+                mine[name].copy_(like(mine[name], weight))
         load_state_by_name(self.optimizer, parameters, state["optimizer"])
         self.schedule.load_state_dict(dict(state["schedule"]))
         for group, rate in zip(self.optimizer.param_groups, state["learning_rates"], strict=True):
             group["lr"] = rate
         self.policy.reference_is_start = False
-        own = state["ranks"][self.ranks.rank]
-        self.source.load_state_dict(own["source"])
-        rng.restore(own["rng"])
+        sources = [saved["source"] for saved in state["ranks"]]
+        same = len(sources) == self.ranks.world
+        self.source.load_state_dict(sources[self.ranks.rank] if same else self.source.share(sources, self.ranks))
+        if self.ranks.rank < len(sources):
+            rng.restore(state["ranks"][self.ranks.rank]["rng"])
+
+    def _gathered(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Whole tensors by name on rank 0, none elsewhere; other values as they are."""
+        gathered = ((name, whole(value) if isinstance(value, Tensor) else value) for name, value in tensors.items())
+        return {name: value for name, value in gathered if self.ranks.rank == 0}

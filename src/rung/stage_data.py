@@ -15,7 +15,7 @@ from rung.data.load import load_examples
 from rung.data.records import Encoded, Example, as_prompt, as_unpaired
 from rung.data.report import Report
 from rung.data.splits import split
-from rung.errors import ConfigError, DataError
+from rung.errors import ConfigError, DataError, within
 from rung.judges import Source, located, waits
 from rung.reward import Rewards
 
@@ -103,14 +103,39 @@ def encode_examples(
         )
         for part in parts
     ]
-    sampled = resolved(config.rollout.max_completion_length) if "prompts" in algorithm.requires() else None
     for part in encoded:
-        for one in part:
-            _check_room(one, sampled, positions)
+        check_room(algorithm, config, part, positions)
+    _check_rest(algorithm, config, len(encoded[0]))
     return encoded[0], encoded[1] if len(encoded) > 1 else []
 
 
+def _check_rest(algorithm: Algorithm, config: StageConfig, num_examples: int) -> None:
+    """Raises ConfigError where the last step of an epoch has fewer examples than the loss makes sense of."""
+    size, least = config.batch_size, algorithm.least_batch_size
+    rest = num_examples % size if isinstance(size, int) else 0
+    if 0 < rest < least:
+        what = f"stage `{config.name}`: `batch_size` {size} leaves {rest} of {num_examples} examples to the last step"
+        remedy = f"take a `batch_size` that leaves none or at least {least}, or `limit` the data"
+        raise ConfigError(f"{what}, and `{algorithm.name}` compares rows", remedy)
+
+
+def check_room(
+    algorithm: Algorithm, config: StageConfig, encoded: Sequence[Encoded], positions: int | None, whose: str = "model"
+) -> None:
+    """Raises ConfigError where a prompt with its longest answer, told or sampled, exceeds a model's positions."""
+    sampled = resolved(config.rollout.max_completion_length) if "prompts" in algorithm.requires() else None
+    for one in encoded:
+        longest = sampled or max((len(answer.ids) for answer in one.answers), default=0)
+        if positions is None or len(one.prompt_ids) + longest <= positions:
+            continue
+        answer = f"`rollout.max_completion_length` {sampled}" if sampled else f"{longest} of its answer"
+        what = f"{one.source}: {len(one.prompt_ids)} tokens and {answer} exceed the {whose}'s {positions} positions"
+        lower = "`rollout.max_completion_length`, or `max_prompt_length`" if sampled else "`max_length`"
+        raise ConfigError(what, f"lower {lower}, which drops such rows")
+
+
 def open_rewards(
+    algorithm: Algorithm,
     config: StageConfig,
     path: PathConfig,
     encoded: Sequence[Encoded],
@@ -118,28 +143,40 @@ def open_rewards(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Rewards:
-    """The stage's rewards, or the path's, checked against the columns of every row and the policy's tokenizer."""
-    rewards = Rewards(_sources(config, path, given), path.reward_policy, path.base)
-    for columns in {frozenset(one.example.columns) for one in encoded}:
-        rewards.check(columns)
+    """The stage's rewards, or the path's, checked against the columns of every row and the policy's tokenizer.
+
+    There may be none where the algorithm reads none.
+    """
+    sources = _sources(algorithm, config, path, given)
+    with within(f"stage `{config.name}`"):
+        rewards = Rewards(sources, path.reward_policy, path.base)
+        for columns in {frozenset(one.example.columns) for one in encoded}:
+            rewards.check(columns)
+        if algorithm.reads_rewards and not any(reward.credited for reward in rewards.rewards):
+            what = f"none of its rewards counts ({', '.join(rewards.goals)}): each weighs 0 or is a metric"
+            raise ConfigError(what, "give one of them a `weight`, or add a reward that has one")
     if tokenizer is not None:
         rewards.check_policy(tokenizer)
     return rewards
 
 
 def check_rewards(
-    config: StageConfig, path: PathConfig, encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase
+    algorithm: Algorithm,
+    config: StageConfig,
+    path: PathConfig,
+    encoded: Sequence[Encoded],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """Raises what `open_rewards` would, as far as it can be known while models of earlier stages are not there."""
-    open_rewards(config, path, encoded).close()
-    made = [source for source in _sources(config, path) if not waits(source)]
+    open_rewards(algorithm, config, path, encoded).close()
+    made = [source for source in _sources(algorithm, config, path) if not waits(source)]
     with Rewards(made, path.reward_policy, path.base) as rewards:
         rewards.check_policy(tokenizer)
 
 
-def _sources(config: StageConfig, path: PathConfig, given: Sequence[Source] = ()) -> list[Source]:
+def _sources(algorithm: Algorithm, config: StageConfig, path: PathConfig, given: Sequence[Source] = ()) -> list[Source]:
     specs = given or path.rewards_of(config)
-    if not specs:
+    if not specs and algorithm.reads_rewards:
         raise ConfigError(f"stage `{config.name}` samples completions and has no rewards", "set `rewards: [name, ...]`")
     return located(specs, path, config.name)
 
@@ -148,14 +185,3 @@ def resolved(value: int | float | str) -> Any:
     """A number of a resolved config."""
     assert not isinstance(value, str), "`auto` is resolved before a stage is opened"
     return value
-
-
-def _check_room(one: Encoded, sampled: int | None, positions: int | None) -> None:
-    """Raises ConfigError where a prompt with its longest answer, told or `sampled`, exceeds the model's positions."""
-    longest = sampled or max((len(answer.ids) for answer in one.answers), default=0)
-    if positions is None or len(one.prompt_ids) + longest <= positions:
-        return
-    answer = f"`rollout.max_completion_length` {sampled}" if sampled else f"{longest} of its answer"
-    what = f"{one.source}: {len(one.prompt_ids)} tokens and {answer} exceed the model's {positions} positions"
-    lower = "`rollout.max_completion_length`, or `max_prompt_length`" if sampled else "`max_length`"
-    raise ConfigError(what, f"lower {lower}, which drops such rows")

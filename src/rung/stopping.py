@@ -14,6 +14,7 @@ from rung.batch import Batch, count
 from rung.loop import totals
 from rung.policy import Policy
 from rung.ranks import Ranks
+from rung.shards import like, whole
 
 
 @torch.no_grad()
@@ -65,12 +66,13 @@ class BestSoFar:
         """Puts the best weights back; nothing where there was no evaluation."""
         parameters = policy.named_parameters()
         for name, weight in self.weights.items():
-            parameters[name].copy_(weight)
+            parameters[name].copy_(like(parameters[name], weight))
 
     def state_dict(self) -> dict[str, Any]:
-        """A tree of tensors and JSON values."""
+        """A tree of tensors and JSON values; a collective."""
         loss = None if self.loss == float("inf") else self.loss
-        return {"loss": loss, "misses": self.misses, "weights": self.weights}
+        weights = {name: whole(weight) for name, weight in self.weights.items()}
+        return {"loss": loss, "misses": self.misses, "weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""

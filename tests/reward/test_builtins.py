@@ -120,6 +120,7 @@ def test_what_is_no_json_object_or_list_scores_zero(text) -> None:
     assert json_valid(text) == 0.0
 
 
+@pytest.mark.maths
 def test_token_f1_counts_repeats() -> None:
     """Shared words: 1; 4 found, 2 gold: 2 * 1 / 6."""
     assert token_f1("red red red red", "red blue") == pytest.approx(1 / 3)

@@ -13,6 +13,8 @@ from rung.advantages import centre, standardise
 from rung.metrics import values
 from rung.reward import RewardPolicy, Rewards, Sample, reward
 
+pytestmark = pytest.mark.maths
+
 
 @reward()
 def first(a: float) -> float | None:
@@ -53,7 +55,6 @@ def tensor(totals: list[float | None]) -> torch.Tensor:
     return torch.tensor([float("nan") if total is None else total for total in totals], dtype=torch.float64)
 
 
-@pytest.mark.maths
 def test_golden_8_a_row_on_which_every_reward_abstains_leaves_the_group(table) -> None:
     """R = [1, None, 0, 1]: mean 2/3, std .57735 over three rows; A = .3333 / .57745, 0, -.6667 / .57745 ..."""
     scores = Rewards([first]).score(table([0] * 4, a=[1.0, None, 0.0, 1.0]))
@@ -63,7 +64,6 @@ def test_golden_8_a_row_on_which_every_reward_abstains_leaves_the_group(table) -
     assert values(scores.metrics())["reward_std"] == pytest.approx(0.5773503)
 
 
-@pytest.mark.maths
 def test_golden_8b_an_abstention_of_one_of_two_gives_no_advantage(table) -> None:
     """a = [None, 1], b = [1, 1]: a is taken at its group's mean 1, so both rows are worth 2."""
     scores = Rewards([first, second]).score(table([0, 0], a=[None, 1.0], b=[1.0, 1.0]))

@@ -46,6 +46,7 @@ def ids(judge: tuple[str, Any, Any], text: str) -> list[int]:
     return judge[2](text, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.oracle
 def test_texts_and_conversations_are_judged_as_the_model_was_trained_to_read_them(judge) -> None:
     eos = judge[2].eos_token
     chat = [{"role": "user", "content": "Why?"}]

@@ -38,6 +38,7 @@ def stored(cache: Cache) -> list[torch.Tensor]:
     return [tensor.clone() for layer in layers for tensor in (layer.keys, layer.values)]
 
 
+@pytest.mark.oracle
 @given(st.lists(st.sampled_from(["grow", "repeat", "select"]), max_size=8), st.integers(1, 12), st.integers(0, 99))
 def test_attention_sees_what_it_sees_with_the_stock_cache(steps: list[str], length: int, seed: int):
     ours, stock = new_cache(CONFIG), DynamicCache(config=CONFIG)

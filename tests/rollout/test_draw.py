@@ -30,6 +30,7 @@ def transformers_probabilities(logits: torch.Tensor, spec: Sampling) -> torch.Te
     return logits.softmax(-1)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     "spec",
     [
@@ -57,6 +58,7 @@ def test_draws_follow_the_distribution_of_transformers(spec: Sampling):
     assert chisquare(counts[kept].numpy(), (shares * n).numpy()).pvalue > 1e-3
 
 
+@pytest.mark.oracle
 @given(
     st.integers(0, 1000), st.sampled_from([3, 700, 1500]), st.floats(0.3, 3.0), st.integers(0, 9), st.floats(0.05, 1.0)
 )

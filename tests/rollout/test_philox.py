@@ -12,6 +12,7 @@ from rung.rollout.philox import Key, philox4x32, uniforms
 KEY = Key(seed=3, stage="dapo", purpose="rollout")
 
 
+@pytest.mark.maths
 @pytest.mark.parametrize(
     ("counter", "key", "words"),
     [
@@ -27,6 +28,7 @@ def test_philox_gives_the_published_words(counter: str, key: str, words: str):
     assert [f"{int(word):08x}" for word in philox4x32(counters, (first, second))] == words.split()
 
 
+@pytest.mark.maths
 def test_a_uniform_is_built_from_the_first_53_bits_of_its_counter():
     """Word 0 gives the upper 27 bits, word 1 the lower 26; visit 2**32 + 7 is counter words (7, 1)."""
     words = philox4x32(np.array([7, 1, 4, 9], np.uint64), KEY.words())

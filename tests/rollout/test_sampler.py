@@ -59,6 +59,7 @@ def plain_logps(model: Any, prompt: Prompt, completion: tuple[int, ...], tempera
     return (logits / temperature).log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_log_probs_equal_a_plain_forward(name: str, adapter: bool):
@@ -75,6 +76,7 @@ def test_log_probs_equal_a_plain_forward(name: str, adapter: bool):
                 torch.testing.assert_close(torch.tensor(row.logps), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", FAMILIES)
 def test_greedy_equals_generate(name: str):
     model: Any
@@ -133,6 +135,7 @@ def test_a_prompt_met_again_is_computed_once_and_draws_anew():
     assert len({row for group in (groups[0], groups[2]) for row in group}) == 8
 
 
+@pytest.mark.maths
 def test_the_work_done_is_counted():
     """Two prompts in one block of width 9, five rows each; nobody ends early: 18 + 10 rows x 23 positions."""
     model, tokenizer = build("llama")

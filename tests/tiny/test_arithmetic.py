@@ -72,6 +72,7 @@ def test_terms_in_this_order_give_this_question_and_this_solution(terms, asked, 
     assert (question(terms), solution(terms)) == (asked, solved)
 
 
+@pytest.mark.maths
 def test_the_slips_of_a_sum_by_hand():
     assert slips((3, 5, -2)) == {
         "result": [

@@ -167,6 +167,7 @@ def test_what_does_no_harm_is_harmless_and_not_correct(order, text, wrong):
     assert (judgement.outcome, judgement.wrong, judgement.severity) == ("harmless", wrong, 0.0)
 
 
+@pytest.mark.maths
 def test_severity_and_share_by_hand():
     """drug, strength, route, dose, frequency, duration and advice are asked: 7 components.
 

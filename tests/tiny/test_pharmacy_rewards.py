@@ -23,6 +23,7 @@ ORDER = {
 RIGHT = "Take 1 tablet of metformin 500 mg by mouth 2 times a day with food."
 
 
+@pytest.mark.maths
 @pytest.mark.parametrize(
     ("text", "outcome", "match"),
     [

@@ -17,10 +17,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import rung
-from rung.config.models import PathConfig, StageConfig, named
-from rung.config.spelling import OLD, successor
+from rung.config.models import PathConfig, RolloutConfig, StageConfig, UpdatesConfig, named
+from rung.config.spelling import STAGE_KEYS, method_advice, successor
 from rung.errors import ConfigError, UserError
-from rung.registry import hint
+from rung.registry import demand, hint
 
 FOLDERS = ("paths", "algorithms", "tiny")  # of configs/, in the order in which a bare name is looked for
 _EXCLUSIVE = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}
@@ -207,16 +207,14 @@ def _explained(error: ValidationError, raw: Mapping[str, Any], source: str, alon
     loc = fault["loc"]
     key = _dotted(loc, raw)
     if fault["type"] == "extra_forbidden":
-        return ConfigError(f"{source}: unknown key `{key}`", _instead(loc, raw, alone))
+        return ConfigError(f"{source}: unknown key `{key}`", _instead(loc, raw, alone, fault["input"]))
     if fault["type"] == "missing":
         return ConfigError(f"{source}: `{key}` is missing", "add it; `rung list configs` names examples to start from")
-    reasons = dict.fromkeys(
-        other["msg"].removeprefix("Value error, ") for other in faults if _dotted(other["loc"], raw) == key
-    )
+    reasons = dict.fromkeys(demand(other["msg"]) for other in faults if _dotted(other["loc"], raw) == key)
     return ConfigError(f"{source}: `{key}` is {fault['input']!r}", "; or: ".join(reasons))
 
 
-def _instead(loc: tuple[int | str, ...], raw: Mapping[str, Any], alone: bool) -> str:
+def _instead(loc: tuple[int | str, ...], raw: Mapping[str, Any], alone: bool, value: object) -> str:
     either = alone and len(loc) == 1  # a key of the path or of its stage was meant
     loc = ("stages", 0, *loc) if either else loc
     key, owner = str(loc[-1]), _model_at(loc[:-1])
@@ -226,9 +224,12 @@ def _instead(loc: tuple[int | str, ...], raw: Mapping[str, Any], alone: bool) ->
         return f"it is a stage's key: write it in the stage, or `<stage>.{key}=...` as an override"
     if owner is StageConfig and key in PathConfig.model_fields:
         return "it holds for the whole path: write it at the top"
-    if owner is StageConfig and key not in OLD and key in _settings(loc, raw):
+    in_stage = owner in (StageConfig, RolloutConfig, UpdatesConfig)
+    if in_stage and not method_advice(key, value) and key in _settings(loc, raw):
         return f"it is a setting of the algorithm: `algorithm: {{name: ..., {key}: ...}}`"
-    return successor(key, known)
+    if in_stage and key in STAGE_KEYS:
+        return "it is a stage's key: write it in the stage itself"
+    return successor(key, known, value)
 
 
 def _settings(loc: tuple[int | str, ...], raw: Mapping[str, Any]) -> set[str]:

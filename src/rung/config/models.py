@@ -33,6 +33,7 @@ from rung.reward import RewardPolicy, RewardSpec
 Auto = Literal["auto"]
 DataSpec = str | dict[str, Any]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Stop = Annotated[str, Field(min_length=1)]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
 
 
@@ -47,7 +48,7 @@ Rewards = tuple[Annotated[RewardSpec, BeforeValidator(named)], ...]
 class Section(BaseModel):
     """A mapping of the config: frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class TokenBatch(Section):
@@ -65,7 +66,7 @@ class RolloutConfig(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: NonNegativeInt = 0
     min_p: float = Field(default=0.0, ge=0, lt=1)
-    stop: tuple[str, ...] = ()
+    stop: tuple[Stop, ...] = ()
 
 
 class UpdatesConfig(Section):
@@ -76,9 +77,13 @@ class UpdatesConfig(Section):
 
 
 class Adapter(Section):
-    """Train an adapter and not the whole model; inside `lora` are the keys of `peft.LoraConfig`."""
+    """Train an adapter and not the whole model; inside `lora` are the keys of `peft.LoraConfig`.
+
+    With `load_in_4bit` what lies below it is quantised while the stage trains.
+    """
 
     lora: dict[str, Any]
+    load_in_4bit: bool = False
 
 
 class EarlyStopping(Section):
@@ -93,9 +98,12 @@ class StageConfig(Section):
 
     `start` is the key `from`: an earlier stage, `run:NAME/stage` or a folder; by default the last promoted policy.
     `batch_size` counts prompts, pairs or rows an optimizer step over all ranks. Of `num_train_epochs` and `max_steps`
-    one is given at most. `reference` is `start`, the weights that this stage starts from, or an earlier stage. `critic`
+    one is given at most. `reference` is `start`, the weights that this stage starts from, an earlier stage, or one that
+    moves: every `ref_model_sync_steps` steps `sync` makes it the policy, and `ema` gives the policy the share
+    `ref_model_mixup_alpha` in it (TR-DPO, 2404.09656). `critic`
     is where values come from: a `head` on the policy, a model of its own that begins as `start` does, or one that
-    begins as an earlier stage, such as a reward model.
+    begins as an earlier stage, such as a reward model. `teacher` is a model to learn from: an earlier stage, or what
+    `model` of a path may be.
     """
 
     name: str
@@ -105,7 +113,10 @@ class StageConfig(Section):
     rewards: Rewards | None = None
     adapter: Adapter | None = None
     reference: str = "start"
+    ref_model_sync_steps: PositiveInt | None = None
+    ref_model_mixup_alpha: float | None = Field(None, gt=0, lt=1)
     critic: str | None = None
+    teacher: str | None = None
     optimizer: str = "adamw"
     learning_rate: PositiveFloat | Auto = "auto"
     lr_scheduler_type: Scheduler = "linear"
@@ -122,7 +133,7 @@ class StageConfig(Section):
     on_overlong: Literal["drop", "error", "truncate"] = "drop"
     on_bad: Literal["error", "skip", "quarantine"] = "error"
     token_budget: PositiveInt | Auto = "auto"
-    precision: Literal["auto", "fp32"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     early_stopping: EarlyStopping | None = None
     shots: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     gate: GateConfig | None = None
@@ -135,12 +146,10 @@ class StageConfig(Section):
     def _none_is_a_word(cls, adapter: object) -> object:
         return None if adapter == "none" else adapter
 
-    @field_validator("precision", mode="before")
+    @field_validator("rollout", "updates", mode="before")
     @classmethod
-    def _fp32_alone(cls, precision: object) -> object:
-        if precision not in ("auto", "fp32"):
-            raise ConfigError(f"`precision` is {precision!r}, and everything runs in fp32", "leave it out: fp32")
-        return precision
+    def _nothing_is_the_default(cls, block: object) -> object:
+        return {} if block is None else block
 
     @field_validator("algorithm")
     @classmethod
@@ -172,7 +181,7 @@ class EvaluateConfig(Section):
     shots_from: DataSpec | None = None
     max_completion_length: PositiveInt | Auto = "auto"
     temperature: NonNegativeFloat = 0.0
-    stop: tuple[str, ...] = ()
+    stop: tuple[Stop, ...] = ()
 
 
 class PathConfig(Section):
@@ -267,7 +276,10 @@ class PathConfig(Section):
             if stage.start in names[number:]:
                 what = f"stage `{stage.name}` starts from `{stage.start}`, which does not come before it"
                 raise ConfigError(what, f"start from an earlier stage ({earlier}), or move `{stage.start}` up")
-            for key, words in (("reference", ("start",)), ("critic", (None, "head", "start"))):
+            if stage.teacher in names[number:]:
+                what = f"stage `{stage.name}` has the teacher `{stage.teacher}`, which does not come before it"
+                raise ConfigError(what, f"use an earlier stage ({earlier}), a folder, a hub id or `run:NAME/stage`")
+            for key, words in (("reference", ("start", *MOVING)), ("critic", (None, "head", "start"))):
                 named = getattr(stage, key)
                 if named not in (*words, *names[:number]):
                     what = f"stage `{stage.name}` has the {key} `{named}`, which is no stage before it"
@@ -276,4 +288,5 @@ class PathConfig(Section):
         return self
 
 
-RESERVED = frozenset({"start", "head", "ema", "sync", "stages"})
+MOVING = ("ema", "sync")  # words for a reference that moves
+RESERVED = frozenset({"start", "head", *MOVING, "stages"})

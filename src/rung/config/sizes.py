@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rung
 from rung.config.load import merge, read_yaml
-from rung.config.models import PathConfig, RolloutConfig, StageConfig, UpdatesConfig
-from rung.errors import ConfigError
+from rung.config.models import PathConfig, RolloutConfig, StageConfig, TokenBatch, UpdatesConfig
+from rung.errors import ConfigError, within
 from rung.locate import TINY, locate
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ Block = TypeVar("Block", RolloutConfig, UpdatesConfig)
 
 SIZES = {"tiny": 50_000_000, "small": 1_000_000_000}  # parameters that a model has fewer of; else `large`
 KINDS = ("text", "pairs", "unpaired", "prompts")
-# `precision: auto` stays: it is fp32 at any size
-AUTO = tuple(name for name, key in StageConfig.model_fields.items() if key.default == "auto" and name != "precision")
+AUTO = tuple(name for name, key in StageConfig.model_fields.items() if key.default == "auto")
 
 
 def size_of(num_parameters: int) -> str:
@@ -61,11 +60,9 @@ def resolve(
     """The config with a number for every `auto`, and an end for every stage; what is given stays.
 
     `size` names the defaults (`tiny`, `small`, `large`); without it the config's model tells. `algorithms` by stage are
-    those of a Python program, which has no name for them.
+    those of a Python program, which has no name for them. What a stage's algorithm does not read stays as it is.
     """
-    from rung.registry import algorithm
-
-    algorithms = algorithms or {stage.name: algorithm(stage.algorithm, config.base) for stage in config.stages}
+    algorithms = algorithms or {stage.name: algorithm_of(stage, config.base) for stage in config.stages}
     file = defaults_file(size or size_of_model(config))
     defaults = read_yaml(file)
     stages = {stage.name: _stage_values(stage, algorithms[stage.name], defaults, str(file)) for stage in config.stages}
@@ -74,6 +71,14 @@ def resolve(
         length = defaults["all"]["rollout"]["max_completion_length"]
         evaluate = evaluate.model_copy(update={"max_completion_length": length})
     return config.with_stages(stages).model_copy(update={"evaluate": evaluate}).at(config.base)
+
+
+def algorithm_of(stage: StageConfig, base: Path) -> Algorithm:
+    """The algorithm of a stage; ConfigError, naming the stage, for an unknown name or settings that it refuses."""
+    from rung.registry import algorithm
+
+    with within(f"stage `{stage.name}`"):
+        return algorithm(stage.algorithm, base)
 
 
 def defaults_file(size: str) -> Path:
@@ -86,19 +91,33 @@ def defaults_file(size: str) -> Path:
 def _stage_values(stage: StageConfig, algorithm: Algorithm, defaults: Mapping[str, Any], source: str) -> dict[str, Any]:
     names = [vars(cls)["name"] for cls in reversed(type(algorithm).__mro__) if isinstance(vars(cls).get("name"), str)]
     values: dict[str, Any] = {}
-    for section in ("all", kind_of(algorithm) or "all", *names):
+    kind = kind_of(algorithm)
+    if kind is None:
+        return {}
+    for section in ("all", kind, *names):
         values = merge(values, defaults.get(section) or {}, f"{source}: {section}")
     filled: dict[str, Any] = {key: values[key] for key in AUTO if getattr(stage, key) == "auto"}
+    if filled.get("precision") == "auto":
+        filled["precision"] = native_precision()
     if stage.num_train_epochs is None and stage.max_steps is None:
         filled["num_train_epochs"] = values["num_train_epochs"]
-    updates = _filled(stage.updates, values["updates"])
-    rollout = stage.rollout
-    if kind_of(algorithm) == "prompts":
-        if isinstance(stage.batch_size, int) and rollout.batch_size == "auto":
-            rollout = rollout.model_copy(update={"batch_size": stage.batch_size * updates.minibatches})
-        rollout = _filled(rollout, values["rollout"])
-        filled["batch_size"] = _prompts_a_step(stage, rollout.batch_size, updates.minibatches)
-    return {**filled, "updates": updates, "rollout": _filled(rollout, values["rollout"])}
+    if kind != "prompts":
+        return filled
+    updates, rollout = _filled(stage.updates, values["updates"]), stage.rollout
+    if isinstance(stage.batch_size, int) and rollout.batch_size == "auto":
+        rollout = rollout.model_copy(update={"batch_size": stage.batch_size * updates.minibatches})
+    rollout = _filled(rollout, values["rollout"])
+    filled["batch_size"] = _prompts_a_step(stage, rollout.batch_size, updates.minibatches)
+    return {**filled, "updates": updates, "rollout": rollout}
+
+
+def native_precision() -> str:
+    """`bf16` where this machine multiplies in it (a GPU, or a CPU with avx512_bf16 or amx), else `fp32`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 def _filled(block: Block, values: Mapping[str, Any]) -> Block:
@@ -112,8 +131,11 @@ def _prompts_a_step(stage: StageConfig, rollout_size: Any, minibatches: Any) -> 
         what = f"stage `{stage.name}`: `rollout.batch_size` {rollout_size} cannot be cut into {minibatches} minibatches"
         raise ConfigError(what, "raise it, or lower `updates.minibatches`: each one needs a prompt")
     prompts = rollout_size // minibatches
+    if isinstance(stage.batch_size, TokenBatch):
+        what = f"stage `{stage.name}`: `batch_size` counts tokens, and sampled data are counted in prompts"
+        raise ConfigError(what, "give a number of prompts, or leave it out: it follows from `rollout.batch_size`")
     if stage.batch_size not in ("auto", prompts):
         cut = f"`rollout.batch_size` {rollout_size} / `updates.minibatches` {minibatches}"
-        what = f"stage `{stage.name}`: `batch_size` is not {cut}"
+        what = f"stage `{stage.name}`: `batch_size` {stage.batch_size} is not {cut}"
         raise ConfigError(what, "leave `batch_size` out, or `rollout.batch_size`: one follows from the other")
     return prompts

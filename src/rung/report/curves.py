@@ -36,7 +36,7 @@ _FAMILIES = (
     _Family("accuracy", "share of pairs", r"rewards/(accuracies)|accuracy", bounds=(0, 1)),
     _Family("rewards", "mean", r"rewards/(chosen|rejected|margins)|margin"),
     _Family("kl", "to the reference, nats a token", r"kl"),
-    _Family("entropy", "nats a token", r"entropy"),
+    _Family("entropy", "nats a token", r"entropy|teacher_entropy"),
     _Family(
         "completions",
         "tokens: mean, shortest to longest",

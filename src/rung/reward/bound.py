@@ -136,10 +136,9 @@ def _resolve(source: Source, base: Path | None) -> tuple[RewardSpec, Callable[..
 
 
 def _check_options(spec: RewardSpec, label: str, role: Role, goal: Goal, signature: Signature) -> None:
-    given = spec.model_fields_set
-    if role != "gate" and given & {"threshold", "fail_value"}:
+    if role != "gate" and (spec.threshold is not None or spec.fail_value):
         raise RewardError(f"reward `{label}` has a threshold and is no gate", "add `role: gate`, or leave it out")
-    if role in ("metric", "gate") and "weight" in given and spec.weight not in (0.0, 1.0):
+    if role in ("metric", "gate") and spec.weight not in (0.0, 1.0):
         raise RewardError(f"reward `{label}` is a {role}: its weight has no effect", "leave it out, or change the role")
     if goal == "min" and (role == "gate" or (role == "reward" and spec.weight > 0)):
         remedy = "give it a negative weight, or `role: metric`"

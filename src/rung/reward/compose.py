@@ -18,15 +18,16 @@ def compose(
     """The total and the task total (before shaping and clip) of each row; None where a row is unscored.
 
     `outcomes` by label and `groups` have one entry a row. A row is unscored where a credited reward failed (unless
-    `on_error` is `abstain`), or where every reward that enters the sum abstained. A failed gate gives `fail_value` and
-    nothing else. Where only some rewards abstain, each is taken at the mean of its scores in the group, so that an
-    abstention gives no advantage; where its whole group abstained it counts nothing.
+    `on_error` is `abstain`), or where every reward that enters the sum abstained; without any rewards, every row is. A
+    failed gate gives `fail_value` and nothing else. Where only some rewards abstain, each is taken at the mean of its
+    scores in the group, so that an abstention gives no advantage; where its whole group abstained it counts nothing.
     """
     rows = range(len(groups))
     credited = [reward for reward in rewards if reward.credited]
     gates, summed, shapers = ([r for r in credited if r.role == role] for role in ("gate", "reward", "shaping"))
     failed = _failed_gates(gates, outcomes, rows)
-    silent = {row for row in rows if summed and all(outcomes[r.label][row].value is None for r in summed)}
+    judged = summed or not rewards  # where there is shaping alone, that is the score
+    silent = {row for row in rows if judged and all(outcomes[r.label][row].value is None for r in summed)}
     unscored = silent - failed.keys()
     if policy.on_error != "abstain":
         unscored |= {row for reward in credited for row in rows if outcomes[reward.label][row].failed}

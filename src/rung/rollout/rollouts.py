@@ -98,6 +98,19 @@ class Rollouts:
         self.place, self.state = state["place"], state["state"]
         self.generator.rewards.load_state_dict(state["rewards"])
 
+    def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
+        """The state of this rank, where `states` are those of all ranks of a run that had more or fewer.
+
+        The groups of the rollout at hand are dealt out anew.
+        """
+        mine = {**states[0], "rewards": states[ranks.rank % len(states)]["rewards"]}
+        if mine["rollout"] is None:
+            return mine
+        rollout = concat([from_tree(state["rollout"]) for state in states])
+        place = torch.cat([state["place"] for state in states])
+        dealt = place % ranks.world == ranks.rank
+        return {**mine, "rollout": to_tree(rollout.select(dealt)), "place": place[dealt]}
+
     def _turns(self, epoch: int) -> list[int]:
         """The turn of each group in an epoch: as drawn at first, then a fresh permutation."""
         if epoch == 0:
@@ -122,7 +135,8 @@ class Rollouts:
         before = sum(share.num_rows for share in shares[: self.ranks.rank])
         credited = credited.select(torch.arange(before, before + local.num_rows))
         credited = replace(credited, row_ids=local.row_ids)
-        scored = credited.select(~credited.rewards.isnan()) if credited.rewards is not None else credited
+        judged = credited.rewards if self.algorithm.reads_rewards else None
+        scored = credited if judged is None else credited.select(~judged.isnan())
         place = torch.tensor([numbers[visit] for visit in scored.extras["visit"].tolist()], dtype=torch.long)
         return scored, place
 
@@ -163,7 +177,8 @@ class Rollouts:
         mine = self.ranks.share(visits)
         orders = {epoch: order(self.seed, epoch, len(self.prompts)) for epoch in {v // len(self.prompts) for v in mine}}
         prompts = [self.prompts[orders[visit // len(self.prompts)][visit % len(self.prompts)]] for visit in mine]
-        generated = self.generator(prompts, list(mine), self.rollouts * self.epochs * self.minibatches)
+        step = self.rollouts * self.epochs * self.minibatches
+        generated = self.policy.with_weights(lambda: self.generator(prompts, list(mine), step))
         self._note(generated.metrics)
         self._table += generated.table
         return generated
