@@ -15,7 +15,8 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from rung.algorithms.group import LOG_RATIOS, GroupRelative, Level, Reduction, Scale
+from rung.algorithms.axes import LOG_RATIOS, Level, Reduction, Scale
+from rung.algorithms.group import GroupRelative
 from rung.batch import Batch
 from rung.metrics import Metric, mean_of
 from rung.objectives import capped_weight

@@ -16,16 +16,17 @@ kept so far suggests, instead of always three times the batch.
 """
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from rung.advantages import is_mixed, soft_overlong
 from rung.algorithm import State
-from rung.algorithms.group import Reduction
+from rung.algorithms.axes import Reduction
 from rung.algorithms.grpo import GRPO
 from rung.batch import Batch
+from rung.errors import ConfigError
 
 
 class DAPO(GRPO):
@@ -47,6 +48,13 @@ class DAPO(GRPO):
     """Tokens before the length limit that are punished; None = a fifth of the limit, as in the paper; 0 = off."""
     overlong_factor: NonNegativeFloat = 1.0
     """What the full punishment costs, in units of reward."""
+
+    @model_validator(mode="after")
+    def _punished_in_a_sum(self) -> Self:
+        if self.overlong_buffer != 0 and self.multi_objective_aggregation == "normalize_then_sum":
+            what = "the punishment of overlong answers is added to the sum of rewards, which `normalize_then_sum` lacks"
+            raise ConfigError(what, "set `overlong_buffer: 0`, and take the reward `soft_overlong` as one of them")
+        return self
 
     def idle_settings(self) -> dict[str, str]:
         """Also those of a punishment that is off."""

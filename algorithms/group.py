@@ -1,81 +1,48 @@
 """What the algorithms share that hold the samples of a prompt against each other: advantage, KL, reduction.
 
     A    = (R - mean of the group), divided by what `scale_rewards` says
-    loss = sum of [ objective(ratio, A) + beta KL ] over the denominator of `reduction`
+    loss = sum of [ objective(ratio, A) x masks x weight + beta KL ] over the denominator of `reduction` - entropy bonus
 
 Each axis is a setting of its own; `objective` is what an algorithm writes: what a ratio and an advantage cost a token.
-Not an algorithm by itself.
+The masks leave out rows that have drifted and tokens of low entropy, the weight is that of another sampler; what they
+leave out stays in the denominator and in the KL. Not an algorithm by itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from rung.advantages import centre, standardise, standardise_centred, standardise_over_batch
-from rung.algorithm import Algorithm, Need, State
+from rung.advantages import scale_over_batch
+from rung.algorithm import Algorithm, Need, Readout, State
+from rung.algorithms.axes import (
+    ADVANTAGES,
+    BOUNDED,
+    MISMATCHES,
+    PENALTIES,
+    Aggregation,
+    Correction,
+    KLEstimator,
+    Reduction,
+    Scale,
+)
 from rung.batch import Batch, Loss, Outputs, Unit
 from rung.errors import ConfigError
-from rung.maths import (
-    entropy_detached,
-    k1,
-    k2,
-    k3,
-    masked_mean,
-    masked_sum,
-    sequence_log_ratio,
-    sequence_token_log_ratio,
-    summed_log_ratio,
-    token_log_ratio,
-)
+from rung.maths import entropy, entropy_detached, k1, k3, masked_mean, masked_sum
 from rung.metrics import Metric, Metrics, mean_of
-from rung.objectives import dropped, sequence_mismatch, token_mismatch, truncated
+from rung.objectives import highest, not_drifted
+from rung.policy import Policy
 
-Correction = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
-KLEstimator = Literal["rho_k3", "k3", "k2", "k1"]
-Level = Literal["token", "sequence", "sequence_token", "sequence_sum"]
-Reduction = Literal["row_mean", "token_mean", "row_sum", "constant"]
-Scale = Literal["group", "batch", "centred", "none"]
-
-ADVANTAGES: dict[Scale, Callable[[Tensor, Tensor], Tensor]] = {
-    "group": standardise,
-    "batch": standardise_over_batch,
-    "centred": standardise_centred,
-    "none": centre,
-}
-LOG_RATIOS: dict[Level, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "token": lambda logps, old_logps, mask: token_log_ratio(logps, old_logps),
-    "sequence": sequence_log_ratio,
-    "sequence_token": sequence_token_log_ratio,
-    "sequence_sum": summed_log_ratio,
-}
-MISMATCHES: dict[Correction, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "token_truncate": token_mismatch,
-    "token_mask": token_mismatch,
-    "sequence_truncate": sequence_mismatch,
-    "sequence_mask": sequence_mismatch,
-}
-BOUNDED: dict[Correction, Callable[[Tensor, float, float], Tensor]] = {
-    "token_truncate": truncated,
-    "token_mask": dropped,
-    "sequence_truncate": truncated,
-    "sequence_mask": dropped,
-}
-# In the loss; k1 stands in the reward.
-PENALTIES: dict[KLEstimator, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "rho_k3": lambda logps, old_logps, ref_logps: token_log_ratio(logps, old_logps).exp() * k3(logps, ref_logps),
-    "k3": lambda logps, old_logps, ref_logps: k3(logps, ref_logps),
-    "k2": lambda logps, old_logps, ref_logps: k2(logps, ref_logps),
-}
+NONE = 1e-30  # tokens: a number that changes no count of them
 
 
 class GroupRelative(Algorithm):
     """Samples of a prompt as each other's baseline, whatever their ratio to the policy that drew them costs.
 
-    Defaults: num_generations, importance_sampling_clip_max (TRL); scale_rewards, reduction (arXiv 2402.03300);
-    kl_estimator (arXiv 2512.02556).
+    Defaults: num_generations, importance_sampling_clip_max, multi_objective_aggregation, top_entropy_quantile (TRL);
+    scale_rewards, reduction (arXiv 2402.03300); kl_estimator (arXiv 2512.02556).
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"prompts", "old_logps"})
@@ -91,6 +58,8 @@ class GroupRelative(Algorithm):
     scale_rewards: Scale = "group"
     """What a centred reward is divided by: the std of its group, of the batch's rewards, of the batch's centred
     rewards, or nothing."""
+    multi_objective_aggregation: Aggregation = "sum_then_normalize"
+    """Whether rewards are added up and held against their group, or each is by itself and their sum is scaled."""
     reduction: Reduction = "row_mean"
     """How token losses are averaged: over each row then rows; over all tokens; summed over each row then averaged over
     rows; or summed and divided by rows times `max_completion_length`."""
@@ -103,6 +72,14 @@ class GroupRelative(Algorithm):
     """The largest such weight."""
     importance_sampling_clip_min: NonNegativeFloat = 0.0
     """The smallest such weight."""
+    off_policy_mask_threshold: PositiveFloat | None = None
+    """Leave out completions with a negative advantage that have become less likely since they were sampled, by more
+    nats a token than this; None = none."""
+    top_entropy_quantile: float = Field(default=1.0, gt=0, le=1)
+    """The share of a rollout's tokens, those of the highest entropy when they were sampled, that the objective is of;
+    1 = all."""
+    entropy_coef: NonNegativeFloat = 0.0
+    """Weight of the mean entropy of those tokens, which the loss has less."""
 
     @model_validator(mode="after")
     def _weighed_evenly(self) -> Self:
@@ -115,31 +92,72 @@ class GroupRelative(Algorithm):
             raise ConfigError(what, "set bounds on both sides of 1, the weight of what the policy drew itself")
         return self
 
+    @model_validator(mode="after")
+    def _compatible(self) -> Self:
+        if self.one_ratio_a_row() and self.top_entropy_quantile < 1:
+            what = f"`top_entropy_quantile` {self.top_entropy_quantile:g} leaves out tokens, and the ratio is of a row"
+            raise ConfigError(what, "leave it out, or take `importance_sampling_level: token` where there is one")
+        if self.kl_in_reward() and self.multi_objective_aggregation == "normalize_then_sum":
+            what = "`kl_estimator: k1` is taken off the sum of rewards, and `normalize_then_sum` reads each by itself"
+            raise ConfigError(what, "take `rho_k3`, which is in the loss")
+        return self
+
+    def kl_in_reward(self) -> bool:
+        """Whether rewards pay for the KL."""
+        return self.beta > 0 and self.kl_estimator == "k1"
+
+    def kl_in_loss(self) -> bool:
+        """Whether the loss has the KL."""
+        return self.beta > 0 and self.kl_estimator != "k1"
+
     def one_ratio_a_row(self) -> bool:
         """Whether the objective has one ratio for all tokens of a row."""
         return False
 
     def idle_settings(self) -> dict[str, str]:
-        """Those of a KL that does not count, and of a sampler that is not corrected for."""
+        """Those of a KL that does not count, of a sum that is not scaled, of a sampler that is not corrected for."""
         idle = {} if self.beta else {"kl_estimator": "`beta` is 0"}
+        if self.multi_objective_aggregation == "normalize_then_sum":
+            idle["scale_rewards"] = "`normalize_then_sum` scales each reward by its group, and their sum by the batch"
         bounds = ("importance_sampling_clip_max", "importance_sampling_clip_min")
         absent = "there is no `importance_sampling_correction`"
         return idle if self.importance_sampling_correction else idle | dict.fromkeys(bounds, absent)
 
     def requires(self) -> frozenset[Need]:
-        """A reference only where the KL counts, the sampler's own log-probs where it is corrected for."""
-        extra = {"reference": self.beta > 0, "sampled_logps": self.importance_sampling_correction is not None}
+        """A reference only where the KL counts, a sampler's own log-probs and rewards apart where they are read."""
+        extra = {
+            "reference": self.beta > 0,
+            "sampled_logps": self.importance_sampling_correction is not None,
+            "standardised_rewards": self.multi_objective_aggregation == "normalize_then_sum",
+        }
         return self.needs | frozenset[Need](need for need, asked in extra.items() if asked)  # type: ignore[arg-type]
+
+    def reads(self) -> Mapping[str, Readout]:
+        """The entropy, with a gradient where it is paid for."""
+        return {"entropy": entropy} if self.entropy_coef else self.readouts
 
     def notes(self, updates_per_rollout: int) -> list[str]:
         """That objectives differ from each other off-policy alone."""
         if updates_per_rollout > 1:
             return []
-        return ["one update a rollout: every ratio is 1, which is REINFORCE with a baseline; `updates.minibatches: 4`"]
+        note = "one update a rollout: every ratio is 1, which is REINFORCE with a baseline; `updates.minibatches: 4`"
+        return [note, *self.drift_notes(updates_per_rollout)]
+
+    def drift_notes(self, updates_per_rollout: int) -> list[str]:
+        """That nothing has drifted on-policy."""
+        if updates_per_rollout > 1 or self.off_policy_mask_threshold is None:
+            return []
+        return [
+            "one update a rollout: what the policy sampled itself has not drifted, and `off_policy_mask_threshold` "
+            "leaves out nothing"
+        ]
 
     def units(self) -> dict[str, Unit]:
-        """One term, over tokens or rows."""
-        return {"policy": "tokens" if self.reduction == "token_mean" else "rows"}
+        """The objective over tokens or rows; the entropy bonus over the tokens that it is paid for."""
+        units: dict[str, Unit] = {"policy": "tokens" if self.reduction == "token_mean" else "rows"}
+        if self.entropy_coef:
+            units["entropy"] = "tokens" if self.top_entropy_quantile == 1 else num_high_entropy
+        return units
 
     def samples_per_prompt(self) -> int:
         """`num_generations`."""
@@ -149,17 +167,25 @@ class GroupRelative(Algorithm):
         """(N,) advantages of whole completions."""
         return ADVANTAGES[self.scale_rewards](rewards, group_of)
 
+    def prepare(self, batch: Batch, policy: Policy) -> Batch:
+        """Also the entropy of each token, where a share of them is trained."""
+        batch = super().prepare(batch, policy)
+        if self.top_entropy_quantile == 1 or "entropies" in batch.extras:
+            return batch
+        return batch.replace_extras(entropies=policy.readout(batch, entropy_detached))
+
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
-        """Group-relative advantages, the same for every token of a row."""
+        """Group-relative advantages, the same for every token of a row; which tokens count, and how much."""
         assert rollout.rewards is not None
-        rewards = rollout.rewards
-        if self.beta and self.kl_estimator == "k1":
-            rewards = rewards - self.beta * masked_sum(sampled_kl(rollout), rollout.loss_mask)
         trained = trained_tokens(rollout, self.mask_truncated_completions)
-        advantages = self.advantages(rewards, rollout.group_of)[:, None] * trained
+        advantages = self._row_advantages(rollout)[:, None] * trained
         credited = replace(rollout, advantages=advantages, loss_mask=trained)
         if self.importance_sampling_correction is not None:
             credited = credited.replace_extras(sampler_weights=self._sampler_weights(rollout))
+        if self.top_entropy_quantile < 1:
+            scored = trained & ~rollout.rewards.isnan()[:, None]
+            high = highest(rollout.extras["entropies"], scored, self.top_entropy_quantile)
+            credited = credited.replace_extras(high_entropy=high)
         return credited, state
 
     def rollout_metrics(self, rollout: Batch, state: State) -> Metrics:
@@ -174,21 +200,26 @@ class GroupRelative(Algorithm):
         return metrics
 
     def active(self, batch: Batch) -> Tensor:
-        """Rows with an advantage; all rows where the loss has a KL."""
+        """Rows with an advantage; all rows where the loss has a KL or an entropy bonus."""
         assert batch.advantages is not None
-        has_kl = self.beta and self.kl_estimator != "k1"
-        return batch.loss_mask.any(1) if has_kl else (batch.advantages != 0).any(1)
+        has_more = self.kl_in_loss() or self.entropy_coef
+        return batch.loss_mask.any(1) if has_more else (batch.advantages != 0).any(1)
 
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
         """(N, T) what each token costs before the KL, and metrics; `batch.advantages` is 0 where nothing is trained."""
         raise NotImplementedError(f"{type(self).__name__} has no objective")
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
-        """The objective plus the KL, summed by `reduction`."""
+        """The objective, masked and weighed, plus the KL, summed by `reduction`; less the entropy bonus."""
         assert batch.advantages is not None
         # One ratio may speak for a row: what stands in columns that are not trained must not reach it.
         batch = replace(batch, advantages=batch.advantages.masked_fill(~batch.loss_mask, 0))
         loss, metrics = self.objective(outputs.logps, batch)
+        if self.off_policy_mask_threshold is not None:
+            kept = self._not_drifted(outputs.logps, batch)
+            loss = loss.where(kept, 0)
+            metrics["off_policy_mask/dropped_mean"] = mean_of((~kept).expand_as(batch.loss_mask), batch.loss_mask)
+        loss = loss.where(high_entropy(batch), 0)
         if self.importance_sampling_correction is not None:
             loss = loss * batch.extras["sampler_weights"]
         metrics["entropy"] = mean_of(outputs.readouts["entropy"], batch.loss_mask)
@@ -197,9 +228,30 @@ class GroupRelative(Algorithm):
             assert batch.ref_logps is not None
             logps, old_logps, ref_logps = outputs.logps, batch.old_logps, batch.ref_logps
             metrics["kl"] = mean_of(k3(logps, ref_logps), batch.loss_mask)
-            if self.kl_estimator != "k1":
+            if self.kl_in_loss():
                 loss = loss + self.beta * PENALTIES[self.kl_estimator](logps, old_logps, ref_logps)
-        return Loss({"policy": self._reduce(loss, batch)}, metrics)
+        terms = {"policy": self._reduce(loss, batch)}
+        if self.entropy_coef:
+            terms["entropy"] = -self.entropy_coef * masked_sum(outputs.readouts["entropy"], high_entropy(batch)).sum()
+        return Loss(terms, metrics)
+
+    def _row_advantages(self, rollout: Batch) -> Tensor:
+        """(N,) advantages of the sum of rewards, or of each reward by itself."""
+        assert rollout.rewards is not None
+        if self.multi_objective_aggregation == "normalize_then_sum":
+            return scale_over_batch(rollout.extras["standardised_rewards"])
+        rewards = rollout.rewards
+        if self.kl_in_reward():
+            rewards = rewards - self.beta * masked_sum(sampled_kl(rollout), rollout.loss_mask)
+        return self.advantages(rewards, rollout.group_of)
+
+    def _not_drifted(self, logps: Tensor, batch: Batch) -> Tensor:
+        """(N, T) bool: rows that are not left out for having drifted."""
+        assert batch.advantages is not None
+        assert batch.old_logps is not None
+        assert self.off_policy_mask_threshold is not None
+        sampled = batch.extras.get("sampled_logps", batch.old_logps)
+        return not_drifted(logps, sampled, batch.advantages, batch.loss_mask, self.off_policy_mask_threshold)
 
     def _sampler_weights(self, rollout: Batch) -> Tensor:
         """(N, T) what a token counts, since another than the policy drew it."""
@@ -224,6 +276,16 @@ def trained_tokens(rollout: Batch, mask_truncated: bool) -> Tensor:
         return rollout.loss_mask
     assert rollout.truncated is not None
     return rollout.loss_mask & ~rollout.truncated[:, None]
+
+
+def high_entropy(batch: Batch) -> Tensor:
+    """(N, T) bool: the trained tokens that the objective is of; all of them, unless `credit` has chosen a share."""
+    return batch.loss_mask & batch.extras.get("high_entropy", batch.loss_mask)
+
+
+def num_high_entropy(batch: Batch) -> Tensor:
+    """How many tokens an entropy bonus is paid for; hardly above 0 where there is none, since a step may do without."""
+    return high_entropy(batch).sum().double() + NONE
 
 
 def sampled_kl(rollout: Batch) -> Tensor:

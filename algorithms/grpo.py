@@ -19,7 +19,8 @@ from typing import ClassVar, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from rung.algorithms.group import LOG_RATIOS, GroupRelative, Level, Reduction, Scale, clip_ratios
+from rung.algorithms.axes import LOG_RATIOS, Level, Reduction, Scale
+from rung.algorithms.group import GroupRelative, clip_ratios
 from rung.batch import Batch
 from rung.errors import ConfigError
 from rung.maths import clipped_objective, dual_clip
@@ -75,11 +76,13 @@ class GRPO(GroupRelative):
 
     def notes(self, updates_per_rollout: int) -> list[str]:
         """That the ratio of a completion does nothing on-policy."""
+        notes = self.drift_notes(updates_per_rollout)
         if self.importance_sampling_level not in GEOMETRIC or updates_per_rollout > 1:
-            return []
+            return notes
         return [
             "one update a rollout: the ratio of every completion is 1, which is REINFORCE with a baseline; "
-            "the paper has `updates.minibatches: 4`"
+            "the paper has `updates.minibatches: 4`",
+            *notes,
         ]
 
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from rung.algorithms.group import Level, Reduction
+from rung.algorithms.axes import Level, Reduction
 from rung.algorithms.grpo import GRPO
 
 

@@ -18,15 +18,8 @@ from torch import Tensor
 
 from rung.advantages import at_last_token, reward_to_go, whiten
 from rung.algorithm import Algorithm, Need, State
-from rung.algorithms.group import (
-    KLEstimator,
-    Reduction,
-    Scale,
-    clip_ratios,
-    sampled_kl,
-    sequence_kl,
-    trained_tokens,
-)
+from rung.algorithms.axes import KLEstimator, Reduction, Scale
+from rung.algorithms.group import clip_ratios, sampled_kl, sequence_kl, trained_tokens
 from rung.algorithms.grpo import GRPO
 from rung.batch import Batch, Loss, Outputs
 from rung.maths import clipped_objective, entropy_detached, k3, masked_sum, token_log_ratio

@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from rung.advantages import leave_one_out
-from rung.algorithms.group import KLEstimator, Level, Scale
+from rung.algorithms.axes import KLEstimator, Level, Scale
 from rung.algorithms.grpo import GRPO
 
 

@@ -11,7 +11,8 @@ from typing import ClassVar
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from rung.algorithms.group import LOG_RATIOS, GroupRelative, Level
+from rung.algorithms.axes import LOG_RATIOS, Level
+from rung.algorithms.group import GroupRelative
 from rung.batch import Batch
 from rung.metrics import Metric, mean_of
 from rung.objectives import soft_gate

@@ -12,7 +12,8 @@ from typing import ClassVar, Self
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
-from rung.algorithms.group import GroupRelative, Reduction
+from rung.algorithms.axes import Reduction
+from rung.algorithms.group import GroupRelative
 from rung.batch import Batch
 from rung.errors import ConfigError
 from rung.metrics import Metric, mean_of

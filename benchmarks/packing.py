@@ -21,8 +21,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rung.algorithms.sft import SFT
 from rung.batch import Batch, count
+from rung.passes import Counted
 from rung.planner import Block, Part
-from rung.policy import Counted, Policy
+from rung.policy import Policy
 
 Plan = Callable[[Batch, str], tuple[Block, ...]]
 

@@ -35,7 +35,8 @@ ABOUT: Mapping[Check, str] = {
     "golden": "numbers derived by hand, which are written with six digits: losses, gradients, advantages",
     "oracle": "loss and gradient by each token's log-prob against TRL's own code on the same tokens",
     "invariance": "the gradient of a step and the weights after it, float32, over their norm: `cuts` are other parts,"
-    " another order of prompts and more padding; `ranks` are two processes, each with its own prompts",
+    " another order of prompts and more padding; `ranks` are two processes, each with its own prompts, that hold"
+    " replicas or shards of the weights",
     "learns": "a random model of two layers, before and after: the one of three seeds that learnt least",
     "resume": "weights, optimizer, metrics and completions: `stopped` after every step and gone on with in a new stage,"
     " `repeated` from the start, `killed` ten times by SIGKILL",

@@ -10,7 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from rung.algorithm import Algorithm
-from rung.algorithms.group import GroupRelative
+from rung.algorithms.group import GroupRelative, num_high_entropy
+from rung.batch import Batch
 from rung.pairs import chosen_tokens
 from rung.registry import algorithm_classes
 
@@ -21,11 +22,15 @@ GROUP: dict[str, Any] = {
     "beta": 0.0,
     "kl_estimator": "rho_k3",
     "scale_rewards": "group",
+    "multi_objective_aggregation": "sum_then_normalize",
     "reduction": "row_mean",
     "mask_truncated_completions": False,
     "importance_sampling_correction": None,
     "importance_sampling_clip_max": 3.0,
     "importance_sampling_clip_min": 0.0,
+    "off_policy_mask_threshold": None,
+    "top_entropy_quantile": 1.0,
+    "entropy_coef": 0.0,
 }
 GRPO = {
     **GROUP,
@@ -136,6 +141,7 @@ INTERVALS = {
     "cpo_alpha": FROM_0,
     "desirable_weight": FROM_0,
     "discopop_tau": POSITIVE,
+    "entropy_coef": FROM_0,
     "epsilon": SHARE,
     "epsilon_high": POSITIVE,
     "f_alpha_divergence_coef": FROM_0,
@@ -150,11 +156,13 @@ INTERVALS = {
     "max_num_gen_batches": FROM_0,
     "missing_eos_penalty": FROM_0,
     "num_generations": "[2, inf)",
+    "off_policy_mask_threshold": POSITIVE,
     "overlong_buffer": FROM_0,
     "overlong_factor": FROM_0,
     "sapo_temperature_neg": POSITIVE,
     "sapo_temperature_pos": POSITIVE,
     "simpo_gamma": FROM_0,
+    "top_entropy_quantile": "(0, 1]",
     "undesirable_weight": FROM_0,
     "vespo_k_neg": POSITIVE,
     "vespo_k_pos": POSITIVE,
@@ -245,6 +253,9 @@ def test_a_kl_or_a_correction_needs_what_it_is_made_of() -> None:
             if name != "vespo":
                 corrected = cls.model_validate({"importance_sampling_correction": "token_truncate"})
                 assert corrected.requires() - cls().requires() == {"sampled_logps"}
+            apart = {"multi_objective_aggregation": "normalize_then_sum", "beta": 0}
+            apart |= {"overlong_buffer": 0} if name == "dapo" else {}
+            assert cls.model_validate(apart).requires() == ON_POLICY | {"standardised_rewards"}
     assert CLASSES["distill"].model_validate({"completions": "data"}).requires() == {"text", "teacher"}
 
 
@@ -279,6 +290,8 @@ def test_a_name_alone_averages_over_what_its_paper_averages_over(name: str) -> N
         ("cpo", {"cpo_alpha": 0}, {"pairs": "groups"}),
         ("grpo", {"reduction": "token_mean"}, TOKENS),
         ("dapo", {"reduction": "row_sum"}, ROWS),
+        ("grpo", {"entropy_coef": 0.1}, {**ROWS, "entropy": "tokens"}),
+        ("cispo", {"entropy_coef": 0.1, "top_entropy_quantile": 0.2}, {**TOKENS, "entropy": num_high_entropy}),
     ],
 )
 def test_a_setting_may_change_what_is_averaged_over(name: str, settings: dict[str, Any], units: Any) -> None:
@@ -302,6 +315,38 @@ def test_as_many_completions_are_sampled_as_the_setting_says(name: str) -> None:
     assert cls().generation_limit() == (10 if name == "dapo" else 0), "dapo alone draws until enough groups are mixed"
 
 
+COMPUTED = {"any": [True, True, True, True], "gain": [False, True, True, False], "trained": [True, True, True, False]}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "rows"),
+    [
+        *((name, {}, "any") for name in ("sft", "dpo", "kto", "orpo", "simpo", "cpo", "reward_model")),
+        *((name, {}, "gain") for name in ("dapo", "gspo", "cispo", "sapo", "vespo", "gmpo", "rloo", "reinforce_pp")),
+        *((name, {"beta": 0.1}, "trained") for name in ("grpo", "gspo", "cispo", "reinforce_pp_baseline")),
+        ("rloo", {"beta": 0}, "gain"),
+        ("grpo", {"beta": 0.1, "kl_estimator": "k1"}, "gain"),
+        ("ppo", {}, "trained"),
+    ],
+)
+def test_a_row_that_moves_nothing_is_not_computed(name: str, settings: dict[str, Any], rows: str) -> None:
+    """Advantages of none, of one token up, of one down; the last row has no trained token."""
+    mask = torch.tensor([[True, True]] * 3 + [[False, False]])
+    ids, numbers = mask.long(), torch.arange(4)
+    batch = Batch(
+        prompt_ids=torch.ones(4, 1, dtype=torch.long),
+        prompt_mask=torch.ones(4, 1, dtype=torch.bool),
+        prompt_of=numbers,
+        group_of=numbers,
+        completion_ids=ids,
+        completion_mask=torch.ones_like(mask),
+        loss_mask=mask,
+        row_ids=("a", "b", "c", "d"),
+        advantages=torch.tensor([[0.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, 0.0]]),
+    )
+    assert CLASSES[name].model_validate(settings).active(batch).tolist() == COMPUTED[rows]
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("prompt", "reward_model")])
 def test_what_is_read_of_the_logits_is_said_in_nats_and_has_no_gradient(name: str) -> None:
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, log(3), -inf, -inf]], requires_grad=True)
@@ -312,6 +357,15 @@ def test_what_is_read_of_the_logits_is_said_in_nats_and_has_no_gradient(name: st
         found = readout(logits.clamp(min=-80))
         assert found.tolist() == pytest.approx(wanted[key], abs=1e-6)
         assert not found.requires_grad
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if issubclass(CLASSES[name], GroupRelative)])
+def test_entropy_has_a_gradient_where_it_is_paid_for(name: str) -> None:
+    logits = torch.tensor([[0.0, log(3)]], requires_grad=True)
+    paid, free = (CLASSES[name].model_validate({"entropy_coef": coef}).reads()["entropy"] for coef in (0.1, 0))
+    assert paid(logits).requires_grad
+    assert not free(logits).requires_grad
+    assert paid(logits).tolist() == free(logits).tolist() == [pytest.approx(log(4) - 0.75 * log(3))]
 
 
 @pytest.mark.parametrize("name", ["grpo", "dapo", "gspo", "gmpo"])

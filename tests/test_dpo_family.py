@@ -12,6 +12,7 @@ import torch
 from certificate import Certify
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from support import random_batch
 from test_golden import LAYOUTS, answers, lost, valued
 from test_oracle import drawn, equal, ours, theirs, trl_dpo
@@ -311,3 +312,28 @@ def test_a_tiny_model_learns_to_prefer(dpo: DPO) -> None:
     steps = list(stage)
     assert steps[-1].loss < steps[0].loss
     assert steps[-1].metrics["rewards/accuracies"].value() == 1
+
+
+READS_DIFFERENCE = {"sigmoid", "sigmoid_norm", "robust", "hinge", "ipo", "exo_pair", "discopop"}
+
+
+@pytest.mark.parametrize("kind", sorted(LOSSES.keys() | {"sft"}))
+@pytest.mark.parametrize(
+    ("settings", "readers"),
+    [
+        ({"f_divergence_type": "forward_kl"}, READS_DIFFERENCE),
+        ({"label_smoothing": 0.2}, {"sigmoid", "sigmoid_norm", "robust", "exo_pair"}),
+        ({"discopop_tau": 0.1}, {"discopop"}),
+        ({"ld_alpha": 0.5}, set(LOSSES)),
+        ({"use_weighting": True}, set(LOSSES)),
+    ],
+    ids=lambda value: "" if isinstance(value, set) else next(iter(value)),
+)
+def test_a_setting_is_taken_where_the_loss_reads_it_and_nowhere_else(
+    kind: str, settings: dict[str, Any], readers: set[str]
+) -> None:
+    if kind in readers:
+        assert made(kind, **settings).units()
+    else:
+        with pytest.raises(ValidationError, match=f"`{next(iter(settings))}` has no effect on `{kind}`"):
+            made(kind, **settings)

@@ -25,10 +25,11 @@ from test_oracle import drawn, equal, ours, theirs, trl_stub
 import rung
 from rung import registry
 from rung.algorithm import Algorithm
+from rung.algorithms.axes import KLEstimator, Level, Scale
 from rung.algorithms.cispo import CISPO
 from rung.algorithms.dapo import DAPO
 from rung.algorithms.gmpo import GMPO
-from rung.algorithms.group import GroupRelative, KLEstimator, Level, Scale
+from rung.algorithms.group import GroupRelative
 from rung.algorithms.grpo import GRPO, DrGRPO
 from rung.algorithms.gspo import GSPO, LUSPO, GSPOToken
 from rung.algorithms.reinforce_pp import ReinforcePPBaseline

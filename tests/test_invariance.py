@@ -56,6 +56,14 @@ ALGORITHMS: dict[str, Algorithm] = {
     "dapo": DAPO(),
     "gspo": GSPO(epsilon=0.01, epsilon_high=0.01),
     "gspo_token": GSPOToken(beta=0.04),
+    "masked": GRPO(
+        kl_estimator="k3",
+        importance_sampling_correction="token_truncate",
+        off_policy_mask_threshold=0.1,
+        top_entropy_quantile=0.4,
+        entropy_coef=0.1,
+    ),
+    "gdpo": GRPO(beta=0, multi_objective_aggregation="normalize_then_sum", entropy_coef=0.1),
     "luspo": LUSPO(epsilon=0.01, epsilon_high=0.01),
     "rloo": RLOO(),
     "cispo": CISPO(epsilon_high=1.1, beta=0.04, kl_estimator="k3"),
@@ -84,7 +92,12 @@ def step_batch(algorithm: Algorithm, seed: int = 0) -> Batch:
         ref_logps=(-5.4 + 0.2 * noise) * batch.loss_mask,
         rewards=torch.randint(0, 2, (batch.num_rows,), generator=generator).float(),
         values=0.3 * noise * batch.loss_mask,
-        extras={"label": torch.rand(batch.num_rows, generator=generator) < 0.5},
+        extras={
+            "label": torch.rand(batch.num_rows, generator=generator) < 0.5,
+            "standardised_rewards": torch.randn(batch.num_rows, generator=generator),
+            "entropies": torch.rand(noise.shape, generator=generator),
+            "sampled_logps": -5.4 + 0.1 * torch.randn(noise.shape, generator=generator),
+        },
     )
     return algorithm.credit(batch, {})[0] if "prompts" in algorithm.requires() else batch
 
@@ -140,11 +153,16 @@ def padded(batch: Batch) -> Batch:
         for name in ("old_logps", "ref_logps", "advantages", "values", "returns")
         if (tensor := getattr(batch, name)) is not None
     }
+    extras = {
+        name: torch.nn.functional.pad(tensor, (0, 5), value=True if tensor.dtype == torch.bool else float("nan"))
+        for name, tensor in batch.extras.items()
+        if tensor.dim() > 1
+    }
     prompts = {
         "prompt_ids": torch.nn.functional.pad(batch.prompt_ids, (3, 0), value=77),
         "prompt_mask": torch.nn.functional.pad(batch.prompt_mask, (3, 0), value=False),
     }
-    return replace(batch, **extra, **floats, **prompts)
+    return replace(batch, **extra, **floats, **prompts).replace_extras(**extras)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -21,7 +21,7 @@ from rung.data.load import load_examples
 from rung.data.report import Report
 from rung.errors import ConfigError
 from rung.lineage import hash_weights
-from rung.models import load_model, save_model, with_adapter
+from rung.models import check_adapter, load_model, save_model, with_adapter
 from rung.path import Run, run_path
 from rung.policy import Policy
 from rung.tiny.models import build
@@ -166,7 +166,9 @@ def test_the_adapter_of_a_reward_model_brings_its_head(run: Run) -> None:
         ("llama", {"init_lora_weights": "pissa", "use_dora": True}),
         ("llama", {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["embed_tokens"]}),
         ("qwen3", {"use_rslora": True, "r": 6}),
+        ("qwen3", {"init_lora_weights": "olora"}),
         ("gpt2", {"bias": "all"}),
+        ("gpt2", {"init_lora_weights": "pissa"}),
         ("gemma3", {"use_dora": True}),
     ],
 )
@@ -202,3 +204,14 @@ def test_any_adapter_is_handed_over_merged_and_by_itself(tmp_path: Path, family:
 def test_an_adapter_that_could_not_be_handed_over_is_refused(lora: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         with_adapter(build("qwen3")[0], lora)
+
+
+@pytest.mark.parametrize("target", ["c_attn", "c_proj"])
+def test_olora_of_transposed_matrices_is_refused(target: str) -> None:
+    """peft decomposes them as they lie: of a square one it would train another function, of any other none."""
+    lora = {"init_lora_weights": "olora", "target_modules": [target]}
+    model = build("gpt2")[0]
+    for refuse in (with_adapter, check_adapter):
+        with pytest.raises(ConfigError, match="a model of type `gpt2`, whose matrices lie transposed") as caught:
+            refuse(model, lora)
+        assert "pissa" in caught.value.remedy

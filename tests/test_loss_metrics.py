@@ -53,19 +53,21 @@ def shown(
 
 # of ratios: log pi_old is 0, so log pi is the log-ratio; the last token is not trained
 
-MOVED = [(0.4, -1), (0.4, 1), (3, 1), (3, -1), (1, 1), (0.4, 0), (3, 0), (0.4, -1), (9, 9)]
+FELL = [(0.4, advantage) for advantage in (-1, -1, -1, 0, 1)]
+ROSE = [(2, advantage) for advantage in (-1, 0, 1, 1, 1, 1, 1)]
+MOVED = [(1, 1), *FELL, *ROSE, (1, -1), (9, 9)]
 RATIOS = [[log(ratio) for ratio, _ in MOVED]]
 ADVANTAGES = tensor([[advantage for _, advantage in MOVED]])
 CLIPPED = {
-    "clip_ratio/low_mean": 2 / 8,  # fell and should fall: the first and the last but one
-    "clip_ratio/high_mean": 1 / 8,  # rose and should rise: the third
-    "clip_ratio/region_mean": 3 / 8,
-    "entropy": (0.75 + 7 * 0.5) / 8,
+    "clip_ratio/low_mean": 3 / 14,  # fell and should fall
+    "clip_ratio/high_mean": 5 / 14,  # rose and should rise
+    "clip_ratio/region_mean": 8 / 14,
+    "entropy": (0.75 + 13 * 0.5) / 14,
 }
 
 
 def moved(**fields: Any) -> Batch:
-    return part(["xxxxxxxx."], advantages=ADVANTAGES, old_logps=torch.zeros_like(ADVANTAGES), **fields)
+    return part(["x" * 14 + "."], advantages=ADVANTAGES, old_logps=torch.zeros_like(ADVANTAGES), **fields)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_a_token_counts_as_clipped_where_the_bound_takes_its_gradient(name: str,
 
 def test_a_critic_adds_the_share_of_values_beyond_their_range() -> None:
     """V_old 0, range .25: .5 and -.5 are beyond, .25 and -.25 on the bound and within; the last is not trained."""
-    values_ = tensor([[0.5, -0.5, 0.25, -0.25, 0, 0, 0, 0, 9]])
+    values_ = tensor([[0.5, -0.5, 0.25, -0.25, *[0] * 10, 9]])
     nothing = torch.zeros_like(values_)
     found = shown(
         "ppo",
@@ -93,7 +95,7 @@ def test_a_critic_adds_the_share_of_values_beyond_their_range() -> None:
         {"beta": 0, "cliprange_value": 0.25},
         values=values_,
     )
-    assert found == pytest.approx({**CLIPPED, "clip_ratio/value_mean": 2 / 8})
+    assert found == pytest.approx({**CLIPPED, "clip_ratio/value_mean": 2 / 14})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import torch
 from test_grpo_family import FAMILY
 from test_oracle import drawn, equal, ours, theirs, trl_stub
 
-from rung.algorithms.group import Correction, GroupRelative
+from rung.algorithms.axes import Correction
+from rung.algorithms.group import GroupRelative
 from rung.algorithms.grpo import GRPO
 from rung.batch import Batch, Completion
 from rung.data.encode import encode

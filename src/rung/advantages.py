@@ -106,6 +106,31 @@ def standardise_centred(rewards: Tensor, group_of: Tensor, eps: float = 1e-8) ->
     return centred * (std**2 + eps).rsqrt()
 
 
+def standardised_sum(columns: Tensor, weights: Tensor, group_of: Tensor) -> Tensor:
+    """Each reward's group-relative advantage by itself, added up by weight; NaN where every reward is.
+
+    Shapes: (N, K), (K,), (N,) int64 -> (N,). Abstentions (NaN) add nothing. Source: GDPO, arXiv 2601.05242.
+
+    >>> columns, groups = torch.tensor([[1.0, 20.0], [0.0, 60.0]]), torch.zeros(2, dtype=torch.long)
+    >>> standardised_sum(columns, torch.tensor([1.0, 0.5]), groups).round(decimals=3)
+    tensor([ 0.3530, -0.3530])
+    """
+    each = torch.stack([standardise(column, group_of) for column in columns.unbind(1)], 1)
+    return (each @ weights).masked_fill(columns.isnan().all(1), torch.nan)
+
+
+def scale_over_batch(values: Tensor, eps: float = 1e-4) -> Tensor:
+    """Values whose mean is 0 over the Bessel-corrected std of all of them; exactly 0 where unscored (NaN).
+
+    Shapes: (N,) -> (N,). Source: GDPO, arXiv 2601.05242; eps as in TRL.
+
+    >>> scale_over_batch(torch.tensor([3.0, -3.0, float("nan")])).round(decimals=3)
+    tensor([ 0.7070, -0.7070,  0.0000])
+    """
+    whole = torch.zeros(len(values), dtype=torch.long, device=values.device)
+    return values.nan_to_num(0) / (group_std(values, whole) + eps)
+
+
 def leave_one_out(advantages: Tensor, rewards: Tensor, group_of: Tensor) -> Tensor:
     """Advantages against the mean of a group as ones against the mean of its other scored rows: times G / (G - 1).
 

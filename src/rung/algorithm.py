@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from rung.policy import Policy
 
 Need = Literal[
-    "text", "pairs", "unpaired", "prompts", "reference", "old_logps", "sampled_logps", "values", "final", "teacher"
+    "text",
+    "pairs",
+    "unpaired",
+    "prompts",
+    "reference",
+    "old_logps",
+    "sampled_logps",
+    "standardised_rewards",
+    "values",
+    "final",
+    "teacher",
 ]
 State = Mapping[str, float | int | list[float]]
 Readout = Callable[[Tensor], Tensor]
@@ -30,7 +40,9 @@ class Algorithm(BaseModel):
     `name`     the word in a config.
     `needs`    one kind of data (`text` to imitate, `pairs`, `unpaired` answers labelled good or bad, `prompts` to
                sample from; none: nothing is trained), and what `prepare` brings: `reference`, `old_logps`, `values`; or
-               a head on the last token: `final`; or another model that the forward runs beside the policy: `teacher`.
+               a head on the last token: `final`; or another model that the forward runs beside the policy: `teacher`;
+               or of the sampler its own log-probs, `sampled_logps`, and of the rewards each by itself,
+               `standardised_rewards`, both in `Batch.extras`.
     `terms`    the sums that `loss` returns and what each is divided by, counted over the whole optimizer step:
                `tokens`, `rows`, `groups`, a constant, or a function of the batch.
     `unit`     what a part may never cut: a `row`, or a `group` where the loss couples the rows of one.

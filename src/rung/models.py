@@ -203,7 +203,7 @@ def _check_lora(lora: Mapping[str, Any], model: PreTrainedModel) -> None:
         raise ConfigError(what, f"take one of {', '.join(str(word).lower() for word in known)}")
     if lora.get("init_lora_weights") == "olora" and any(isinstance(module, Conv1D) for module in model.modules()):
         what = f"adapter.lora: `olora` on a model of type `{model.config.model_type}`, whose matrices lie transposed"
-        raise ConfigError(what, "take `init_lora_weights: pissa`, or a model of another family: peft mixes up the sides")
+        raise ConfigError(what, "take `init_lora_weights: pissa`, or another family: peft mixes up the two sides")
 
 
 def _check_ties(model: PreTrainedModel) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rung.maths import MAX_LOG_RATIO, masked_mean, masked_sum, token_log_ratio
 
+ROUNDING = 1e-6  # 0.29 of 100 is 28.999999999999996 in floats
 MIN_LOG_WEIGHT = -18.420680743952367  # log 1e-8, as in VESPO's released code
 
 
@@ -92,6 +93,37 @@ def dropped(weights: Tensor, low: float, high: float) -> Tensor:
     tensor([0., 1., 0.])
     """
     return weights.masked_fill((weights < low) | (weights > high), 0)
+
+
+def not_drifted(logps: Tensor, sampled_logps: Tensor, advantages: Tensor, mask: Tensor, threshold: float) -> Tensor:
+    """False where A < 0 and the policy finds the row less likely than its sampler did by over `threshold` a token.
+
+    Shapes: (N, T), (N, T), (N, T), (N, T) bool -> (N, T) bool. The mean of log sampled - log pi is over trained tokens;
+    where the sampler said nothing (NaN) it is 0. Unit: nats. Source: DeepSeek-V3.2, arXiv 2512.02556, eq. 9.
+
+    >>> logps, sampled = torch.tensor([[-2.0, -1.0], [-2.0, -1.0]]), torch.tensor([[-1.0, -1.0], [-1.0, -1.0]])
+    >>> not_drifted(logps, sampled, torch.tensor([[-1.0], [1.0]]), torch.ones(2, 2).bool(), 0.4)
+    tensor([[False],
+            [ True]])
+    """
+    drift = masked_mean(_mismatch(sampled_logps, logps, mask), mask)[:, None]
+    return (advantages >= 0) | (drift <= threshold)
+
+
+def highest(values: Tensor, mask: Tensor, share: float) -> Tensor:
+    """Where a value is at or above the quantile `1 - share` of all values under the mask; equal ones go together.
+
+    Shapes: (N, T), (N, T) bool -> (N, T) bool. Of n values it is 1 + floor(share (n - 1)), as with `torch.quantile`,
+    which takes no more than 16 million. Source: arXiv 2506.01939, as in TRL.
+
+    >>> highest(torch.tensor([[0.3, 2.0, 9.0, 1.0]]), torch.tensor([[True, True, False, True]]), 0.5)
+    tensor([[False,  True, False,  True]])
+    """
+    found = values[mask]
+    if not len(found):
+        return mask
+    kept = 1 + int(share * (len(found) - 1) + ROUNDING)
+    return mask & (values >= found.kthvalue(len(found) - kept + 1).values)
 
 
 def geometric_log_ratio(

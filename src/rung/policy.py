@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -12,30 +11,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rung.algorithm import Algorithm
+from rung.algorithm import Algorithm, Readout
 from rung.anatomy import base_model, hidden_matrices, layouts, zero_dropout
-from rung.batch import Batch, Outputs, placeholder
+from rung.batch import Batch, Outputs
 from rung.errors import ConfigError
-from rung.layouts import SharedPrompts, States, masked_rows, plain
-from rung.planner import Block, Cost, Layout, Part, plan
+from rung.layouts import States
+from rung.passes import Counted, Passes
+from rung.planner import Block, Cost, Layout, plan
 from rung.ranks import Ranks
 from rung.scoring import Teaching, score
 from rung.shards import Shards
 
 Result = TypeVar("Result")
 Precision = Literal["fp32", "bf16"]
-Compute = Callable[[Batch, list[States]], dict[str, Any]]
 TRAINED = ("model", "value_head", "final_head", "critic")
 FIRST_STEP_TOLERANCE = 1e-3  # nats; another checkpoint is off by far more
-
-
-@dataclass
-class Counted:
-    """Work done since the start: positions through the decoder, rows through the LM head, model calls."""
-
-    positions: int = 0
-    head_rows: int = 0
-    calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +67,7 @@ class Policy:
     counted: Counted = field(default_factory=Counted)
 
     def __post_init__(self) -> None:
-        adapters: Mapping[str, object] = getattr(self.model, "peft_config", {})
+        adapters: dict[str, object] = getattr(self.model, "peft_config", {})
         if any(getattr(adapter, "is_prompt_learning", False) for adapter in adapters.values()):
             raise ConfigError(
                 "the adapter adds tokens to the prompt", "use an adapter inside the layers, such as `lora`"
@@ -166,13 +156,18 @@ class Policy:
         def compute(part: Batch, states: list[States]) -> dict[str, Any]:
             return self._outputs(part, states, algorithm)
 
-        for _, part, outputs in self._run(self._decoders(), batch, self.plan(batch, algorithm.unit), compute):
+        for _, part, outputs in self._passes().run(self._decoders(), batch, self.plan(batch, algorithm.unit), compute):
             yield part, Outputs(**outputs)
 
     @torch.no_grad()
     def logps(self, batch: Batch) -> Tensor:
         """(N, T) log-probs under the live weights, without a gradient; 0 where nothing is trained."""
         return self._logps(self.model, batch)
+
+    @torch.no_grad()
+    def readout(self, batch: Batch, readout: Readout) -> Tensor:
+        """(N, T) what a readout says of the live weights' logits, without a gradient; 0 where nothing is trained."""
+        return self._read(self.model, batch, readout)[1]
 
     @torch.no_grad()
     def values(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -189,7 +184,7 @@ class Policy:
                 "after": self._valued(states[0].last),
             }
 
-        for rows, part, made in self._run(decoders, batch, self.plan(batch, "row"), compute):
+        for rows, part, made in self._passes().run(decoders, batch, self.plan(batch, "row"), compute):
             before[rows, : part.completion_ids.shape[1]] = made["before"].cpu()
             after[rows] = made["after"].cpu()
         return before, after
@@ -238,83 +233,24 @@ class Policy:
         return [self.causal_lm, *(base_model(each) for each in (self.critic, self.teacher) if each is not None)]
 
     def _logps(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        result = torch.zeros(batch.completion_ids.shape)
+        return self._read(model, batch)[0]
+
+    def _read(self, model: PreTrainedModel, batch: Batch, *readouts: Readout) -> Tensor:
+        """(1 + readouts, N, T): log-probs under a model, then what is read of its logits."""
+        result = torch.zeros(1 + len(readouts), *batch.completion_ids.shape)
         causal_lm = base_model(model)
 
         def compute(part: Batch, states: list[States]) -> dict[str, Any]:
             targets = part.completion_ids[part.loss_mask]
-            logps, *_ = score(causal_lm, states[0].predicting, targets, self.temperature, ())
-            return {"logps": spread(logps, part.loss_mask)}
+            flat = score(causal_lm, states[0].predicting, targets, self.temperature, readouts)
+            return {"read": torch.stack([spread(values, part.loss_mask) for values in flat])}
 
-        for rows, part, made in self._run([causal_lm], batch, self.plan(batch, "row"), compute):
-            result[rows, : part.completion_ids.shape[1]] = made["logps"].cpu()
+        for rows, part, made in self._passes().run([causal_lm], batch, self.plan(batch, "row"), compute):
+            result[:, rows, : part.completion_ids.shape[1]] = made["read"].cpu()
         return result
 
-    def _run(
-        self, decoders: Sequence[PreTrainedModel], batch: Batch, blocks: tuple[Block, ...], compute: Compute
-    ) -> Iterator[tuple[Tensor, Batch, dict[str, Any]]]:
-        """Row numbers, the part, and what `compute` makes of its states under each of the decoders."""
-        own = sum(len(block.parts) for block in blocks)
-        most = own if self.shards is None else int(self.ranks.max({"parts": torch.tensor(own)})["parts"])
-        for block in blocks:
-            if block.layout == "shared":
-                yield from self._run_shared(decoders, batch, block, compute)
-                continue
-            for planned in block.parts:
-                rows, part = self._pick(batch, planned)
-                yield rows, part, self._pass(decoders, part, planned, block.layout, compute)
-        for _ in range(most - own):
-            self._empty_pass(decoders, compute)
-        if self.shards is not None:
-            self.shards.settle()
-
-    def _pass(
-        self, decoders: Sequence[PreTrainedModel], part: Batch, planned: Part, layout: Layout, compute: Compute
-    ) -> dict[str, Any]:
-        """One forward of a part, in shards or not."""
-
-        def forward() -> dict[str, Any]:
-            with self._autocast():
-                return compute(part, [self._states(decoder, part, planned, layout) for decoder in decoders])
-
-        return forward() if self.shards is None else self.shards.run(forward)
-
-    def _empty_pass(self, decoders: Sequence[PreTrainedModel], compute: Compute) -> None:
-        """A part that adds nothing, while another rank runs one of its own: behind every layer is a collective."""
-        made = self._pass(decoders, placeholder(self.device), Part((0,)), "plain", compute)
-        read = [tensor for tensor in _tensors(made) if tensor.requires_grad]
-        if read:
-            torch.stack([tensor.sum() * 0 for tensor in read]).sum().backward()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        bf16 = self.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
-
-    def _states(self, decoder: PreTrainedModel, part: Batch, planned: Part, layout: Layout) -> States:
-        if layout == "plain":
-            return self._counted(plain(decoder.base_model, part))
-        packs = torch.tensor(planned.packs, device=part.prompt_of.device)
-        return self._counted(masked_rows(decoder.base_model, decoder.config, part, packs))
-
-    def _run_shared(
-        self, decoders: Sequence[PreTrainedModel], batch: Batch, block: Block, compute: Compute
-    ) -> Iterator[tuple[Tensor, Batch, dict[str, Any]]]:
-        everything = sorted(row for planned in block.parts for row in planned.rows)
-        whole = batch.select(torch.tensor(everything)).to(self.device)
-        with self._autocast():
-            shared = [SharedPrompts(decoder.base_model, decoder.config, whole) for decoder in decoders]
-        self._count(sum(prompts.positions for prompts in shared), len(decoders))
-        number_of = {
-            prompt: number for number, prompt in enumerate(batch.prompt_of[everything].unique_consecutive().tolist())
-        }
-        for planned in block.parts:
-            rows, part = self._pick(batch, planned)
-            prompts = torch.tensor([number_of[p] for p in batch.prompt_of[rows].tolist()], device=self.device)
-            with self._autocast():
-                made = compute(part, [self._counted(each.states(part, prompts)) for each in shared])
-            yield rows, part, made
-        for prompts in shared:
-            prompts.backward()
+    def _passes(self) -> Passes:
+        return Passes(self.device, self.dtype, self.shards, self.ranks, self.counted)
 
     def _outputs(self, part: Batch, states: list[States], algorithm: Algorithm) -> dict[str, Any]:
         """The fields of `Outputs`."""
@@ -351,28 +287,7 @@ class Policy:
         assert self.final_head is not None, "the algorithm did not say that it needs a verdict"
         return self.final_head(last)[:, 0].float().clone()
 
-    def _pick(self, batch: Batch, planned: Part) -> tuple[Tensor, Batch]:
-        """Row numbers of a planned part, and those rows as a batch where the model lies."""
-        rows = torch.tensor(planned.rows)
-        return rows, batch.select(rows).to(self.device)
-
-    def _counted(self, states: States) -> States:
-        self._count(states.positions, 1)
-        return states
-
-    def _count(self, positions: int, calls: int) -> None:
-        self.counted.positions += positions
-        self.counted.calls += calls
-
 
 def spread(flat: Tensor, mask: Tensor) -> Tensor:
     """(n,) -> (N, T): one value for each true entry of the mask, 0 elsewhere."""
     return flat.new_zeros(mask.shape).masked_scatter(mask, flat)
-
-
-def _tensors(made: Mapping[str, Any]) -> Iterator[Tensor]:
-    for value in made.values():
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, Mapping):
-            yield from _tensors(value)

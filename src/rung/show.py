@@ -29,6 +29,7 @@ _NEEDS = {
     "reference": "reference",
     "old_logps": "old log-probs",
     "sampled_logps": "log-probs of another sampler",
+    "standardised_rewards": "each reward by itself",
     "values": "values of a critic",
     "final": "a head on the last token",
     "teacher": "teacher",

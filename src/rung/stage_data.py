@@ -155,6 +155,8 @@ def open_rewards(
         if algorithm.reads_rewards and not any(reward.credited for reward in rewards.rewards):
             what = f"none of its rewards counts ({', '.join(rewards.goals)}): each weighs 0 or is a metric"
             raise ConfigError(what, "give one of them a `weight`, or add a reward that has one")
+        if "standardised_rewards" in algorithm.requires():
+            rewards.check_apart()
     if tokenizer is not None:
         rewards.check_policy(tokenizer)
     return rewards

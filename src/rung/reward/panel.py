@@ -47,6 +47,25 @@ class Rewards:
         """Whether more (`max`) or less (`min`) is better, by label."""
         return {reward.label: reward.goal for reward in self.rewards}
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """What the scores of each credited reward but gates are multiplied by, by label."""
+        summed = (reward for reward in self.rewards if reward.credited and reward.role != "gate")
+        return {reward.label: reward.spec.weight for reward in summed}
+
+    def check_apart(self) -> None:
+        """Raise RewardError where the rewards cannot be held against their group each by itself."""
+        gates = [reward.label for reward in self.rewards if reward.role == "gate"]
+        if gates:
+            what = f"the gate `{gates[0]}` sets the sum of rewards, and `normalize_then_sum` reads each by itself"
+            raise RewardError(what, "make it a reward, or take `sum_then_normalize`")
+        if self.policy.clip is not None:
+            what = "`reward_policy.clip` bounds the sum of rewards, and `normalize_then_sum` reads each by itself"
+            raise RewardError(what, "leave it out, or take `sum_then_normalize`")
+        if len(self.weights) < 2:
+            what = f"`normalize_then_sum` balances several rewards, and there is one: {', '.join(self.weights)}"
+            raise RewardError(what, "add another, or take `sum_then_normalize`")
+
     def check(self, columns: Collection[str]) -> None:
         """Raise RewardError where the data lack a column that a reward reads; call it before any compute."""
         for reward in self.rewards:

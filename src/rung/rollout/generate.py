@@ -9,12 +9,14 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from rung.advantages import standardised_sum
 from rung.batch import Batch, Completion
 from rung.data.collate import collate
 from rung.data.records import Answer, Encoded
 from rung.metrics import Max, Mean, Metric, Min, merge
 from rung.reward import Rewards, Sample
 from rung.reward.sample import text_of
+from rung.reward.scores import Scores
 from rung.rollout.draw import Sampling
 from rung.rollout.philox import Key
 from rung.rollout.sampler import Sampler
@@ -67,6 +69,8 @@ class Generator:
             task_rewards=floats(scores.task_totals),
             extras={"visit": torch.tensor(visits).repeat_interleave(self.samples)},
         )
+        if self.rewards.weights:
+            batch = batch.replace_extras(standardised_rewards=standardised(scores, self.rewards.weights, batch))
         logps = padded([completion.logps for completion in flat], batch.completion_ids.shape[1])
         if self.sampler.exact(self.sampling):
             batch = replace(batch, old_logps=logps)
@@ -116,6 +120,14 @@ def adjacent(prompts: Sequence[tuple[int, ...]]) -> list[int]:
 def answered(prompt: Encoded, completions: Sequence[Completion]) -> Encoded:
     """The prompt with its sampled ids as answers, all of them trained."""
     return replace(prompt, answers=tuple(Answer(c.ids, (True,) * len(c.ids)) for c in completions))
+
+
+def standardised(scores: Scores, weights: Mapping[str, float], batch: Batch) -> torch.Tensor:
+    """(N,) each reward against its group by itself, added up by weight; NaN where a row is unscored."""
+    assert batch.rewards is not None
+    told = [floats([outcome.value for outcome in scores.by_reward[label]]) for label in weights]
+    columns = torch.stack(told, 1).masked_fill(batch.rewards.isnan()[:, None], torch.nan)
+    return standardised_sum(columns, torch.tensor(list(weights.values())), batch.group_of)
 
 
 def floats(values: Sequence[float | None]) -> torch.Tensor:
