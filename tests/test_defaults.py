@@ -299,6 +299,13 @@ def test_a_setting_may_change_what_is_averaged_over(name: str, settings: dict[st
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_turns_of_an_assistant_are_trained_and_all_where_that_is_asked_for(name: str) -> None:
+    assert CLASSES[name]().trains_on() == "assistant"
+    if name == "sft":
+        assert CLASSES[name].model_validate({"assistant_only_loss": False}).trains_on() == "all"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_part_holds_both_sides_of_a_pair_and_any_row_of_the_others(name: str) -> None:
     cls = CLASSES[name]
     of_pairs = "pairs" in NEEDS[name]

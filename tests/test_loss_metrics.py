@@ -42,11 +42,11 @@ def part(mask: Sequence[str], *, group: int = 1, **fields: Any) -> Batch:
 def shown(
     name: str, batch: Batch, logps: Rows, settings: dict[str, Any] | None = None, **outputs: Any
 ) -> dict[str, float]:
-    """The metrics of a loss; the entropy of every token is .5 but that of the first is .75."""
+    """The metrics of a loss; every token has the entropy .5 but the first, .75, and the largest log-prob is -.5."""
     logps_ = tensor(logps)
     entropy = torch.full_like(logps_, 0.5)
     entropy[0, 0] = 0.75
-    readouts = {"entropy": entropy, "top_logp": tensor([[log(0.5)] * len(logps[0])] * len(logps))}
+    readouts = {"entropy": entropy, "top_logp": torch.full_like(logps_, -0.5)}
     algorithm = CLASSES[name].model_validate(settings or {})
     return values(algorithm.loss(batch, Outputs(logps=logps_, readouts=readouts, **outputs)).metrics)
 
@@ -166,7 +166,7 @@ OBSERVED = {
     "logps/chosen": (-1 - 1 - 3) / 3,
     "logps/rejected": (-2 - 3 - 3) / 3,
     "entropy": (0.75 + 10 * 0.5) / 11,
-    "mean_token_accuracy": 2 / 11,  # -.5 is above log .5, the top of every token; the first, 7, is not trained
+    "mean_token_accuracy": 2 / 11,  # -.5 is the top of every token; the one of 7 is not trained
 }
 
 
@@ -236,8 +236,8 @@ def test_labelled_answers_show_each_kind_by_itself() -> None:
 
 @pytest.mark.parametrize("loss_type", ["nll", "dft"])
 def test_fine_tuning_shows_how_often_the_trained_token_was_the_top_one(loss_type: str) -> None:
-    """log .5 is the top of every token: two of three trained ones have it."""
-    found = shown("sft", part(["xx", "x."]), [[log(0.5), -1], [log(0.5), 7]], {"loss_type": loss_type})
+    """-.5 is the top of every token: two of three trained ones have it."""
+    found = shown("sft", part(["xx", "x."]), [[-0.5, -1], [-0.5, 7]], {"loss_type": loss_type})
     assert found == pytest.approx({"mean_token_accuracy": 2 / 3, "entropy": (0.75 + 0.5 + 0.5) / 3})
 
 
