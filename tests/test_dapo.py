@@ -35,23 +35,23 @@ def answered(lengths: list[int], rewards: list[float], *, limit: int, group: int
 @pytest.mark.parametrize(
     ("settings", "advantages"),
     [
-        ({}, [0.375, 0.375, -0.125, -0.625]),
-        ({"overlong_buffer": 4}, [0.375, 0.375, -0.125, -0.625]),
-        ({"overlong_buffer": 4, "overlong_factor": 2.0}, [0.75, 0.75, -0.25, -1.25]),
-        ({"overlong_buffer": 20}, [0.3, 0, -0.1, -0.2]),
-        ({"overlong_buffer": 1000}, [0.3, 0, -0.1, -0.2]),
-        ({"overlong_buffer": 0}, [0, 0, 0, 0]),
-        ({"overlong_factor": 0.0}, [0, 0, 0, 0]),
+        ({}, [1.125, 0.125, -0.375, -0.875]),
+        ({"overlong_buffer": 4}, [1.125, 0.125, -0.375, -0.875]),
+        ({"overlong_buffer": 4, "overlong_factor": 2.0}, [1.5, 0.5, -0.5, -1.5]),
+        ({"overlong_buffer": 20}, [1.05, -0.25, -0.35, -0.45]),
+        ({"overlong_buffer": 1000}, [1.05, -0.25, -0.35, -0.45]),
+        ({"overlong_buffer": 0}, [0.75, -0.25, -0.25, -0.25]),
+        ({"overlong_factor": 0.0}, [0.75, -0.25, -0.25, -0.25]),
     ],
     ids=["a fifth", "as many", "twice as dear", "all of it", "more than all", "off", "for nothing"],
 )
 def test_the_last_tokens_before_the_limit_cost(settings: dict[str, Any], advantages: list[float]) -> None:
-    """Limit 20, lengths 10, 16, 18, 20, rewards 1. A buffer of 4: 0, 0, -.5, -1 are off, mean -.375.
+    """Limit 20, lengths 10, 16, 18, 20, rewards 2, 1, 1, 1. A buffer of 4 takes 0, 0, .5, 1: mean .875 of what is left.
 
-    A buffer of 20, or of more, which is taken as 20: -.5, -.8, -.9, -1, mean -.8.
+    A buffer of 20, or of more, which is taken as 20, takes .5, .8, .9, 1: mean .45.
     """
     dapo = DAPO(scale_rewards="none", **settings)
-    batch, state = dapo.credit(answered([10, 16, 18, 20], [1.0] * 4, limit=20, group=4), {})
+    batch, state = dapo.credit(answered([10, 16, 18, 20], [2.0, 1.0, 1.0, 1.0], limit=20, group=4), {})
     assert batch.advantages is not None
     expected = torch.tensor(advantages, dtype=torch.float32)[:, None] * batch.loss_mask
     torch.testing.assert_close(batch.advantages, expected, atol=1e-6, rtol=0)

@@ -100,17 +100,21 @@ def test_tokens_beyond_the_shorter_side_count_less(ld_alpha: float, loss: float,
 
 @pytest.mark.maths
 @LAYOUTS
-def test_a_pair_is_weighted_by_how_likely_the_policy_finds_it(layout: Layout, certify: Certify) -> None:
+@pytest.mark.parametrize(("likely", "loss"), [(0.5, 0.162456), (0.8, 0.017901)])
+def test_a_pair_is_weighted_by_how_likely_the_policy_finds_it(
+    layout: Layout, likely: float, loss: float, certify: Certify
+) -> None:
     """p(a) = .5 and the other 15 tokens share .5: sum p^2 = .25 + .25 / 15 = .266667.
 
-    w = .5 / .266667 = 1.875 for a, (.5 / 15) / .266667 = .125 for b; ln 2 x .234375 = .162456.
+    w = .5 / .266667 = 1.875 for a, (.5 / 15) / .266667 = .125 for b; ln 2 x .234375 = .162456. With p(a) = .8 the sum
+    is .642667, w = 1.244813 for a and .020747 for b; ln 2 x .025826 = .017901.
     """
     dpo = DPO(use_weighting=True)
-    policy = valued(layout, {"pa": 0.5}, {"pa": 0.5}, {})
+    policy = valued(layout, {"pa": likely}, {"pa": likely}, {})
     batch = dpo.prepare(answers(("p", "a"), ("p", "b")), policy)
     found = lost(dpo, policy, batch)["sigmoid"]
-    assert found == pytest.approx(0.162456, abs=1e-5)
-    certify("dpo", "golden", found, 0.162456)
+    assert found == pytest.approx(loss, abs=1e-5)
+    certify("dpo", "golden", found, loss)
 
 
 @pytest.mark.maths
