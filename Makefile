@@ -23,7 +23,7 @@ slow: $(INSTALLED)
 certify: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --certify=docs/certificate.md
 
-# A sample of N small wrong edits, drawn by SEED, tried one by one: most of an hour for 300.
+# A sample of N small wrong edits, drawn by SEED, tried one by one: half an hour for 300.
 SEED ?= 1
 N ?= 300
 mutants: $(INSTALLED)
