@@ -15,11 +15,11 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from rung.algorithms.axes import LOG_RATIOS, Level, Reduction, Scale
-from rung.algorithms.group import GroupRelative
+from rung.algorithms.shared.group_relative import GroupRelative
+from rung.algorithms.shared.options import LOG_RATIOS, Level, Reduction, Scale
 from rung.batch import Batch
+from rung.maths.policy_losses import capped_weight
 from rung.metrics import Metric, mean_of
-from rung.objectives import capped_weight
 
 
 class CISPO(GroupRelative):

@@ -17,12 +17,12 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from rung import pair_losses
-from rung.algorithm import Algorithm
-from rung.batch import Batch, Loss, Outputs, Unit
+from rung.algorithm import Algorithm, DataKind
+from rung.algorithms.shared.pairs import chosen_nll, chosen_tokens, margins, observed, sides
+from rung.batch import Batch, Denominator, Loss, Outputs, Readout
 from rung.errors import ConfigError
-from rung.maths import entropy_detached, masked_mean, masked_sum, top_logp
-from rung.pairs import chosen_nll, chosen_tokens, margins, observed, sides
+from rung.maths import preference_losses as pair_losses
+from rung.maths.tensors import entropy_detached, masked_mean, masked_sum, top_logp
 
 
 class CPO(Algorithm):
@@ -32,10 +32,8 @@ class CPO(Algorithm):
     """
 
     name: ClassVar = "cpo"
-    needs: ClassVar = frozenset({"pairs"})
-    unit: ClassVar = "group"
+    keep_together: ClassVar = "group"
     group_size: ClassVar = 2
-    readouts: ClassVar = {"entropy": entropy_detached, "top_logp": top_logp}
 
     beta: PositiveFloat = 0.1
     """What a nat between both sides is worth."""
@@ -53,9 +51,17 @@ class CPO(Algorithm):
             raise ConfigError(what, "leave it out, or set `loss_type: sigmoid`")
         return self
 
-    def units(self) -> Mapping[str, Unit]:
-        """Pairs; chosen tokens for the negative log-likelihood."""
+    def data_kind(self) -> DataKind:
+        """Preference pairs."""
+        return "pairs"
+
+    def terms(self) -> Mapping[str, Denominator]:
+        """A mean over pairs; the negative log-likelihood is a mean over chosen tokens."""
         return {"pairs": "groups", "nll": chosen_tokens} if self.cpo_alpha else {"pairs": "groups"}
+
+    def readouts(self) -> Mapping[str, Readout]:
+        """Entropy and the most likely token's log-prob, for metrics."""
+        return {"entropy": entropy_detached, "top_logp": top_logp}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
         """The summed terms over the pairs of a part; rows alternate chosen, rejected."""

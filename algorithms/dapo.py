@@ -21,12 +21,12 @@ from typing import ClassVar, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from rung.advantages import is_mixed, soft_overlong
 from rung.algorithm import State
-from rung.algorithms.axes import Reduction
 from rung.algorithms.grpo import GRPO
+from rung.algorithms.shared.options import Reduction
 from rung.batch import Batch
 from rung.errors import ConfigError
+from rung.maths.advantages import is_mixed, overlong_penalty
 
 
 class DAPO(GRPO):
@@ -52,20 +52,20 @@ class DAPO(GRPO):
     @model_validator(mode="after")
     def _punished_in_a_sum(self) -> Self:
         if self.overlong_buffer != 0 and self.multi_objective_aggregation == "normalize_then_sum":
-            what = "the punishment of overlong answers is added to the sum of rewards, which `normalize_then_sum` lacks"
-            raise ConfigError(what, "set `overlong_buffer: 0`, and take the reward `soft_overlong` as one of them")
+            what = "the overlong penalty needs a summed reward; `normalize_then_sum` normalises each reward separately"
+            raise ConfigError(what, "set `overlong_buffer: 0`, and add the reward `soft_overlong`")
         return self
 
-    def idle_settings(self) -> dict[str, str]:
-        """Also those of a punishment that is off."""
-        idle = super().idle_settings()
-        return idle | {"overlong_factor": "`overlong_buffer` is 0"} if self.overlong_buffer == 0 else idle
+    def unused_settings(self) -> dict[str, str]:
+        """GRPO's, and the factor of an overlong penalty that is off."""
+        unused = super().unused_settings()
+        return unused | {"overlong_factor": "`overlong_buffer` is 0"} if self.overlong_buffer == 0 else unused
 
     def generation_limit(self) -> int:
         """`max_num_gen_batches`."""
         return self.max_num_gen_batches
 
-    def keep(self, rollout: Batch) -> Tensor:
+    def keep_groups(self, rollout: Batch) -> Tensor:
         """Groups whose task reward differs."""
         assert rollout.task_rewards is not None
         return is_mixed(rollout.task_rewards, rollout.group_of)
@@ -76,6 +76,6 @@ class DAPO(GRPO):
         limit = rollout.max_completion_length
         buffer = limit // 5 if self.overlong_buffer is None else min(self.overlong_buffer, limit)
         if buffer:
-            penalty = self.overlong_factor * soft_overlong(rollout.lengths, limit, buffer)
+            penalty = self.overlong_factor * overlong_penalty(rollout.lengths, limit, buffer)
             rollout = replace(rollout, rewards=rollout.rewards + penalty)
         return super().credit(rollout, state)

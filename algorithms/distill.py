@@ -22,9 +22,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from rung.algorithm import Algorithm, Need, TeacherReadout
-from rung.batch import Batch, Loss, Outputs
-from rung.maths import entropy, entropy_detached, forward_kl, jensen_shannon, masked_sum, reverse_kl
+from rung.algorithm import Algorithm, DataKind, Need
+from rung.batch import Batch, Denominator, Loss, Outputs, Readout, TeacherReadout
+from rung.maths.tensors import entropy, entropy_detached, forward_kl, jensen_shannon, masked_sum, reverse_kl
 from rung.metrics import mean_of
 
 
@@ -35,9 +35,6 @@ class Distill(Algorithm):
     """
 
     name: ClassVar = "distill"
-    needs: ClassVar[frozenset[Need]] = frozenset({"prompts", "teacher"})
-    terms: ClassVar = {"divergence": "tokens"}
-    readouts: ClassVar = {"entropy": entropy_detached}
     reads_rewards: ClassVar = False
 
     completions: Literal["policy", "data"] = "policy"
@@ -45,12 +42,24 @@ class Distill(Algorithm):
     beta: float = Field(default=1.0, ge=0, le=1)
     """Which divergence: 0 forward KL, 1 reverse KL, between them the generalised Jensen-Shannon divergence."""
 
-    def requires(self) -> frozenset[Need]:
-        """Prompts to sample from, or answers; and a teacher."""
-        return self.needs if self.completions == "policy" else frozenset({"text", "teacher"})
+    def data_kind(self) -> DataKind:
+        """Prompts to sample from, or given answers."""
+        return "prompts" if self.completions == "policy" else "text"
 
-    def reads_with_teacher(self) -> Mapping[str, TeacherReadout]:
-        """The divergence that `beta` chooses, and how sure the teacher is."""
+    def needs(self) -> frozenset[Need]:
+        """A teacher."""
+        return frozenset({"teacher"})
+
+    def terms(self) -> Mapping[str, Denominator]:
+        """A mean over trained tokens."""
+        return {"divergence": "tokens"}
+
+    def readouts(self) -> Mapping[str, Readout]:
+        """Entropy, for metrics."""
+        return {"entropy": entropy_detached}
+
+    def teacher_readouts(self) -> Mapping[str, TeacherReadout]:
+        """The divergence that `beta` chooses, and the entropy of the teacher."""
         ends: dict[float, TeacherReadout] = {0.0: forward_kl, 1.0: reverse_kl}
         divergence = ends.get(self.beta) or partial(jensen_shannon, beta=self.beta)
         return {"divergence": divergence, "teacher_entropy": teacher_entropy}

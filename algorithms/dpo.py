@@ -4,10 +4,10 @@
     loss = - log sigma(beta (u - v)), mean over pairs
 
 Source: Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. `loss_type` is one of `LOSSES` or a weighted list of them; each
-is a pure function with its source in `rung.pair_losses`. `sft` is the negative log-likelihood of the chosen rows.
-Losses of u - v take scores f'(exp u), f'(exp v) of another divergence (`f_divergence_type`, arXiv 2309.16240);
-`ld_alpha` weighs the tokens beyond the shorter side (arXiv 2409.06411), `use_weighting` a pair by how likely the policy
-finds it (arXiv 2406.11827).
+is a pure function in `rung.maths.preference_losses`, with its source. `sft` is the negative log-likelihood of the
+chosen rows. Losses of u - v may use scores f'(exp u), f'(exp v) of another divergence (`f_divergence_type`,
+arXiv 2309.16240); `ld_alpha` weights the tokens beyond the shorter side (arXiv 2409.06411), `use_weighting` weights a
+pair by its probability under the policy (arXiv 2406.11827).
 
 How we differ from TRL: `label_smoothing` acts on `sigmoid` and `sigmoid_norm` too; a setting that no loss reads is
 refused; the `sft` term is a mean over the chosen tokens of the whole step, not of a micro-batch, and stands unweighted
@@ -22,12 +22,12 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from rung import pair_losses as losses
-from rung.algorithm import Algorithm, Readout
-from rung.batch import Batch, Loss, Outputs, Unit
+from rung.algorithm import Algorithm, DataKind, Need
+from rung.algorithms.shared.pairs import chosen_nll, chosen_tokens, damped_tails, margins, observed, sides
+from rung.batch import Batch, Denominator, Loss, Outputs, Readout
 from rung.errors import ConfigError
-from rung.maths import entropy_detached, log_sum_sq_probs, masked_mean, masked_sum, top_logp
-from rung.pairs import chosen_nll, chosen_tokens, damped_tails, margins, observed, sides
+from rung.maths import preference_losses as losses
+from rung.maths.tensors import entropy_detached, log_sum_sq_probs, masked_mean, masked_sum, top_logp
 
 LossType = Literal[
     "sigmoid",
@@ -65,10 +65,8 @@ class DPO(Algorithm):
     """
 
     name: ClassVar = "dpo"
-    needs: ClassVar = frozenset({"pairs", "reference"})
-    unit: ClassVar = "group"
+    keep_together: ClassVar = "group"
     group_size: ClassVar = 2
-    readouts: ClassVar = {"entropy": entropy_detached, "top_logp": top_logp}
 
     beta: PositiveFloat = 0.1
     """Strength of the pull towards the reference."""
@@ -116,18 +114,27 @@ class DPO(Algorithm):
             raise ConfigError(what, "take its limit, `f_divergence_type: reverse_kl`, or another number")
         return self
 
-    def refuse(self) -> None:
-        """Refuses losses that weigh nothing."""
-        idle = [kind for kind, weight in self._weights().items() if not weight]
-        if idle:
-            raise ConfigError(f"`loss_weights` is 0 for `{idle[0]}`", "leave this loss out of `loss_type`")
+    def data_kind(self) -> DataKind:
+        """Preference pairs."""
+        return "pairs"
 
-    def reads(self) -> Mapping[str, Readout]:
-        """What pairs are weighted by besides, where they are."""
-        return {**self.readouts, "log_sum_sq_probs": log_sum_sq_probs} if self.use_weighting else self.readouts
+    def needs(self) -> frozenset[Need]:
+        """A reference."""
+        return frozenset({"reference"})
 
-    def units(self) -> dict[str, Unit]:
-        """`sft` is a mean over chosen tokens, everything else over pairs."""
+    def check_settings(self) -> None:
+        """Raises ConfigError for a loss with weight 0."""
+        unused = [kind for kind, weight in self._weights().items() if not weight]
+        if unused:
+            raise ConfigError(f"`loss_weights` is 0 for `{unused[0]}`", "leave this loss out of `loss_type`")
+
+    def readouts(self) -> Mapping[str, Readout]:
+        """Entropy and the most likely token's log-prob, for metrics; with `use_weighting` what its weights need."""
+        measured: dict[str, Readout] = {"entropy": entropy_detached, "top_logp": top_logp}
+        return {**measured, "log_sum_sq_probs": log_sum_sq_probs} if self.use_weighting else measured
+
+    def terms(self) -> dict[str, Denominator]:
+        """`sft` is a mean over chosen tokens, every other loss a mean over pairs."""
         return {kind: chosen_tokens if kind == "sft" else "groups" for kind in self._types()}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:

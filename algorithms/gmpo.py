@@ -16,11 +16,11 @@ from typing import ClassVar
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from rung.algorithms.group import GroupRelative, clip_ratios
+from rung.algorithms.shared.group_relative import GroupRelative, clip_ratios
 from rung.batch import Batch
-from rung.maths import token_log_ratio
+from rung.maths.policy_losses import geometric_log_ratio
+from rung.maths.tensors import token_log_ratio
 from rung.metrics import Metric
-from rung.objectives import geometric_log_ratio
 
 
 class GMPO(GroupRelative):
@@ -36,7 +36,7 @@ class GMPO(GroupRelative):
     epsilon_high: PositiveFloat | None = None
     """How far the log-ratio of a token may rise and count; None = `epsilon`."""
 
-    def one_ratio_a_row(self) -> bool:
+    def has_row_ratio(self) -> bool:
         """The geometric mean over its tokens."""
         return True
 

@@ -19,11 +19,11 @@ from typing import ClassVar, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from rung.algorithms.axes import LOG_RATIOS, Level, Reduction, Scale
-from rung.algorithms.group import GroupRelative, clip_ratios
+from rung.algorithms.shared.group_relative import GroupRelative, clip_ratios
+from rung.algorithms.shared.options import LOG_RATIOS, Level, Reduction, Scale
 from rung.batch import Batch
 from rung.errors import ConfigError
-from rung.maths import clipped_objective, dual_clip
+from rung.maths.tensors import clipped_objective, dual_clip
 from rung.metrics import Metric
 
 GEOMETRIC = ("sequence", "sequence_token")  # levels whose ratio is a geometric mean
@@ -56,7 +56,7 @@ class GRPO(GroupRelative):
             raise ConfigError(what, "raise it (3 is usual), or leave it out: it bounds what the clip lets through")
         return self
 
-    def one_ratio_a_row(self) -> bool:
+    def has_row_ratio(self) -> bool:
         """Whether `importance_sampling_level` is that of a row."""
         return self.importance_sampling_level != "token"
 
@@ -65,8 +65,8 @@ class GRPO(GroupRelative):
         """`epsilon_high`, or `epsilon` where it is not set."""
         return self.epsilon if self.epsilon_high is None else self.epsilon_high
 
-    def refuse(self) -> None:
-        """Refuses bounds that the ratio of a completion never reaches."""
+    def check_settings(self) -> None:
+        """Raises ConfigError for bounds that the ratio of a completion never reaches."""
         bounds = {"epsilon": self.epsilon, "epsilon_high": self.upper}
         wide = [f"`{name}` {bound:g}" for name, bound in bounds.items() if bound > WIDEST_OF_A_ROW]
         if wide and self.importance_sampling_level in GEOMETRIC:

@@ -17,8 +17,8 @@ from typing import ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from rung.algorithms.axes import Level, Reduction
 from rung.algorithms.grpo import GRPO
+from rung.algorithms.shared.options import Level, Reduction
 
 
 class GSPO(GRPO):

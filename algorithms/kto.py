@@ -16,6 +16,7 @@ its own. A step whose answers are all alike has z0 = 0.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
@@ -23,13 +24,12 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from rung.algorithm import Algorithm
-from rung.batch import Batch, Loss, Outputs
+from rung.algorithm import Algorithm, DataKind, ForwardPasses, Need
+from rung.batch import Batch, Denominator, Loss, Outputs, Readout
+from rung.distributed.ranks import Ranks
 from rung.errors import ConfigError
-from rung.maths import entropy_detached, masked_sum
+from rung.maths.tensors import entropy_detached, masked_sum
 from rung.metrics import mean_of
-from rung.policy import Policy
-from rung.ranks import Ranks
 
 Answer = tuple[tuple[int, ...], tuple[bool, ...]]  # ids, and which of them are trained
 
@@ -41,10 +41,7 @@ class KTO(Algorithm):
     """
 
     name: ClassVar = "kto"
-    needs: ClassVar = frozenset({"unpaired", "reference"})
-    terms: ClassVar = {"rows": "rows"}
     least_batch_size: ClassVar = 2
-    readouts: ClassVar = {"entropy": entropy_detached}
 
     beta: PositiveFloat = 0.1
     """Strength of the pull towards the reference."""
@@ -62,8 +59,24 @@ class KTO(Algorithm):
             raise ConfigError(what, "make one of them positive; their rows should weigh 1 to 4/3 against each other")
         return self
 
+    def data_kind(self) -> DataKind:
+        """Answers that are labelled good or bad."""
+        return "unpaired"
+
+    def needs(self) -> frozenset[Need]:
+        """A reference."""
+        return frozenset({"reference"})
+
+    def terms(self) -> Mapping[str, Denominator]:
+        """A mean over rows."""
+        return {"rows": "rows"}
+
+    def readouts(self) -> Mapping[str, Readout]:
+        """Entropy, for metrics."""
+        return {"entropy": entropy_detached}
+
     @torch.no_grad()
-    def prepare(self, batch: Batch, policy: Policy) -> Batch:
+    def prepare(self, batch: Batch, policy: ForwardPasses) -> Batch:
         """Reference log-probs, and z0 of the step, the same for each row."""
         batch = super().prepare(batch, policy)
         z0 = baseline(batch, policy) if self.loss_type == "kto" else 0.0
@@ -87,7 +100,7 @@ class KTO(Algorithm):
         return Loss({"rows": losses.sum()}, metrics)
 
 
-def baseline(batch: Batch, policy: Policy) -> float:
+def baseline(batch: Batch, policy: ForwardPasses) -> float:
     """z0: the mean log-ratio of mismatched rows over all ranks, at least 0; 0 where the step has one answer only.
 
     A collective of all ranks.

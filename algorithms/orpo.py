@@ -11,17 +11,18 @@ tokens of the prompt too. Its mean is over the chosen tokens of the whole step, 
 above -1e-6 is taken as -1e-6, where the odds are finite.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import PositiveFloat
 from torch.nn.functional import logsigmoid
 
-from rung.algorithm import Algorithm
-from rung.batch import Batch, Loss, Outputs
-from rung.maths import entropy_detached, masked_mean, top_logp
+from rung.algorithm import Algorithm, DataKind
+from rung.algorithms.shared.pairs import chosen_nll, chosen_tokens, margins, observed, sides
+from rung.batch import Batch, Denominator, Loss, Outputs, Readout
+from rung.maths.preference_losses import odds_ratio
+from rung.maths.tensors import entropy_detached, masked_mean, top_logp
 from rung.metrics import mean_of
-from rung.pair_losses import odds_ratio
-from rung.pairs import chosen_nll, chosen_tokens, margins, observed, sides
 
 
 class ORPO(Algorithm):
@@ -31,14 +32,23 @@ class ORPO(Algorithm):
     """
 
     name: ClassVar = "orpo"
-    needs: ClassVar = frozenset({"pairs"})
-    terms: ClassVar = {"nll": chosen_tokens, "odds": "groups"}
-    unit: ClassVar = "group"
+    keep_together: ClassVar = "group"
     group_size: ClassVar = 2
-    readouts: ClassVar = {"entropy": entropy_detached, "top_logp": top_logp}
 
     beta: PositiveFloat = 0.1
     """Weight of the odds ratio; the paper's lambda."""
+
+    def data_kind(self) -> DataKind:
+        """Preference pairs."""
+        return "pairs"
+
+    def terms(self) -> Mapping[str, Denominator]:
+        """The negative log-likelihood is a mean over chosen tokens, the odds ratio one over pairs."""
+        return {"nll": chosen_tokens, "odds": "groups"}
+
+    def readouts(self) -> Mapping[str, Readout]:
+        """Entropy and the most likely token's log-prob, for metrics."""
+        return {"entropy": entropy_detached, "top_logp": top_logp}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
         """The summed terms over the pairs of a part; rows alternate chosen, rejected."""

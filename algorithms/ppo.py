@@ -17,6 +17,7 @@ How we differ: whitening takes the biased variance, as that code does, over the 
 unscored rows enter neither whitening nor the KL. TRL's `kl_coef` is `beta`, its `cliprange` is `epsilon`, as in `grpo`.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -24,12 +25,12 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from rung.advantages import adapted_beta, at_last_token, explained_variance, gae, whiten, whiten_keeping_mean
-from rung.algorithm import Algorithm, Need, State
-from rung.algorithms.group import clip_ratios, sampled_kl
-from rung.batch import Batch, Loss, Outputs
+from rung.algorithm import Algorithm, DataKind, Need, State
+from rung.algorithms.shared.group_relative import clip_ratios, sampled_kl
+from rung.batch import Batch, Denominator, Loss, Outputs, Readout
 from rung.errors import ConfigError
-from rung.maths import (
+from rung.maths.advantages import adapted_beta, at_last_token, explained_variance, gae, whiten, whiten_keeping_mean
+from rung.maths.tensors import (
     clipped_objective,
     clipped_value_loss,
     dual_clip,
@@ -52,9 +53,6 @@ class PPO(Algorithm):
     """
 
     name: ClassVar = "ppo"
-    needs: ClassVar[frozenset[Need]] = frozenset({"prompts", "old_logps", "values"})
-    terms: ClassVar = {"policy": "tokens", "value": "tokens"}
-    readouts: ClassVar = {"entropy": entropy_detached}
 
     num_generations: PositiveInt = 1
     """Completions sampled for each prompt."""
@@ -101,16 +99,29 @@ class PPO(Algorithm):
             raise ConfigError(what, "keep one of them")
         return self
 
-    def requires(self) -> frozenset[Need]:
-        """A reference only where the KL counts."""
-        return self.needs | frozenset[Need]({"reference"}) if self.beta else self.needs
+    def data_kind(self) -> DataKind:
+        """Prompts to sample from."""
+        return "prompts"
 
-    def idle_settings(self) -> dict[str, str]:
-        """Those of a KL that is not steered, and of a critic that does not learn."""
-        idle: dict[str, str] = {}
+    def needs(self) -> frozenset[Need]:
+        """Old log-probs and values; a reference where `beta` is positive."""
+        needs: frozenset[Need] = frozenset({"old_logps", "values"})
+        return needs | {"reference"} if self.beta else needs
+
+    def terms(self) -> Mapping[str, Denominator]:
+        """Two means over trained tokens: the clipped objective, and the critic's squared error."""
+        return {"policy": "tokens", "value": "tokens"}
+
+    def readouts(self) -> Mapping[str, Readout]:
+        """Entropy, for metrics."""
+        return {"entropy": entropy_detached}
+
+    def unused_settings(self) -> dict[str, str]:
+        """The settings of a fixed KL coefficient, and of a critic that is not trained."""
+        unused: dict[str, str] = {}
         if self.kl_target is None:
-            idle |= dict.fromkeys(("kl_unit", "kl_horizon"), "there is no `kl_target`")
-        return idle if self.vf_coef else idle | {"cliprange_value": "`vf_coef` is 0, and the critic does not learn"}
+            unused |= dict.fromkeys(("kl_unit", "kl_horizon"), "there is no `kl_target`")
+        return unused if self.vf_coef else unused | {"cliprange_value": "`vf_coef` is 0, and the critic does not learn"}
 
     def samples_per_prompt(self) -> int:
         """`num_generations`."""
@@ -146,7 +157,7 @@ class PPO(Algorithm):
             metrics["beta"] = Mean(self._beta(state), 1)
         return metrics
 
-    def active(self, batch: Batch) -> Tensor:
+    def active_rows(self, batch: Batch) -> Tensor:
         """Rows with a trained token: without an advantage they still teach the critic."""
         return batch.loss_mask.any(1)
 

@@ -10,19 +10,20 @@ over the whole rollout (a group's own std would make an easy prompt as loud as a
 How we differ: whitening takes the biased variance, as in `ppo`, over the trained tokens of scored rows.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from rung.advantages import at_last_token, reward_to_go, whiten
-from rung.algorithm import Algorithm, Need, State
-from rung.algorithms.axes import KLEstimator, Reduction, Scale
-from rung.algorithms.group import clip_ratios, sampled_kl, sequence_kl, trained_tokens
+from rung.algorithm import Algorithm, DataKind, Need, State
 from rung.algorithms.grpo import GRPO
-from rung.batch import Batch, Loss, Outputs
-from rung.maths import clipped_objective, entropy_detached, k3, masked_sum, token_log_ratio
+from rung.algorithms.shared.group_relative import clip_ratios, sampled_kl, sequence_kl, trained_tokens
+from rung.algorithms.shared.options import KLEstimator, Reduction, Scale
+from rung.batch import Batch, Denominator, Loss, Outputs, Readout
+from rung.maths.advantages import at_last_token, reward_to_go, whiten
+from rung.maths.tensors import clipped_objective, entropy_detached, k3, masked_sum, token_log_ratio
 from rung.metrics import Metrics, mean_of
 
 
@@ -33,9 +34,6 @@ class ReinforcePP(Algorithm):
     """
 
     name: ClassVar = "reinforce_pp"
-    needs: ClassVar[frozenset[Need]] = frozenset({"prompts", "old_logps"})
-    terms: ClassVar = {"policy": "tokens"}
-    readouts: ClassVar = {"entropy": entropy_detached}
 
     num_generations: PositiveInt = 1
     """Completions sampled for each prompt."""
@@ -46,9 +44,22 @@ class ReinforcePP(Algorithm):
     mask_truncated_completions: bool = False
     """Leave out completions that hit the length limit."""
 
-    def requires(self) -> frozenset[Need]:
-        """A reference only where the KL counts."""
-        return self.needs | frozenset[Need]({"reference"}) if self.beta else self.needs
+    def data_kind(self) -> DataKind:
+        """Prompts to sample from."""
+        return "prompts"
+
+    def needs(self) -> frozenset[Need]:
+        """Old log-probs; a reference where `beta` is positive."""
+        needs: frozenset[Need] = frozenset({"old_logps"})
+        return needs | {"reference"} if self.beta else needs
+
+    def terms(self) -> Mapping[str, Denominator]:
+        """A mean over trained tokens."""
+        return {"policy": "tokens"}
+
+    def readouts(self) -> Mapping[str, Readout]:
+        """Entropy, for metrics."""
+        return {"entropy": entropy_detached}
 
     def samples_per_prompt(self) -> int:
         """`num_generations`."""
@@ -69,7 +80,7 @@ class ReinforcePP(Algorithm):
         """The KL that the reward paid for."""
         return {"kl/sequence_sum": sequence_kl(rollout)} if self.beta else {}
 
-    def active(self, batch: Batch) -> Tensor:
+    def active_rows(self, batch: Batch) -> Tensor:
         """Rows with an advantage."""
         assert batch.advantages is not None
         return (batch.advantages != 0).any(1)

@@ -13,6 +13,7 @@ How we differ from TRL: K answers to a prompt may be ranked, not only two; the s
 whatever its id; the head is trained under LoRA without being asked for.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -20,8 +21,8 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rung.algorithm import Algorithm
-from rung.batch import Batch, Loss, Outputs
+from rung.algorithm import Algorithm, DataKind, Need
+from rung.batch import Batch, Denominator, Loss, Outputs
 from rung.metrics import Metric, mean_of, std_of
 
 
@@ -29,19 +30,29 @@ class RewardModel(Algorithm):
     """Bradley-Terry on pairs, or on ranked groups of any size."""
 
     name: ClassVar = "reward_model"
-    needs: ClassVar = frozenset({"pairs", "final"})
-    terms: ClassVar = {"pairs": "groups"}
-    unit: ClassVar = "group"
+    keep_together: ClassVar = "group"
     reads_logps: ClassVar = False
 
     center_rewards_coefficient: NonNegativeFloat = 0.0
     """Pulls the two scores of a pair towards a sum of 0; 0.01 is usual where the model is to judge a policy."""
 
+    def data_kind(self) -> DataKind:
+        """Preference pairs, or rankings of any size."""
+        return "pairs"
+
+    def needs(self) -> frozenset[Need]:
+        """A head on the last token."""
+        return frozenset({"score_head"})
+
+    def terms(self) -> Mapping[str, Denominator]:
+        """A mean over groups."""
+        return {"pairs": "groups"}
+
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
         """The summed loss of the groups of a part, each the mean over its pairs."""
-        assert outputs.final is not None
+        assert outputs.scores is not None
         better, worse, weight = ordered_pairs(batch.group_of)
-        chosen, rejected = outputs.final.index_select(0, better), outputs.final.index_select(0, worse)
+        chosen, rejected = outputs.scores.index_select(0, better), outputs.scores.index_select(0, worse)
         margin = batch.extras["margin"][better] if "margin" in batch.extras else torch.zeros_like(chosen)
         pulled = self.center_rewards_coefficient * (chosen + rejected) ** 2
         losses = bradley_terry(chosen, rejected, margin) + pulled

@@ -16,9 +16,9 @@ from typing import ClassVar
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from rung.advantages import leave_one_out
-from rung.algorithms.axes import KLEstimator, Level, Scale
 from rung.algorithms.grpo import GRPO
+from rung.algorithms.shared.options import KLEstimator, Level, Scale
+from rung.maths.advantages import leave_one_out
 
 
 class RLOO(GRPO):

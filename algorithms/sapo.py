@@ -11,11 +11,11 @@ from typing import ClassVar
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from rung.algorithms.axes import LOG_RATIOS, Level
-from rung.algorithms.group import GroupRelative
+from rung.algorithms.shared.group_relative import GroupRelative
+from rung.algorithms.shared.options import LOG_RATIOS, Level
 from rung.batch import Batch
+from rung.maths.policy_losses import soft_gate
 from rung.metrics import Metric, mean_of
-from rung.objectives import soft_gate
 
 
 class SAPO(GroupRelative):
@@ -33,7 +33,7 @@ class SAPO(GroupRelative):
     importance_sampling_level: Level = "token"
     """Whose ratio goes through the gate: each token's or that of its row."""
 
-    def one_ratio_a_row(self) -> bool:
+    def has_row_ratio(self) -> bool:
         """Whether `importance_sampling_level` is that of a row."""
         return self.importance_sampling_level != "token"
 

@@ -15,9 +15,9 @@ through which no gradient flows, so that a token which the policy finds unlikely
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from rung.algorithm import Algorithm
-from rung.batch import Batch, Loss, Outputs, Unit
-from rung.maths import entropy_detached, masked_sum, top_logp
+from rung.algorithm import Algorithm, DataKind
+from rung.batch import Batch, Denominator, Loss, Outputs, Readout
+from rung.maths.tensors import entropy_detached, masked_sum, top_logp
 from rung.metrics import mean_of
 
 
@@ -28,21 +28,27 @@ class SFT(Algorithm):
     """
 
     name: ClassVar = "sft"
-    needs: ClassVar = frozenset({"text"})
-    readouts: ClassVar = {"entropy": entropy_detached, "top_logp": top_logp}
 
     loss_type: Literal["nll", "dft"] = "nll"
     """The negative log-likelihood, or that of each token times its probability (dynamic fine-tuning)."""
     assistant_only_loss: bool = True
     """Train the assistant's turns of a chat alone; else every turn after the first prompt."""
 
+    def data_kind(self) -> DataKind:
+        """Texts, chats, or prompts with completions."""
+        return "text"
+
     def trains_on(self) -> Literal["assistant", "all"]:
         """The assistant's turns, or all."""
         return "assistant" if self.assistant_only_loss else "all"
 
-    def units(self) -> Mapping[str, Unit]:
-        """One term, called after `loss_type`."""
+    def terms(self) -> Mapping[str, Denominator]:
+        """One mean over trained tokens, named after `loss_type`."""
         return {self.loss_type: "tokens"}
+
+    def readouts(self) -> Mapping[str, Readout]:
+        """Entropy and the most likely token's log-prob, for metrics."""
+        return {"entropy": entropy_detached, "top_logp": top_logp}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
         """The summed negative log-likelihood of the trained tokens, weighted under `dft`."""

@@ -15,12 +15,12 @@ from typing import ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from rung import pair_losses
-from rung.algorithm import Algorithm
-from rung.batch import Batch, Loss, Outputs, Unit
+from rung.algorithm import Algorithm, DataKind
+from rung.algorithms.shared.pairs import chosen_nll, chosen_tokens, margins, observed, sides
+from rung.batch import Batch, Denominator, Loss, Outputs, Readout
 from rung.errors import ConfigError
-from rung.maths import entropy_detached, masked_mean, top_logp
-from rung.pairs import chosen_nll, chosen_tokens, margins, observed, sides
+from rung.maths import preference_losses as pair_losses
+from rung.maths.tensors import entropy_detached, masked_mean, top_logp
 
 
 class SimPO(Algorithm):
@@ -30,10 +30,8 @@ class SimPO(Algorithm):
     """
 
     name: ClassVar = "simpo"
-    needs: ClassVar = frozenset({"pairs"})
-    unit: ClassVar = "group"
+    keep_together: ClassVar = "group"
     group_size: ClassVar = 2
-    readouts: ClassVar = {"entropy": entropy_detached, "top_logp": top_logp}
 
     beta: PositiveFloat = 2.0
     """What a nat a token is worth."""
@@ -44,16 +42,24 @@ class SimPO(Algorithm):
     cpo_alpha: NonNegativeFloat = 0.0
     """Coefficient of the negative log-likelihood of the chosen rows."""
 
-    def refuse(self) -> None:
-        """Refuses a margin that no pair has, such as the default one at DPO's beta."""
+    def data_kind(self) -> DataKind:
+        """Preference pairs."""
+        return "pairs"
+
+    def check_settings(self) -> None:
+        """Raises ConfigError for a margin that no pair reaches, such as the default one at DPO's beta."""
         if self.simpo_gamma > self.beta:
             nats = self.simpo_gamma / self.beta
             what = f"`simpo_gamma` {self.simpo_gamma:g} at `beta` {self.beta:g} asks for {nats:g} nats a token"
             raise ConfigError(what, "take the paper's 1 at `beta` 2; it is searched from 0 to `beta`")
 
-    def units(self) -> Mapping[str, Unit]:
-        """Pairs; chosen tokens for the negative log-likelihood."""
+    def terms(self) -> Mapping[str, Denominator]:
+        """A mean over pairs; the negative log-likelihood is a mean over chosen tokens."""
         return {"pairs": "groups", "nll": chosen_tokens} if self.cpo_alpha else {"pairs": "groups"}
+
+    def readouts(self) -> Mapping[str, Readout]:
+        """Entropy and the most likely token's log-prob, for metrics."""
+        return {"entropy": entropy_detached, "top_logp": top_logp}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
         """The summed loss over the pairs of a part; rows alternate chosen, rejected."""

@@ -12,12 +12,12 @@ from typing import ClassVar, Self
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
-from rung.algorithms.axes import Reduction
-from rung.algorithms.group import GroupRelative
+from rung.algorithms.shared.group_relative import GroupRelative
+from rung.algorithms.shared.options import Reduction
 from rung.batch import Batch
 from rung.errors import ConfigError
+from rung.maths.policy_losses import gamma_weight
 from rung.metrics import Metric, mean_of
-from rung.objectives import gamma_weight
 
 
 class VESPO(GroupRelative):

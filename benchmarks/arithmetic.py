@@ -17,13 +17,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from rung.comparison import compare, paired_scores
 from rung.config import PathConfig, find_config, load_config, parse_config
-from rung.evaluate import Evaluation
-from rung.path import run_path
+from rung.evaluation.comparison import compare, paired_scores
+from rung.evaluation.evaluate import Evaluation
+from rung.evaluation.statistics import paired_bootstrap
+from rung.pipeline.runner import run_path
 from rung.report.curves import Line, Panel
 from rung.report.plot import figure
-from rung.statistics import paired_bootstrap
 
 BRANCHES = {"grpo": "arithmetic", "dapo": "arithmetic-dapo", "gspo": "arithmetic-gspo", "ppo": "arithmetic-ppo"}
 METRIC = "final_number"

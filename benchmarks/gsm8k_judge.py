@@ -20,10 +20,10 @@ from rung.config import parse_config
 from rung.data.encode import encode
 from rung.data.load import load_examples
 from rung.data.records import Encoded
-from rung.models import load_tokenizer
-from rung.path import run_path
-from rung.reward_models import load_reward_model, score_rows
-from rung.statistics import mean_interval, paired_bootstrap
+from rung.evaluation.statistics import mean_interval, paired_bootstrap
+from rung.models.load import load_tokenizer
+from rung.models.reward_model import load_reward_model, score_rows
+from rung.pipeline.runner import run_path
 
 MAX_LENGTH = 768
 HELD_OUT_FROM = 0.8

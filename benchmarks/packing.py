@@ -20,10 +20,10 @@ import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rung.algorithms.sft import SFT
-from rung.batch import Batch, count
-from rung.passes import Counted
-from rung.planner import Block, Part
-from rung.policy import Policy
+from rung.batch import Batch, count_denominators
+from rung.forward.passes import WorkCounter
+from rung.forward.planner import Block, Part
+from rung.forward.policy import Policy
 
 Plan = Callable[[Batch, str], tuple[Block, ...]]
 
@@ -66,15 +66,15 @@ def in_order(batch: Batch, unit: str) -> tuple[Block, ...]:
     return tuple(Block("plain", (Part(tuple(rows[i : i + 8])),)) for i in range(0, batch.num_rows, 8))
 
 
-def step(policy: Policy, batch: Batch, plan: Plan) -> tuple[float, Counted, torch.Tensor]:
+def step(policy: Policy, batch: Batch, plan: Plan) -> tuple[float, WorkCounter, torch.Tensor]:
     """CPU seconds of one forward and backward as planned, the work counted, and the gradient."""
     policy.plan = plan  # type: ignore[method-assign]
-    policy.counted = Counted()
+    policy.counted = WorkCounter()
     policy.model.zero_grad()
     algorithm = SFT()
     start = time.process_time()
     for part, outputs in policy.parts(batch, algorithm):
-        algorithm.loss(part, outputs).over(count(algorithm.units(), batch)).backward()
+        algorithm.loss(part, outputs).over(count_denominators(algorithm.units(), batch)).backward()
     seconds = time.process_time() - start
     return seconds, policy.counted, torch.cat([p.grad.flatten() for p in policy.parameters if p.grad is not None])
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from rung.comparison import Comparison, compare, paired_scores, pooled_ratio
+from rung.artifacts.lineage import Lineage
 from rung.config import PathConfig, find_config, parse_config
-from rung.evaluate import Evaluation
-from rung.lineage import Lineage
-from rung.path import run_path
-from rung.statistics import paired_bootstrap
+from rung.evaluation.comparison import Comparison, compare, paired_scores, pooled_ratio
+from rung.evaluation.evaluate import Evaluation
+from rung.evaluation.statistics import paired_bootstrap
+from rung.pipeline.runner import run_path
 
 METRICS = {"correct": "max", "dangerous": "min", "harmless": "min", "unparseable": "min", "house_style": "max"}
 QUESTIONS = (

@@ -18,10 +18,10 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rung.algorithms.ppo import PPO
-from rung.batch import Batch, count
-from rung.heads import zero_head
-from rung.planner import Block, Part
-from rung.policy import Policy
+from rung.batch import Batch, count_denominators
+from rung.forward.planner import Block, Part
+from rung.forward.policy import Policy
+from rung.models.heads import zero_head
 
 
 @dataclass
@@ -80,7 +80,7 @@ def seconds(policy: Policy, algorithm: PPO, batch: Batch) -> float:
     start = time.process_time()
     batch = algorithm.prepare(batch, policy)
     batch, _ = algorithm.credit(batch, algorithm.initial_state())
-    denominators = count(algorithm.units(), batch)
+    denominators = count_denominators(algorithm.units(), batch)
     for parameter in policy.parameters:
         parameter.grad = None
     for part, outputs in policy.parts(batch, algorithm):

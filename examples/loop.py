@@ -4,20 +4,20 @@ Run it with `python examples/loop.py`: a random two-layer model learns to answer
 """
 
 import torch
+from rung.rollout.sampler import LocalSampler
 
 from rung.algorithms.grpo import GRPO
-from rung.batch import count
+from rung.batch import count_denominators
 from rung.data.encode import encode
 from rung.data.load import load_examples
-from rung.models import load_model
-from rung.policy import Policy
-from rung.ranks import Ranks
-from rung.reward import Rewards
-from rung.rollout.draw import Sampling
+from rung.distributed.ranks import Ranks
+from rung.forward.policy import Policy
+from rung.models.load import load_model
+from rung.reward import RewardSet
 from rung.rollout.generate import Generator
 from rung.rollout.philox import Key
-from rung.rollout.rollouts import Rollouts
-from rung.rollout.sampler import LocalSampler
+from rung.rollout.source import RolloutSource
+from rung.sampling import Sampling
 
 
 def digits(completion: str) -> float:
@@ -39,10 +39,10 @@ def main(num_steps: int = 30) -> float:
         sampling=Sampling(max_completion_length=8),
         key=Key(seed=0, stage="loop", purpose="rollout"),
         samples=algorithm.num_generations,
-        rewards=Rewards([digits]),
+        rewards=RewardSet([digits]),
         tokenizer=tokenizer,
     )
-    batches = Rollouts(
+    batches = RolloutSource(
         prompts,
         algorithm=algorithm,
         policy=policy,
@@ -57,7 +57,7 @@ def main(num_steps: int = 30) -> float:
 
     reward = 0.0
     for step, batch in zip(range(num_steps), batches, strict=False):
-        denominators = count(algorithm.units(), batch)  # from masks, before any backward
+        denominators = count_denominators(algorithm.units(), batch)  # from masks, before any backward
         optimizer.zero_grad()
         for part, outputs in policy.parts(batch.select(algorithm.active(batch)), algorithm):
             algorithm.loss(part, outputs).over(denominators).backward()

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from rung.advantages import is_mixed
 from rung.algorithm import Algorithm, State
 from rung.batch import Batch, Loss, Outputs
-from rung.maths import masked_sum
+from rung.maths.advantages import is_mixed
+from rung.maths.tensors import masked_sum
 
 
 class BestOfGroup(Algorithm):

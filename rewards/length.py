@@ -1,4 +1,4 @@
-"""How long an answer is, in trained tokens, EOS included."""
+"""The length of an answer in trained tokens, EOS included, and whether the length limit cut it off."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ def output_tokens(n_tokens: int) -> float:
     17.0
     """
     return float(n_tokens)
+
+
+@reward(range=(0, 1), role="metric", goal="min")
+def truncated(finish_reason: str) -> float:
+    """1 where the length limit ended the completion, else 0.
+
+    >>> truncated("length"), truncated("eos")
+    (1.0, 0.0)
+    """
+    return float(finish_reason == "length")
 
 
 @reward(range=(-1, 0), role="shaping")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _reads_the_same(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
-    from rung.reward_models import check_reward_model
+    from rung.models.reward_model import check_reward_model
 
     check_reward_model(settings["model"], tokenizer)
 
@@ -36,8 +36,8 @@ def reward_model(
     """
     if not prompts:
         return []
-    from rung.models import num_positions
-    from rung.reward_models import load_reward_model, score_rows
+    from rung.models.load import num_positions
+    from rung.models.reward_model import load_reward_model, score_rows
 
     judge, tokenizer = load_reward_model(model)
     most = num_positions(judge)

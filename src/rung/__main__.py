@@ -1,5 +1,5 @@
 """`python -m rung`: the command."""
 
-from rung.cli import main
+from rung.cli.main import main
 
 main()

@@ -17,8 +17,12 @@ from torch import Tensor
 from rung.metrics import Metrics
 
 FinishReason = Literal["eos", "stop", "length"]
-Unit = Literal["tokens", "rows", "groups"] | float | Callable[["Batch"], Tensor]
+Readout = Callable[[Tensor], Tensor]  # logits (n, V) -> (n,)
+TeacherReadout = Callable[[Tensor, Tensor], Tensor]  # logits of the policy and of the teacher -> (n,)
+Denominator = Literal["tokens", "rows", "groups"] | float | Callable[["Batch"], Tensor]
 Denominators = Mapping[str, Tensor]
+
+_REWARD = "reward/"  # prefix of the extras that hold one reward each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,8 @@ class Batch:
     values: Tensor | None = None  # (N, T)
     end_values: Tensor | None = None  # (N,) of the state after the last attended token
     returns: Tensor | None = None  # (N, T)
-    extras: Mapping[str, Tensor] = field(default_factory=dict)  # (N,) or (N, T), of an algorithm's own
+    reward_weights: Mapping[str, float] = field(default_factory=dict)  # of `separate_rewards`, by reward
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # (N,) or (N, T), for algorithms by name
 
     @property
     def num_rows(self) -> int:
@@ -101,6 +106,16 @@ class Batch:
         """The batch with more tensors of an algorithm's own, each (N,) or (N, T)."""
         return replace(self, extras={**self.extras, **tensors})
 
+    @property
+    def separate_rewards(self) -> dict[str, Tensor]:
+        """(N,) each reward by itself, NaN where it or its row is unscored; empty unless the algorithm needs them."""
+        return {name.removeprefix(_REWARD): one for name, one in self.extras.items() if name.startswith(_REWARD)}
+
+    def with_separate_rewards(self, rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -> Batch:
+        """The batch with each reward (N,) by itself, and the weights that their sum has."""
+        extras = {f"{_REWARD}{name}": one for name, one in rewards.items()}
+        return replace(self, reward_weights=dict(weights), extras={**self.extras, **extras})
+
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
         moved = {name: tensor.to(device) for name, tensor in self._row_tensors().items()}
@@ -114,9 +129,13 @@ class Batch:
         )
 
     def _row_tensors(self) -> dict[str, Tensor]:
-        skipped = ("prompt_ids", "prompt_mask", "prompt_inputs", "extras", "row_ids", "max_completion_length")
-        named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in skipped)
+        named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in _NOT_BY_ROW)
         return {name: tensor for name, tensor in named if tensor is not None}
+
+
+_NOT_BY_ROW = frozenset(
+    {"prompt_ids", "prompt_mask", "prompt_inputs", "extras", "row_ids", "max_completion_length", "reward_weights"}
+)
 
 
 def concat(batches: Sequence[Batch]) -> Batch:
@@ -160,7 +179,7 @@ class Outputs:
     logps: Tensor  # (N, T) nats, at the sampling temperature; NaN where the algorithm does not read them
     readouts: Mapping[str, Tensor] = field(default_factory=dict)  # (N, T) each, as the algorithm named them
     values: Tensor | None = None  # (N, T) value of the state before token t
-    final: Tensor | None = None  # (N,) a head on the last attended token
+    scores: Tensor | None = None  # (N,) of the score head, at the last attended token
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +196,10 @@ class Loss:
         return torch.stack(shares).sum()
 
 
-def count(units: Mapping[str, Unit], batch: Batch) -> dict[str, Tensor]:
-    """The denominators of a batch, from masks alone: float64 scalars, to be summed over ranks.
+def count_denominators(terms: Mapping[str, Denominator], batch: Batch) -> dict[str, Tensor]:
+    """The denominator of each term over a batch, from masks alone: float64 scalars, to be summed over ranks.
 
-    A number is a constant and is the same on every rank; a function of the batch counts what the words cannot say.
+    A number is a constant and the same on every rank; a function of the batch counts what the words cannot say.
     """
     counted = {
         "tokens": lambda: batch.loss_mask.sum(),
@@ -188,12 +207,12 @@ def count(units: Mapping[str, Unit], batch: Batch) -> dict[str, Tensor]:
         "groups": lambda: torch.tensor(batch.num_groups),
     }
 
-    def one(unit: Unit) -> Tensor:
-        if isinstance(unit, str):
-            return counted[unit]()
-        return unit(batch) if callable(unit) else torch.tensor(unit)
+    def one(denominator: Denominator) -> Tensor:
+        if isinstance(denominator, str):
+            return counted[denominator]()
+        return denominator(batch) if callable(denominator) else torch.tensor(denominator)
 
-    return {name: one(unit).double() for name, unit in units.items()}
+    return {name: one(denominator).double() for name, denominator in terms.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +249,7 @@ def to_tree(batch: Batch) -> dict[str, Any]:
         "extras": dict(batch.extras),
         "row_ids": list(batch.row_ids),
         "max_completion_length": batch.max_completion_length,
+        "reward_weights": dict(batch.reward_weights),
     }
 
 
@@ -242,4 +262,5 @@ def from_tree(tree: Mapping[str, Any]) -> Batch:
         extras=dict(tree["extras"]),
         row_ids=tuple(tree["row_ids"]),
         max_completion_length=tree["max_completion_length"],
+        reward_weights=dict(tree.get("reward_weights", {})),
     )

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 class UserError(ValueError):
     """A mistake in something that a user wrote; the command prints it in two lines and exits with 2.
 
-    >>> print(UserError("data.jsonl, row 7: `prompt` is empty", "fill it, or set `on_bad: skip`"))
+    >>> print(UserError("data.jsonl, row 7: `prompt` is empty", "fill it, or set `on_bad_row: skip`"))
     data.jsonl, row 7: `prompt` is empty
-    fill it, or set `on_bad: skip`
+    fill it, or set `on_bad_row: skip`
     """
 
     def __init__(self, what: str, remedy: str):
@@ -44,10 +44,10 @@ class CheckpointError(UserError):
 
 
 @contextmanager
-def within(place: str) -> Iterator[None]:
+def error_context(place: str) -> Iterator[None]:
     """UserErrors from inside with their place in front: the stage, the key or the file that they are about.
 
-    >>> with within("stage `sft`"):
+    >>> with error_context("stage `sft`"):
     ...     raise ConfigError("`beta` is -1", "make it positive")
     Traceback (most recent call last):
     rung.errors.ConfigError: stage `sft`: `beta` is -1

@@ -1,7 +1,8 @@
 """What a user writes: a path of stages in YAML, read, merged, checked, and completed with defaults by model size."""
 
+from rung.config.defaults import resolve
 from rung.config.load import find_config, load_config, parse_config, shipped_configs
-from rung.config.models import (
+from rung.config.schema import (
     Adapter,
     EarlyStopping,
     EvaluateConfig,
@@ -11,7 +12,6 @@ from rung.config.models import (
     TokenBatch,
     UpdatesConfig,
 )
-from rung.config.sizes import resolve
 
 __all__ = [
     "Adapter",

@@ -8,7 +8,6 @@ of one stage, whose keys stand beside the path's.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,14 +16,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import rung
-from rung.config.models import PathConfig, RolloutConfig, StageConfig, UpdatesConfig, named
-from rung.config.spelling import STAGE_KEYS, method_advice, successor
+from rung.config.algorithms import algorithm_class
+from rung.config.migration import STAGE_KEYS, method_advice, successor
+from rung.config.schema import PathConfig, RolloutConfig, StageConfig, UpdatesConfig, as_named
 from rung.errors import ConfigError, UserError
-from rung.registry import demand, hint
+from rung.utils.messages import as_requirement, did_you_mean
+from rung.utils.yaml_file import numbers, one_line, read_yaml
 
 FOLDERS = ("paths", "algorithms", "tiny")  # of configs/, in the order in which a bare name is looked for
 _EXCLUSIVE = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}
-_FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def load_config(name_or_file: str | Path, overrides: Sequence[str] = ()) -> PathConfig:
@@ -72,7 +72,8 @@ def find_config(name_or_file: str | Path) -> Path:
             return shipped[full]
     known = {full.split("/")[1] for full in shipped}
     raise ConfigError(
-        f"there is no config `{name_or_file}`", f"give a .yaml file, or a shipped name; {hint(str(path), known)}"
+        f"there is no config `{name_or_file}`",
+        f"give a .yaml file, or a shipped name; {did_you_mean(str(path), known)}",
     )
 
 
@@ -90,7 +91,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any], source: str) -> dict
 
 def _merged(key: str, mine: Any, value: Any, source: str) -> Any:
     if key == "algorithm":
-        mine, value = named(mine), named(value)
+        mine, value = as_named(mine), as_named(value)
         if (
             isinstance(mine, Mapping)
             and isinstance(value, Mapping)
@@ -99,43 +100,14 @@ def _merged(key: str, mine: Any, value: Any, source: str) -> Any:
             return value
     if isinstance(value, Mapping) and isinstance(mine, Mapping):
         return merge(mine, value, source)
-    things = [named(thing) for thing in mine] if isinstance(mine, list) else []
+    things = [as_named(thing) for thing in mine] if isinstance(mine, list) else []
     names = [thing.get("name") if isinstance(thing, Mapping) else None for thing in things]
     if not isinstance(value, Mapping) or not names or None in names:
         return value
     for name in value:
         if name not in names:
-            raise ConfigError(f"{source}: `{key}` has no `{name}`", hint(str(name), map(str, names)))
-    return [merge(thing, named(value.get(name, {})), source) for name, thing in zip(names, things, strict=True)]
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that is a mapping; ConfigError where it cannot be read, is no UTF-8, no YAML or no mapping."""
-    try:
-        return _mapping(yaml.safe_load(file.read_text(encoding="utf-8")), str(file))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}", "check the path and its permissions") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: byte {error.start} is not UTF-8", "save the file as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{file}: not YAML: {_one_line(error)}", "mend it there; a tab or an unclosed bracket is common"
-        ) from None
-
-
-def _mapping(value: object, source: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(f"{source}: not a mapping of keys to values", "start with `name:`, `model:` and `stages:`")
-    return {key: _numbers(child) for key, child in value.items()}
-
-
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads 1e-5, without a point, as a word; here it is a number."""
-    if isinstance(value, str) and _FLOAT.fullmatch(value):
-        return float(value)
-    if isinstance(value, dict):
-        return {key: _numbers(child) for key, child in value.items()}
-    return [_numbers(child) for child in value] if isinstance(value, list) else value
+            raise ConfigError(f"{source}: `{key}` has no `{name}`", did_you_mean(str(name), map(str, names)))
+    return [merge(thing, as_named(value.get(name, {})), source) for name, thing in zip(names, things, strict=True)]
 
 
 def _extended(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -164,9 +136,9 @@ def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
             f"override `{text}`: not `key=value`", "write `seed=1`, or `<stage>.learning_rate=1e-5` for one stage"
         )
     try:
-        nested: Any = _numbers(yaml.safe_load(value))
+        nested: Any = numbers(yaml.safe_load(value))
     except yaml.YAMLError as error:
-        raise ConfigError(f"override `{text}`: the value is not YAML: {_one_line(error)}", "quote it") from None
+        raise ConfigError(f"override `{text}`: the value is not YAML: {one_line(error)}", "quote it") from None
     stages = raw.get("stages")
     if isinstance(stages, list) and keys[0] in [stage.get("name") for stage in stages if isinstance(stage, Mapping)]:
         keys = ["stages", *keys]
@@ -179,7 +151,7 @@ def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _only_name(raw: Mapping[str, Any]) -> str:
     """The name of the stage of a path of one: the algorithm's word, or `stage` where it is a user's own class."""
-    algorithm = named(raw.get("algorithm"))
+    algorithm = as_named(raw.get("algorithm"))
     name = str(algorithm.get("name")) if isinstance(algorithm, Mapping) else ""
     return name if name.isidentifier() else "stage"
 
@@ -210,7 +182,7 @@ def _explained(error: ValidationError, raw: Mapping[str, Any], source: str, alon
         return ConfigError(f"{source}: unknown key `{key}`", _instead(loc, raw, alone, fault["input"]))
     if fault["type"] == "missing":
         return ConfigError(f"{source}: `{key}` is missing", "add it; `rung list configs` names examples to start from")
-    reasons = dict.fromkeys(demand(other["msg"]) for other in faults if _dotted(other["loc"], raw) == key)
+    reasons = dict.fromkeys(as_requirement(other["msg"]) for other in faults if _dotted(other["loc"], raw) == key)
     return ConfigError(f"{source}: `{key}` is {fault['input']!r}", "; or: ".join(reasons))
 
 
@@ -234,10 +206,8 @@ def _instead(loc: tuple[int | str, ...], raw: Mapping[str, Any], alone: bool, va
 
 def _settings(loc: tuple[int | str, ...], raw: Mapping[str, Any]) -> set[str]:
     """The settings of the algorithm of the stage that `loc` lies in; none where there is no such algorithm."""
-    from rung.registry import algorithm_class
-
     try:
-        return set(algorithm_class(named(raw["stages"][loc[1]]["algorithm"])["name"]).model_fields)
+        return set(algorithm_class(as_named(raw["stages"][loc[1]]["algorithm"])["name"]).model_fields)
     except (UserError, LookupError, TypeError):
         return set()
 
@@ -273,7 +243,3 @@ def _model_in(annotation: object) -> type[BaseModel] | None:
 
 def _roots() -> list[Path]:
     return [root.resolve() for root in (Path(each) / "configs" for each in rung.__path__) if root.is_dir()][:1]
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    return " ".join(str(error).split())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from rung.data.chat import assistant_spans, close_turns, render
 from rung.data.records import Answer, BadRow, Encoded, Example, Messages, Text, first_turns
-from rung.data.report import Report
+from rung.data.report import DataReport
 from rung.data.tokens import Span, continued, ended, overlapping, stop_id, tokens
 from rung.errors import DataError
 
@@ -30,9 +30,9 @@ def encode(
     *,
     max_prompt_length: int | None,
     max_length: int | None,
-    report: Report,
+    report: DataReport,
     on_overlong: OnOverlong = "drop",
-    on_bad: Literal["error", "skip", "quarantine"] = "error",
+    on_bad_row: Literal["error", "skip", "quarantine"] = "error",
     assistant_only: bool = True,
 ) -> list[Encoded]:
     """The examples as ids, in order; rows left out are counted in `report`, by cause.
@@ -55,8 +55,8 @@ def encode(
                 raise DataError(f"{example.source}: {fault}", remedy) from fault
             report.drop(fault.cause, example.source)
         except BadRow as fault:
-            if on_bad == "error":
-                raise DataError(f"{example.source}: {fault}", "fix the row, or set `on_bad: skip`") from fault
+            if on_bad_row == "error":
+                raise DataError(f"{example.source}: {fault}", "fix the row, or set `on_bad_row: skip`") from fault
             report.drop(fault.cause, example.source)
         except DataError as fault:
             raise DataError(f"{example.source}: {fault.what}", fault.remedy) from fault
@@ -104,7 +104,9 @@ def _asked(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> _Prompt:
     return _Prompt(prompt, text, ids)
 
 
-def _encode(example: Example, tokenizer: "PreTrainedTokenizerBase", assistant_only: bool, report: Report) -> Encoded:
+def _encode(
+    example: Example, tokenizer: "PreTrainedTokenizerBase", assistant_only: bool, report: DataReport
+) -> Encoded:
     if example.text is not None:
         prompt_ids, answer = _raw_text(example.text, tokenizer)
         return Encoded(example.id, example.source, prompt_ids, (answer,), example)
@@ -182,7 +184,7 @@ def _after(prompt: _Prompt, whole: str, tokenizer: "PreTrainedTokenizerBase") ->
 
 
 def _fitted(
-    one: Encoded, max_prompt_length: int | None, max_length: int | None, on_overlong: OnOverlong, report: Report
+    one: Encoded, max_prompt_length: int | None, max_length: int | None, on_overlong: OnOverlong, report: DataReport
 ) -> Encoded:
     size = len(one.prompt_ids)
     if max_prompt_length is not None and one.example.kind != "text" and size > max_prompt_length:
@@ -214,7 +216,7 @@ def _same(example: Example) -> str:
     return "`chosen` equals `rejected`" if example.completions is None else "two of `completions` are equal"
 
 
-def _weigh_sides(encoded: Sequence[Encoded], report: Report) -> None:
+def _weigh_sides(encoded: Sequence[Encoded], report: DataReport) -> None:
     pairs = [one.answers for one in encoded if len(one.answers) == 2]
     if len(pairs) < MIN_PAIRS:
         return

@@ -1,6 +1,5 @@
-"""From what a config calls `data` to examples: read, detect, convert, and account for every row."""
+"""From the `data` of a config to examples: read rows, detect their format, convert them, count every one."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,14 +9,14 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from rung.data.formats import Format, detect, format_named, strip_repeated_prompts
+from rung.data.formats import FORMATS, Format, detect, strip_repeated_prompts
 from rung.data.read import READERS, Row, read_hub, read_path
 from rung.data.records import BadRow, Example, digest
-from rung.data.report import Report
+from rung.data.report import DataReport
 from rung.data.splits import between, sample
 from rung.errors import ConfigError, DataError
 
-OnBad = Literal["error", "skip", "quarantine"]
+OnBadRow = Literal["error", "skip", "quarantine"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -58,18 +57,16 @@ class DataSpec(BaseModel):
 def load_examples(
     spec: str | Mapping[str, Any] | DataSpec | Iterable[Mapping[str, Any] | Example],
     *,
-    on_bad: OnBad = "error",
+    on_bad_row: OnBadRow = "error",
     max_bad_share: float = 0.02,
     base: Path | None = None,
     seed: int = 0,
-    quarantine: Path | None = None,
-) -> tuple[list[Example], Report]:
+) -> tuple[list[Example], DataReport]:
     """The examples of a data set and what happened to its rows.
 
     `spec` is a file, a folder, a hub id, `task:NAME/SPLIT`, a mapping (`DataSpec`), or the rows themselves. Paths are
-    relative to `base`. A bad row is an error, or is left out and counted, and also written to the file `quarantine`
-    where there is one; more than `max_bad_share` of them is an error in any case. `seed` draws a task's rows and the
-    sample of `limit`.
+    relative to `base`. A bad row is an error, or is left out and counted; `quarantine` also keeps it in the report.
+    More than `max_bad_share` of them is an error in any case. `seed` draws a task's rows and the sample of `limit`.
     Raises `DataError` (file, row, remedy) and `ConfigError` (an unknown key of the mapping).
     """
     if isinstance(spec, str | Mapping | DataSpec):
@@ -78,18 +75,20 @@ def load_examples(
     else:
         given = list(spec)
         if given and all(isinstance(item, Example) for item in given):
-            return cast(list[Example], given), Report(rows=len(given), examples=len(given))
+            return cast(list[Example], given), DataReport(rows=len(given), examples=len(given))
         settings = DataSpec(path="rows")
         rows = [_given(number, item) for number, item in enumerate(given, 1)]
     if not rows:
         raise DataError(f"{settings.path or settings.name}: no rows", "it must hold at least one")
 
-    report = Report(rows=len(rows))
+    report = DataReport(rows=len(rows))
     rows = _with_all_columns([_renamed(row, settings.columns) for row in rows])
-    form = format_named(settings.format) if settings.format else detect(rows)
+    form = FORMATS.find(settings.format, base) if settings.format else detect(rows)
     report.formats[form.name] = len(rows)
     examples, bad = _convert(rows, form, settings.columns.get("group"), report)
-    _judge(bad, rows, on_bad, max_bad_share, quarantine)
+    _check_bad_rows(bad, rows, on_bad_row, max_bad_share)
+    if on_bad_row == "quarantine":
+        report.quarantined += [_quarantined(rows[i], fault) for i, fault in bad.items()]
     examples = _finish(examples, form, report)
     if settings.share is not None:
         examples = between(examples, settings.share.low, settings.share.high, settings.share.salt)
@@ -157,7 +156,7 @@ def _with_all_columns(rows: Sequence[Row]) -> list[Row]:
 
 
 def _convert(
-    rows: Sequence[Row], form: Format, group: str | None, report: Report
+    rows: Sequence[Row], form: Format, group: str | None, report: DataReport
 ) -> tuple[list[Example], dict[int, BadRow]]:
     examples: list[Example] = []
     bad: dict[int, BadRow] = {}
@@ -179,19 +178,14 @@ def _convert(
     return examples, bad
 
 
-def _judge(
-    bad: Mapping[int, BadRow], rows: Sequence[Row], on_bad: OnBad, max_bad_share: float, quarantine: Path | None
-) -> None:
-    """Raise, or write the bad rows aside, as `on_bad` says. The first bad row is named in either error."""
+def _check_bad_rows(bad: Mapping[int, BadRow], rows: Sequence[Row], on_bad_row: OnBadRow, max_bad_share: float) -> None:
+    """Raises DataError, naming the first bad row, where `on_bad_row` is `error` or too many rows are bad."""
     if not bad:
         return
     first = min(bad)
-    if on_bad == "error":
-        raise DataError(f"{rows[first].place}: {bad[first]}", "fix the row, or set `on_bad: skip` (or `quarantine`)")
-    if quarantine is not None:
-        quarantine.parent.mkdir(parents=True, exist_ok=True)
-        lines = [{"source": rows[i].source, "cause": str(fault), "row": rows[i].columns} for i, fault in bad.items()]
-        quarantine.write_text("".join(json.dumps(line, default=str) + "\n" for line in lines), encoding="utf-8")
+    if on_bad_row == "error":
+        remedy = "fix the row, or set `on_bad_row: skip` (or `quarantine`)"
+        raise DataError(f"{rows[first].place}: {bad[first]}", remedy)
     if len(bad) > max_bad_share * len(rows):
         cause, n = Counter(fault.cause for fault in bad.values()).most_common(1)[0]
         raise DataError(
@@ -200,7 +194,11 @@ def _judge(
         )
 
 
-def _finish(examples: list[Example], form: Format, report: Report) -> list[Example]:
+def _quarantined(row: Row, fault: BadRow) -> dict[str, Any]:
+    return {"source": row.source, "cause": str(fault), "row": row.columns}
+
+
+def _finish(examples: list[Example], form: Format, report: DataReport) -> list[Example]:
     """What only all examples together tell: repeated prompts, the label set, exact duplicates."""
     if form.name == "preference":
         stripped = strip_repeated_prompts(examples)

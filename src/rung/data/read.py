@@ -1,6 +1,6 @@
 """Files, folders and hub data sets become rows that know their place.
 
-A fault of one line (broken JSON, bytes that are not UTF-8) travels with its row, so that `on_bad` decides about it;
+A fault of one line (broken JSON, bytes that are not UTF-8) travels with its row, so that `on_bad_row` decides about it;
 a fault of the whole file (empty, cut off in the compressed stream, not the format of its name) is raised at once.
 """
 

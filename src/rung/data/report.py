@@ -1,8 +1,10 @@
-"""What happened to the rows: how many came, how many were lost and why, and what is worth a look."""
+"""The data report: how many rows were read, how many were dropped and why, and which need attention."""
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 QUANTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}  # per cent
@@ -24,10 +26,10 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Report:
+class DataReport:
     """Counts by cause with the first rows of each, token lengths, and the label set of a classification.
 
-    >>> report = Report(rows=2, examples=1)
+    >>> report = DataReport(rows=2, examples=1)
     >>> report.drop("prompt is empty", "a.jsonl:2")
     >>> print("\\n".join(report.lines()))
     2 rows, 1 examples
@@ -39,10 +41,11 @@ class Report:
     encoded: int = 0  # of them, as ids within the limits
     formats: dict[str, int] = field(default_factory=dict)  # rows by format
     dropped: dict[str, Tally] = field(default_factory=dict)
-    noticed: dict[str, Tally] = field(default_factory=dict)  # kept rows that are worth a look
+    noticed: dict[str, Tally] = field(default_factory=dict)  # kept rows that need attention
     warnings: list[str] = field(default_factory=list)
     lengths: dict[str, list[int]] = field(default_factory=dict)  # tokens: prompt, completion
     labels: tuple[str, ...] = ()
+    quarantined: list[dict[str, Any]] = field(default_factory=list)  # bad rows in full, with their cause
 
     @property
     def num_dropped(self) -> int:
@@ -54,21 +57,22 @@ class Report:
         self.dropped.setdefault(cause, Tally()).add(source)
 
     def notice(self, what: str, source: str) -> None:
-        """Count a row that was kept and is worth a look."""
+        """Count a row that was kept and needs attention."""
         self.noticed.setdefault(what, Tally()).add(source)
 
     def measure(self, name: str, num_tokens: int) -> None:
         """Remember the length of a prompt or completion."""
         self.lengths.setdefault(name, []).append(num_tokens)
 
-    def merge(self, other: "Report") -> "Report":
+    def merge(self, other: "DataReport") -> "DataReport":
         """One report on the rows of both."""
-        merged = Report(
+        merged = DataReport(
             rows=self.rows + other.rows,
             examples=self.examples + other.examples,
             encoded=self.encoded + other.encoded,
             warnings=self.warnings + other.warnings,
             labels=tuple(sorted({*self.labels, *other.labels})),
+            quarantined=self.quarantined + other.quarantined,
         )
         for report in (self, other):
             for name, count in report.formats.items():
@@ -80,6 +84,13 @@ class Report:
                     before = mine.get(cause, Tally())
                     mine[cause] = Tally(before.count + tally.count, (before.first + tally.first)[:NUM_NAMED])
         return merged
+
+    def write_quarantine(self, file: Path) -> None:
+        """Writes the quarantined rows as JSON lines; nothing where there are none."""
+        if self.quarantined:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lines = [json.dumps(line, default=str) + "\n" for line in self.quarantined]
+            file.write_text("".join(lines), encoding="utf-8")
 
     def lines(self) -> list[str]:
         """The report for the terminal."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from rung.evaluate import Estimate
+from rung.evaluation.evaluate import Estimate
 from rung.report.content import is_share
 from rung.report.records import Report
 from rung.report.svg import alone, number, within

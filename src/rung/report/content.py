@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rung.comparison import ALPHA, Comparison, Goal, compare, pooled_ratio
-from rung.evaluate import TRUNCATED, Estimate, Evaluation, Row
-from rung.lineage import StageRecord
+from rung.artifacts.lineage import StageRecord
+from rung.evaluation.comparison import ALPHA, Comparison, compare, pooled_ratio
+from rung.evaluation.evaluate import TRUNCATED, Estimate, Evaluation, Row
+from rung.evaluation.statistics import detectable_difference, holm
 from rung.report.curves import Curves
 from rung.report.plot import is_smoothed
 from rung.report.records import Entry, Report, Section, Table
 from rung.report.svg import number
-from rung.statistics import detectable_difference, holm
+from rung.reward.decorator import Goal
 
 EXAMPLES = 5  # of each kind and stage
 VALIDATION = "validation"

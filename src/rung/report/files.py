@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rung.artifacts.folder import FINISHED, REPORT
 from rung.errors import CheckpointError
-from rung.files import write_text
 from rung.report.chart import chart_file
 from rung.report.content import sections
 from rung.report.curves import Curves, choose, read_metrics
@@ -17,8 +17,8 @@ from rung.report.markdown import markdown
 from rung.report.page import page
 from rung.report.plot import figure
 from rung.report.records import Report, Section, Table
-from rung.run_folder import FINISHED, REPORT
-from rung.tracking import METRICS
+from rung.training.trackers import METRICS
+from rung.utils.files import write_text
 
 SCORES, SECTIONS = "scores.svg", "report.json"
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rung.comparison import Goal
-from rung.evaluate import Evaluation
-from rung.lineage import Lineage
+from rung.artifacts.lineage import Lineage
+from rung.evaluation.evaluate import Evaluation
 from rung.report.curves import Curves, Panel
+from rung.reward.decorator import Goal
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from rung.reward.bound import Reward
+from rung.reward.binding import Reward
 from rung.reward.outcome import Outcome
 from rung.reward.spec import RewardPolicy
 

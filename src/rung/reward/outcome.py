@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rung.reward.contract import Verdict
+from rung.reward.decorator import Verdict
 
 Kind = Literal["scored", "abstained", "timeout", "error"]
 

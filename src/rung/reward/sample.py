@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rung.batch import Completion
 
 Text = str | Sequence[Mapping[str, Any]]
 
@@ -69,3 +74,26 @@ TRL_FIELDS: Mapping[str, Callable[[Sample], Any]] = {
     "completions": lambda sample: native(sample.completion, "assistant"),
     "completion_ids": lambda sample: list(sample.completion_ids),
 }
+
+
+def answered_sample(
+    prompt: Text,
+    completion: Completion,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    row_id: str,
+    group: int,
+    columns: Mapping[str, Any],
+) -> Sample:
+    """A sampled completion as rewards see it: decoded, and as a message where the prompt is conversational."""
+    text = cast(str, tokenizer.decode(list(completion.ids), skip_special_tokens=True))
+    return Sample(
+        prompt=prompt,
+        completion=text if isinstance(prompt, str) else ({"role": "assistant", "content": text},),
+        completion_ids=completion.ids,
+        finish_reason=completion.finish_reason,
+        n_tokens=len(completion.ids),
+        row_id=row_id,
+        group=group,
+        columns=columns,
+    )

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from rung.errors import RewardError
-from rung.registry import hint
-from rung.reward.contract import declaration, is_declared
+from rung.reward.decorator import declaration, is_declared
+from rung.utils.messages import did_you_mean
 
 Style = Literal["sample", "group", "trl"]
 
@@ -71,7 +71,7 @@ def read_settings(signature: Signature, label: str, args: Mapping[str, Any]) -> 
     """
     for name in args:
         if name not in signature.settings:
-            raise RewardError(f"reward `{label}`: unknown setting `{name}`", hint(name, signature.settings))
+            raise RewardError(f"reward `{label}`: unknown setting `{name}`", did_you_mean(name, signature.settings))
     for name, parameter in signature.settings.items():
         if parameter.default is parameter.empty and name not in args:
             raise RewardError(f"reward `{label}`: setting `{name}` is missing", f"write `args: {{{name}: ...}}`")

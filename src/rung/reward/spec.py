@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
-from rung.reward.contract import Role
+from rung.reward.decorator import Role
 
 
 class RewardSpec(BaseModel):

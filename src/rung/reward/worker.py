@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rung.reward.call import Reply
-from rung.reward.contract import Verdict
+from rung.reward.decorator import Verdict
 from rung.reward.outcome import Outcome, timed_out
 
 START_TIMEOUT_S = 120.0  # for starting Python and importing the module of a reward, apart from its own deadline
@@ -77,7 +77,7 @@ class Worker:
             self.close()
             path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rung.reward.serve"],
+                [sys.executable, "-P", "-m", "rung.reward.worker_main"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": path},

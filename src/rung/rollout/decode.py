@@ -13,8 +13,9 @@ from transformers.cache_utils import Cache
 from rung.batch import Completion, FinishReason
 from rung.errors import SamplingError
 from rung.rollout.cache import branch
-from rung.rollout.draw import Sampling, draw
+from rung.rollout.draw import draw
 from rung.rollout.philox import Key, uniforms
+from rung.sampling import Sampling
 
 Step = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]  # ids (n, s), mask, positions, cache -> logits (n, V)
 
@@ -41,7 +42,7 @@ class Rows:
     samples: Tensor  # (n,)
 
 
-class Ending:
+class StopCriteria:
     """What ends a completion before its length does: the EOS tokens and the stop texts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int], stop: tuple[str, ...]):
@@ -73,10 +74,10 @@ class Ending:
         return tail
 
 
-class Wave:
+class DecodeBatch:
     """Rows that decode together; `live` are those still in the batch, `alive` marks the unfinished ones among them."""
 
-    def __init__(self, step: Step, ending: Ending, prefill: Prefill, rows: Rows, *, key: Key, sampling: Sampling):
+    def __init__(self, step: Step, ending: StopCriteria, prefill: Prefill, rows: Rows, *, key: Key, sampling: Sampling):
         device = prefill.logits.device
         self.step, self.ending, self.prefill, self.key, self.sampling = step, ending, prefill, key, sampling
         self.rows, self.prompt_of = rows, rows.prompt_of.to(device)

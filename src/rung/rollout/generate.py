@@ -1,30 +1,29 @@
-"""One generation batch: prompts are sampled, judged, and become rows of a `Batch`."""
+"""One generation batch: prompts are answered and scored, and become rows of a `Batch`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rung.advantages import standardised_sum
 from rung.batch import Batch, Completion
 from rung.data.collate import collate
-from rung.data.records import Answer, Encoded
+from rung.data.records import Answer, Encoded, Text
 from rung.metrics import Max, Mean, Metric, Min, merge
-from rung.reward import Rewards, Sample
-from rung.reward.sample import text_of
+from rung.reward import RewardSet
+from rung.reward.sample import answered_sample, text_of
 from rung.reward.scores import Scores
-from rung.rollout.draw import Sampling
 from rung.rollout.philox import Key
-from rung.rollout.sampler import Sampler
+from rung.rollout.samplers import Sampler
+from rung.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Judged rows; `table` has one mapping a row for people to read, `metrics` what was seen on the way."""
+    """Scored rows; `table` has one readable mapping per row, `metrics` the lengths and rewards of the batch."""
 
     batch: Batch
     table: list[dict[str, Any]]
@@ -33,45 +32,57 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """What it takes to answer prompts and judge the answers: `samples` completions for each prompt."""
+    """Samples `samples` completions of each prompt and scores them.
+
+    `keeps_separate_rewards` keeps each reward by itself beside their weighted sum.
+    """
 
     sampler: Sampler
     sampling: Sampling
     key: Key
     samples: int
-    rewards: Rewards
+    rewards: RewardSet
     tokenizer: PreTrainedTokenizerBase
+    keeps_separate_rewards: bool = False
 
     def __call__(self, prompts: Sequence[Encoded], visits: Sequence[int], step: int) -> Generated:
-        """Answers each prompt under the draws that its visit names; rows of equal prompts come out adjacent.
+        """Samples completions of each prompt, with draws named by its visit; rows of equal prompts become adjacent.
 
         `step` counts optimizer steps; rewards may ask for it.
         """
-        order = adjacent([prompt.prompt_ids for prompt in prompts])
+        order = group_equal_prompts([prompt.prompt_ids for prompt in prompts])
         prompts, visits = [prompts[i] for i in order], [visits[i] for i in order]
         answers = self.sampler.sample(
             [prompt.prompt_ids for prompt in prompts], self.samples, visits=visits, key=self.key, sampling=self.sampling
         )
         flat = [completion for group in answers for completion in group]
         samples = [
-            self._sample(prompt, completion, group)
+            answered_sample(
+                cast(Text, prompt.example.prompt),
+                completion,
+                self.tokenizer,
+                row_id=prompt.source,
+                group=group,
+                columns=prompt.example.columns,
+            )
             for group, (prompt, completions) in enumerate(zip(prompts, answers, strict=True))
             for completion in completions
         ]
         scores = self.rewards.score(samples, step=step)
-        rows = [answered(prompt, completions) for prompt, completions in zip(prompts, answers, strict=True)]
+        rows = [with_answers(prompt, completions) for prompt, completions in zip(prompts, answers, strict=True)]
         batch = collate(rows, pad_id=cast(int, self.tokenizer.pad_token_id))
         batch = replace(
             batch,
             max_completion_length=self.sampling.max_completion_length,
             truncated=torch.tensor([completion.finish_reason == "length" for completion in flat]),
-            rewards=floats(scores.totals),
-            task_rewards=floats(scores.task_totals),
+            rewards=float_tensor(scores.totals),
+            task_rewards=float_tensor(scores.task_totals),
             extras={"visit": torch.tensor(visits).repeat_interleave(self.samples)},
         )
-        if self.rewards.weights:
-            batch = batch.replace_extras(standardised_rewards=standardised(scores, self.rewards.weights, batch))
-        logps = padded([completion.logps for completion in flat], batch.completion_ids.shape[1])
+        if self.keeps_separate_rewards:
+            weights = self.rewards.weights
+            batch = batch.with_separate_rewards(separate_rewards(scores, weights), weights)
+        logps = pad_rows([completion.logps for completion in flat], batch.completion_ids.shape[1])
         if self.sampler.exact(self.sampling):
             batch = replace(batch, old_logps=logps)
         else:
@@ -87,28 +98,13 @@ class Generator:
             }
             for i, (sample, total) in enumerate(zip(samples, scores.totals, strict=True))
         ]
-        return Generated(batch, table, merge([scores.metrics(), lengths(flat)]))
-
-    def _sample(self, prompt: Encoded, completion: Completion, group: int) -> Sample:
-        asked = prompt.example.prompt
-        assert asked is not None, "a prompt to sample from has text"
-        text = cast(str, self.tokenizer.decode(list(completion.ids), skip_special_tokens=True))
-        return Sample(
-            prompt=asked,
-            completion=text if isinstance(asked, str) else ({"role": "assistant", "content": text},),
-            completion_ids=completion.ids,
-            finish_reason=completion.finish_reason,
-            n_tokens=len(completion.ids),
-            row_id=prompt.source,
-            group=group,
-            columns=prompt.example.columns,
-        )
+        return Generated(batch, table, merge([scores.metrics(), length_metrics(flat)]))
 
 
-def adjacent(prompts: Sequence[tuple[int, ...]]) -> list[int]:
+def group_equal_prompts(prompts: Sequence[tuple[int, ...]]) -> list[int]:
     """Indices in order of first appearance, equal prompts next to each other.
 
-    >>> adjacent([(1,), (2,), (1,)])
+    >>> group_equal_prompts([(1,), (2,), (1,)])
     [0, 2, 1]
     """
     first: dict[tuple[int, ...], int] = {}
@@ -117,25 +113,26 @@ def adjacent(prompts: Sequence[tuple[int, ...]]) -> list[int]:
     return sorted(range(len(prompts)), key=lambda index: first[prompts[index]])
 
 
-def answered(prompt: Encoded, completions: Sequence[Completion]) -> Encoded:
+def with_answers(prompt: Encoded, completions: Sequence[Completion]) -> Encoded:
     """The prompt with its sampled ids as answers, all of them trained."""
     return replace(prompt, answers=tuple(Answer(c.ids, (True,) * len(c.ids)) for c in completions))
 
 
-def standardised(scores: Scores, weights: Mapping[str, float], batch: Batch) -> torch.Tensor:
-    """(N,) each reward against its group by itself, added up by weight; NaN where a row is unscored."""
-    assert batch.rewards is not None
-    told = [floats([outcome.value for outcome in scores.by_reward[label]]) for label in weights]
-    columns = torch.stack(told, 1).masked_fill(batch.rewards.isnan()[:, None], torch.nan)
-    return standardised_sum(columns, torch.tensor(list(weights.values())), batch.group_of)
+def separate_rewards(scores: Scores, labels: Iterable[str]) -> dict[str, torch.Tensor]:
+    """(N,) float32 of each reward by label, NaN where it or the row is unscored."""
+    unscored = float_tensor(scores.totals).isnan()
+    return {
+        label: float_tensor([outcome.value for outcome in scores.by_reward[label]]).masked_fill(unscored, torch.nan)
+        for label in labels
+    }
 
 
-def floats(values: Sequence[float | None]) -> torch.Tensor:
+def float_tensor(values: Sequence[float | None]) -> torch.Tensor:
     """(N,) float32, NaN for None."""
     return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float32)
 
 
-def padded(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
+def pad_rows(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
     """(N, width) float32, 0 beyond each row's end."""
     tensor = torch.zeros(len(rows), width)
     for number, row in enumerate(rows):
@@ -143,7 +140,7 @@ def padded(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
     return tensor
 
 
-def lengths(completions: Sequence[Completion]) -> dict[str, Metric]:
+def length_metrics(completions: Sequence[Completion]) -> dict[str, Metric]:
     """TRL's metrics of completion length, and the share that hit the limit."""
     counts = [float(len(completion.ids)) for completion in completions]
     ended = [float(len(completion.ids)) for completion in completions if completion.finish_reason != "length"]

@@ -1,7 +1,7 @@
-"""The forms of rows that are known, by family, and how the form of a data set is found."""
+"""Data formats, one family a file, and how the format of a data set is found."""
 
-from rung.data.formats.form import Format
+from rung.data.formats.format import Format
 from rung.data.formats.pairs import strip_repeated_prompts
-from rung.data.formats.table import FORMATS, detect, format_named
+from rung.data.formats.registry import FORMATS, all_formats, detect
 
-__all__ = ["FORMATS", "Format", "detect", "format_named", "strip_repeated_prompts"]
+__all__ = ["FORMATS", "Format", "all_formats", "detect", "strip_repeated_prompts"]

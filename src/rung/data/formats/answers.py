@@ -15,7 +15,7 @@ from rung.data.fields import (
     truth_value,
     with_truth,
 )
-from rung.data.formats.form import Format
+from rung.data.formats.format import Format
 from rung.data.records import BadRow, Example, make_example
 
 LABEL_COLUMNS = ("category", "label", "intent")
@@ -105,26 +105,40 @@ def _plain_text(row: Columns, source: str) -> list[Example]:
     return [make_example("text", source, rest(row, "text"), text=string(row.get("text"), "text"))]
 
 
-UNPAIRED = Format("unpaired", "prompt, completion, label true or false", _is_unpaired, _unpaired)
+UNPAIRED = Format("unpaired", "prompt, completion, label true or false", _is_unpaired, _unpaired, priority=90)
 MESSAGES = Format(
-    "messages", "messages ending in an assistant turn", lambda row: roles(row)[-1:] == ["assistant"], _messages
+    "messages",
+    "messages ending in an assistant turn",
+    lambda row: roles(row)[-1:] == ["assistant"],
+    _messages,
+    priority=100,
 )
 GSM8K = Format(
-    "gsm8k", "question, answer with ####", lambda row: has(row, "question") and "####" in str(row.get("answer")), _gsm8k
+    "gsm8k",
+    "question, answer with ####",
+    lambda row: has(row, "question") and "####" in str(row.get("answer")),
+    _gsm8k,
+    priority=130,
 )
 PROMPT_COMPLETION = Format(
-    "prompt-completion", "prompt, completion", lambda row: has(row, "prompt", "completion"), _prompt_completion
+    "prompt-completion",
+    "prompt, completion",
+    lambda row: has(row, "prompt", "completion"),
+    _prompt_completion,
+    priority=140,
 )
 ALPACA = Format(
     "alpaca",
     "instruction, output, mostly input",
     lambda row: has(row, "instruction", "output") and not has(row, "prompt"),
     _alpaca,
+    priority=150,
 )
 CLASSIFICATION = Format(
     "classification",
     "text and one of category, label, intent",
     lambda row: has(row, "text") and any(has(row, name) for name in LABEL_COLUMNS),
     _classification,
+    priority=160,
 )
-TEXT = Format("text", "text without labels, turns or instruction", _is_plain_text, _plain_text)
+TEXT = Format("text", "text without labels, turns or instruction", _is_plain_text, _plain_text, priority=180)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from rung.data.fields import Columns, alike, gsm8k_number, has, margin, rest, string, text, text_of
-from rung.data.formats.form import Format
+from rung.data.formats.format import Format
 from rung.data.formats.transcripts import is_hh_rlhf
 from rung.data.records import BadRow, Example, Messages, Text, make_example
 
@@ -121,6 +121,7 @@ GSM8K_SOLUTIONS = Format(
     "question, ground_truth, columns with is_correct and solution",
     lambda row: has(row, "question", "ground_truth") and _solutions(row) != [],
     _labelled_solutions,
+    priority=30,
 )
-PREFERENCE = Format("preference", "chosen, rejected, mostly prompt", _is_preference, _preference)
-RANKING = Format("ranking", "prompt, completions from best to worst", _is_ranking, _ranking)
+PREFERENCE = Format("preference", "chosen, rejected, mostly prompt", _is_preference, _preference, priority=70)
+RANKING = Format("ranking", "prompt, completions from best to worst", _is_ranking, _ranking, priority=80)

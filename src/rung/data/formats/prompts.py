@@ -1,7 +1,7 @@
 """Rows that ask and do not answer: what an algorithm that samples learns from."""
 
 from rung.data.fields import Columns, has, rest, roles, system_first, text_of, with_truth
-from rung.data.formats.form import Format
+from rung.data.formats.format import Format
 from rung.data.records import BadRow, Example, make_example
 
 
@@ -30,12 +30,15 @@ def _prompt(row: Columns, source: str) -> list[Example]:
     return [make_example("prompt", source, rest(row, "prompt"), prompt=text_of(row, "prompt"))]
 
 
-VERL = Format("verl", "data_source, prompt, reward_model.ground_truth", _is_verl, _verl)
-RFT = Format("rft", "messages ending in a user turn", lambda row: roles(row)[-1:] in (["user"], ["tool"]), _rft)
+VERL = Format("verl", "data_source, prompt, reward_model.ground_truth", _is_verl, _verl, priority=10)
+RFT = Format(
+    "rft", "messages ending in a user turn", lambda row: roles(row)[-1:] in (["user"], ["tool"]), _rft, priority=20
+)
 # The absence of columns is asked for, null ones too: a row that lost its answer asks nothing.
 PROMPT = Format(
     "prompt",
     "prompt without answers",
     lambda row: has(row, "prompt") and not row.keys() & {"completion", "chosen", "rejected"},
     _prompt,
+    priority=170,
 )

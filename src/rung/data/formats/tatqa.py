@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from rung.data.fields import Columns, rest, string, with_truth
-from rung.data.formats.form import Format
+from rung.data.formats.format import Format
 from rung.data.records import BadRow, Example, digest, make_example
 
 SCALES = ("", "thousand", "million", "billion", "percent")
@@ -66,4 +66,5 @@ TATQA = Format(
     "table, paragraphs, questions",
     lambda row: isinstance(row.get("table"), dict) and isinstance(row.get("questions"), list),
     _tatqa,
+    priority=40,
 )

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from rung.data.fields import Columns, answered, has, margin, rest, string, with_system
-from rung.data.formats.form import Format
+from rung.data.formats.format import Format
 from rung.data.records import BadRow, Example, Message, Messages, make_example
 
 JOINED = "turns of one role that follow each other are joined"
@@ -141,6 +141,7 @@ HH_RLHF = Format(
     is_hh_rlhf,
     _hh_rlhf,
     _runs_on("chosen", "rejected"),
+    priority=60,
 )
 TRANSCRIPT = Format(
     "transcript",
@@ -148,6 +149,7 @@ TRANSCRIPT = Format(
     lambda row: _is_told(row.get("transcript")),
     _transcript,
     _runs_on("transcript"),
+    priority=120,
 )
 # The absence of columns is asked for, null ones too: a pair that lost its answers is no chat.
 SHAREGPT = Format(
@@ -155,10 +157,12 @@ SHAREGPT = Format(
     "conversations of from and value",
     lambda row: _is_sharegpt(row) and not row.keys() & {"chosen", "rejected"},
     _sharegpt,
+    priority=110,
 )
 SHAREGPT_PREFERENCE = Format(
     "sharegpt-preference",
     "conversations of from and value, chosen and rejected as one turn each",
     lambda row: _is_sharegpt(row) and has(row, "chosen", "rejected"),
     _sharegpt_preference,
+    priority=50,
 )

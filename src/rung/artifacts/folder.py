@@ -1,0 +1,74 @@
+"""The folder of a run: its name, the files in it, and whether it belongs to a config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rung.config import PathConfig
+from rung.config.migration import spelling
+from rung.errors import ConfigError
+from rung.utils.names import inside
+from rung.utils.yaml_file import as_yaml, read_yaml
+
+CONFIG, LINEAGE, REPORT, DONE = "config.yaml", "lineage.json", "report.md", "DONE"
+FINISHED = "report.html"  # the last file that a run writes
+
+
+def run_folder(config: PathConfig, new: bool) -> Path:
+    """The folder of a run: by its name, and if `new` the first free of `name`, `name-2`, `name-3` ..."""
+    root = Path(config.output)
+    folder, number = inside(root, config.name), 2
+    while new and folder.exists():
+        folder, number = inside(root, f"{config.name}-{number}"), number + 1
+    return folder
+
+
+def refuse_changes(config: PathConfig, folder: Path) -> None:
+    """Raises ConfigError, naming the keys, where the folder holds a run of another config; both are resolved.
+
+    Keys that the run was written without have their defaults, keys that were renamed since count by their new name.
+    """
+    if not (folder / CONFIG).exists():
+        return
+    before = _current(read_yaml(folder / CONFIG))
+    now = yaml.safe_load(as_yaml(config.dump()))
+    if changed := sorted(_changed(before, now)):
+        what = f"{folder} holds a run of another config; changed: {', '.join(changed)}"
+        raise ConfigError(what, "go on with the config of before, or start beside it with `--new`")
+
+
+def _current(written: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config that an earlier version wrote, in today's keys; as it is where it can no longer be read."""
+    renamed = spelling().renamed
+
+    def translated(value: object) -> object:
+        if isinstance(value, Mapping):
+            return {renamed.get(key, key): translated(child) for key, child in value.items()}
+        return [translated(child) for child in value] if isinstance(value, list) else value
+
+    plain = {key: translated(value) for key, value in written.items()}
+    try:
+        return yaml.safe_load(as_yaml(PathConfig.model_validate(plain).dump()))
+    except ValidationError:
+        return plain
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """The dotted keys whose values differ; stages go by name, and where the runs lie is no matter."""
+    for key in {*before, *now} - {"output"}:
+        old, new = _by_name(before.get(key)), _by_name(now.get(key))
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and (key != "stages" or list(old) == list(new)):
+            yield from (inner if key == "stages" else f"{key}.{inner}" for inner in _changed(old, new))
+        elif old != new:
+            yield key
+
+
+def _by_name(value: object) -> object:
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
+        return {item["name"]: item for item in value}
+    return value

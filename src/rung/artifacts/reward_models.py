@@ -1,0 +1,69 @@
+"""Where the reward models are that rewards name by the setting `model`, which takes what `model` of a path takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rung.artifacts.locate import locate
+from rung.config import PathConfig
+from rung.config.algorithms import make_algorithm
+from rung.errors import ConfigError
+from rung.reward import RewardSpec
+from rung.reward.binding import RewardSource
+from rung.utils.names import inside
+
+STAGE = "stage:"
+
+
+def locate_reward_models(rewards: Sequence[RewardSource], config: PathConfig, stage: str | None) -> list[RewardSource]:
+    """The rewards of a stage with each setting `model` as what can be loaded: an absolute folder, or a hub id.
+
+    `stage:NAME` is the model of an earlier stage, which may still have to be trained; `run:NAME/stage` and folders are
+    those of `rung.artifacts.locate`. `stage` None stands for the metrics of an evaluation. Raises ConfigError for a
+    stage that does not come before, or trains no reward model, and for a folder without a model.
+    """
+    return [_located(reward, config, stage) for reward in rewards]
+
+
+def is_pending(reward: RewardSource) -> bool:
+    """Whether a located reward uses a model that an earlier stage has still to train."""
+    model = _model(reward)
+    return model is not None and Path(model).is_absolute() and not Path(model).exists()
+
+
+def _located(reward: RewardSource, config: PathConfig, stage: str | None) -> RewardSource:
+    model = _model(reward)
+    if model is None:
+        return reward
+    if model.startswith(STAGE):
+        model = _of_stage(model.removeprefix(STAGE), config, stage)
+    else:
+        model = locate(model, base=config.base, runs=Path(config.output))
+    if isinstance(reward, RewardSpec):
+        return reward.model_copy(update={"args": {**reward.args, "model": model}})
+    assert isinstance(reward, Mapping), "only an entry of a config has settings"
+    return {**reward, "args": {**reward["args"], "model": model}}
+
+
+def _of_stage(name: str, config: PathConfig, stage: str | None) -> str:
+    if stage is None:
+        what = f"`evaluate.metrics`: the model `{STAGE}{name}`, and the stages before `{name}` are evaluated too"
+        raise ConfigError(what, f"train it first, and name it `run:NAME/{name}`, or a folder")
+    names = [each.name for each in config.stages]
+    earlier = config.stages[: names.index(stage)] if stage in names else ()
+    found = next((each for each in earlier if each.name == name), None)
+    if found is None:
+        what = f"stage `{stage}`: a reward's model is `{STAGE}{name}`, which is no stage before it"
+        known = ", ".join(each.name for each in earlier) or "none"
+        raise ConfigError(what, f"name an earlier stage ({known}), `run:NAME/stage`, a folder or a hub id")
+    if make_algorithm(found.algorithm, config.base).makes_policy():
+        what = f"stage `{stage}`: a reward's model is `{STAGE}{name}`, and that stage trains no reward model"
+        raise ConfigError(what, "name one that does")
+    return str((inside(Path(config.output), config.name, name) / "model").absolute())
+
+
+def _model(reward: RewardSource) -> str | None:
+    args = reward.args if isinstance(reward, RewardSpec) else reward.get("args") if isinstance(reward, Mapping) else {}
+    model = args.get("model") if isinstance(args, Mapping) else None
+    return model if isinstance(model, str) else None

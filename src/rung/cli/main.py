@@ -1,0 +1,231 @@
+"""The command `rung`. Everything heavy is imported inside a command, so that `rung --help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rung.errors import UserError
+from rung.utils.signals import EXIT_USER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Preference alignment and RL post-training: a model climbs a path of stages, one rung at a time.",
+)
+
+Config = Annotated[str, typer.Argument(help="A .yaml file, or a name that `rung list configs` has.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, or <stage>.key=value; values are YAML.")]
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="tiny:<name>, a hub id, a folder with a model or an adapter, run:NAME/stage, or run:NAME for its last "
+        "promoted stage; a run's folder or a stage's will do."
+    ),
+]
+Output = Annotated[Path, typer.Option(help="The folder of all runs.")]
+
+
+class Listed(StrEnum):
+    """What `rung list` knows."""
+
+    algorithms = "algorithms"
+    rewards = "rewards"
+    formats = "formats"
+    samplers = "samplers"
+    trackers = "trackers"
+    models = "models"
+    tasks = "tasks"
+    configs = "configs"
+
+
+class EvaluationSetName(StrEnum):
+    """What a config's `evaluate` block holds."""
+
+    validation = "validation"
+    test = "test"
+
+
+@app.command()
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 3 where a stage is not promoted, 4 where one is open.")
+    ] = False,
+    new: Annotated[bool, typer.Option("--new", help="Start afresh beside an earlier run of the same name.")] = False,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, which share each step.")] = 1,
+    fully_shard: Annotated[
+        bool, typer.Option("--fully-shard", help="Each process holds a part of the weights, not a replica (FSDP2).")
+    ] = False,
+) -> None:
+    """Run a path, or go on with it where it stopped."""
+    if nproc > 1:
+        from rung.distributed.launch import launch
+
+        flags = {"--strict": strict, "--new": new, "--fully-shard": fully_shard}
+        arguments = ["run", config, *(overrides or ()), *(flag for flag, given in flags.items() if given)]
+        raise typer.Exit(launch(arguments, nproc))
+    from rung.config import load_config
+    from rung.pipeline.runner import run_path
+
+    _without_loading_bars()
+    done = run_path(load_config(config, overrides or ()), new=new, fully_shard=fully_shard)
+    raise typer.Exit(done.exit_code(strict=strict))
+
+
+@app.command()
+def check(config: Config, overrides: Overrides = None) -> None:
+    """Check a path before anything is computed, and show what `auto` stands for."""
+    from rung.config import load_config
+    from rung.pipeline.check import check as check_path
+
+    checked = check_path(load_config(config, overrides or ()))
+    _print_table(checked.rows, f"{checked.config.name}: {checked.config.model}")
+    for note in checked.notes:
+        print(note)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A run, by its name or folder.")],
+    stage: Annotated[str | None, typer.Argument(help="One of its stages.")] = None,
+    output: Output = Path("runs"),
+) -> None:
+    """Show what has become of a run, or the training of one of its stages and some of its last completions."""
+    import rich
+
+    from rung.cli import show as shown
+
+    folder = shown.find_run(name, output)
+    if stage is None:
+        rich.print(shown.report(folder))
+        return
+    _print_table(shown.training(folder, stage), f"{folder.name}/{stage}")
+    if rows := shown.completions(folder, stage):
+        _print_table(rows, "sampled completions")
+
+
+@app.command("list")
+def list_(kind: Listed) -> None:
+    """List what a config may name: algorithms, rewards, data formats, samplers, trackers, models, tasks or configs."""
+    import rich
+
+    from rung.cli import show as shown
+    from rung.utils.console import blocks
+
+    if kind is Listed.algorithms:
+        rich.print(blocks(shown.algorithms()))
+    else:
+        _print_table(shown.catalogue(kind.value), kind.value)
+
+
+@app.command()
+def evaluate(
+    config: Config,
+    model: Model,
+    overrides: Overrides = None,
+    evaluation_set: Annotated[
+        EvaluationSetName, typer.Option("--set", help="Which items.")
+    ] = EvaluationSetName.validation,
+    shots: Annotated[int, typer.Option(min=0, help="Worked examples before each question.")] = 0,
+    save: Annotated[Path | None, typer.Option(help="A .json file for the scores; the rows go beside it.")] = None,
+) -> None:
+    """Measure any model with the items and metrics of a config."""
+    import rich
+
+    from rung.cli.show import scores
+    from rung.config import load_config
+    from rung.pipeline.check import check as check_path
+
+    _without_loading_bars()
+    checked = check_path(load_config(config, overrides or ()))
+    evaluations, runs = checked.evaluations, Path(checked.config.output)
+    evaluations.check_set(evaluation_set.value)
+    with _located(model, runs) as location:
+        measured = evaluations.evaluate(location, evaluation_set.value, shots)
+    if save is not None:
+        measured.save(save)
+    print(f"{model}: {len(measured.rows)} items of {evaluation_set.value}, {shots} shots")
+    rich.print(scores(measured))
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompts: Annotated[
+        list[str], typer.Argument(help="Texts; a user's turn each, where the model has a chat template.")
+    ],
+    num_generations: Annotated[int, typer.Option(min=1, help="Completions of each prompt.")] = 1,
+    max_completion_length: Annotated[int, typer.Option(min=1, help="In tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Names the draws.")] = 42,
+    output: Output = Path("runs"),
+) -> None:
+    """Sample completions from a model."""
+    from rung.cli.show import sampled
+    from rung.utils.console import printable
+
+    _without_loading_bars()
+    settings = {"max_completion_length": max_completion_length, "temperature": temperature}
+    with _located(model, output) as location:
+        answers = sampled(location, prompts, num_generations, seed=seed, **settings)
+    alone = len(prompts) * num_generations == 1
+    for prompt, texts in zip(prompts, answers, strict=True):
+        for number, text in enumerate(texts, 1):
+            head = "" if alone else f"[{number}/{num_generations}] {_line(prompt)}\n"
+            text = head + text if alone else f"{head}{text}\n"
+            print(printable(text) if sys.stdout.isatty() else text)
+
+
+def main() -> None:
+    """The command; a user's mistake is told in two lines on stderr, with exit code 2."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # loading a model is no news beside a stage's own bar
+    try:
+        app()
+    except UserError as error:
+        print(_line(error.what), _line(error.remedy), sep="\n", file=sys.stderr)
+        raise SystemExit(EXIT_USER) from None
+
+
+def _without_loading_bars() -> None:
+    """The bar of a run is that of its steps; transformers would add one for each model that it reads or writes."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def _located(model: str, runs: Path) -> Iterator[str]:
+    """Where a model that was named on the command line is; one that is not found gets the names that come near."""
+    from rung.artifacts.locate import locate, suggest_models
+    from rung.errors import ConfigError
+    from rung.models.names import REMEDY
+
+    try:
+        yield locate(model, base=Path.cwd(), runs=runs)
+    except ConfigError as error:
+        raise ConfigError(error.what, suggest_models(model, runs) if error.remedy == REMEDY else error.remedy) from None
+
+
+def _print_table(rows: Iterable[Mapping[str, Any]], title: str) -> None:
+    import rich
+
+    from rung.utils.console import table
+
+    rich.print(table(list(rows), title))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,273 @@
+"""What the command shows: runs, their stages, what a config may name, and completions of any model."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rung.artifacts.folder import CONFIG, FINISHED, LINEAGE
+from rung.errors import ConfigError, DataError
+from rung.training.trackers import COMPLETIONS, METRICS
+from rung.utils.messages import did_you_mean
+from rung.utils.names import inside
+
+if TYPE_CHECKING:
+    from rung.algorithm import Algorithm
+    from rung.evaluation.evaluate import Evaluation
+    from rung.report import Rendered
+
+_DATA = {
+    "text": "text, chats, prompt with completion",
+    "unpaired": "labelled answers, pairs",
+    "prompts": "prompts, rewards",
+}
+_NEEDS = {
+    "reference": "reference",
+    "old_logps": "old log-probs",
+    "sampled_logps": "log-probs of another sampler",
+    "separate_rewards": "each reward by itself",
+    "values": "values of a critic",
+    "score_head": "a head on the last token",
+    "teacher": "teacher",
+}
+_DEFAULTS = re.compile(r"^Defaults: (.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
+_NAMED_SOURCE = re.compile(r"([\w,\s]+)\s\(([^)]+)\)")
+
+
+def find_run(name: str, output: Path) -> Path:
+    """The folder of a run, by its folder or by its name in `output`; ConfigError where there is none."""
+    folder = Path(name) if (Path(name) / CONFIG).is_file() else inside(output, name)
+    if not (folder / CONFIG).is_file():
+        runs = [file.parent.name for file in output.glob(f"*/{CONFIG}")]
+        raise ConfigError(f"there is no run in {folder}", did_you_mean(name, runs))
+    return folder
+
+
+def report(folder: Path) -> Rendered:
+    """The report of a finished run, for a rich console; of another, how far its stages have come."""
+    from rung.artifacts.lineage import Lineage
+    from rung.report import Section, Table, read, render
+
+    if (folder / FINISHED).exists():
+        note = f"Curves and examples: {folder / FINISHED}."
+        return render([Section(folder.name, (note,)), *read(folder)])
+    stages = Lineage.load(folder / LINEAGE).stages
+    rows = tuple((each.stage, each.start, each.outcome) for each in stages)
+    note = f"{folder} is not finished; `rung run` with its config goes on."
+    told = Section(folder.name, (note,), Table(("stage", "started from", "outcome"), rows, num_texts=3))
+    decisions = [(each.stage, each.decision) for each in stages if each.decision]
+    gates = tuple(f"{stage}: {reason}." for stage, decision in decisions for reason in decision.reasons)
+    return render([told, Section("Gates", gates)] if gates else [told])
+
+
+def training(folder: Path, stage: str) -> list[dict[str, Any]]:
+    """Each metric of a stage's metrics.jsonl: first and last value, and its course; ConfigError where it has none."""
+    from rung.report import read_metrics
+    from rung.utils.console import spark
+
+    lines = read_metrics(inside(folder, stage) / METRICS)
+    if not lines:
+        stages = [file.parent.name for file in folder.glob(f"*/{METRICS}")]
+        raise ConfigError(f"{folder} has no trained stage `{stage}`", did_you_mean(stage, stages))
+    return [
+        {"metric": name, "first": line.first, "last": line.last, "course": spark(line.values.tolist())}
+        for name, line in lines.items()
+    ]
+
+
+def completions(folder: Path, stage: str, limit: int = 4) -> list[dict[str, Any]]:
+    """Completions of the last step that kept any, conversations by the text of their last turn."""
+    rows = _rows(inside(folder, stage) / COMPLETIONS)
+    last = [row for row in rows if row["step"] == rows[-1]["step"]][:limit]
+    return [{key: _last_turn(value) for key, value in row.items()} for row in last]
+
+
+def catalogue(kind: str) -> list[dict[str, str]]:
+    """What a config may name, with a line about each."""
+    return [{"name": name, "about": about} for name, about in _CATALOGUES[kind]().items()]
+
+
+def algorithms() -> list[dict[str, str]]:
+    """Every registered algorithm: a line about it, its data, what it needs, its defaults and its page in the docs."""
+    from rung.config.algorithms import algorithm_classes
+
+    return [
+        {
+            "name": name,
+            "about": _first_line(found),
+            "data": _data(found),
+            "needs": ", ".join(words for need, words in _NEEDS.items() if need in _needs(found)),
+            "defaults": _defaults(found),
+            "page": _page(found),
+        }
+        for name, found in sorted(algorithm_classes().items())
+    ]
+
+
+def default_sources(algorithm: type[Algorithm]) -> dict[str, str]:
+    """Where the defaults of an algorithm come from, by field.
+
+    A class tells in a paragraph of its docstring, `Defaults: beta, loss_type (arXiv 2305.18290); lam (TRL).`, and has
+    what its bases tell of others.
+    """
+    found: dict[str, str] = {}
+    for cls in reversed(algorithm.__mro__):
+        paragraph = _DEFAULTS.search(inspect.cleandoc(vars(cls).get("__doc__") or ""))
+        for names, source in _NAMED_SOURCE.findall(paragraph[1]) if paragraph else ():
+            found |= dict.fromkeys(re.findall(r"\w+", names), " ".join(source.split()))
+    return found
+
+
+def scores(evaluation: Evaluation) -> Rendered:
+    """A table with the scores of one evaluation, for a rich console, and why items of a metric have none."""
+    from rung.report import measured, render
+
+    return render([measured(evaluation)])
+
+
+def sampled(
+    location: str,
+    prompts: Sequence[str],
+    num_generations: int,
+    *,
+    seed: int,
+    max_completion_length: int,
+    temperature: float,
+) -> list[list[str]]:
+    """The texts that a model gives: `num_generations` for each prompt; DataError for a prompt without a token."""
+    from rung.data.encode import encode_prompt
+    from rung.data.records import BadRow
+    from rung.models.load import load_model, to_device
+    from rung.rollout.philox import Key
+    from rung.rollout.samplers import LocalSampler
+    from rung.sampling import Sampling
+
+    sampling = Sampling(max_completion_length=max_completion_length, temperature=temperature)
+    model, tokenizer = load_model(location, seed=seed)
+    chats = tokenizer.chat_template is not None
+    try:
+        asked = [encode_prompt(({"role": "user", "content": text},) if chats else text, tokenizer) for text in prompts]
+    except BadRow as fault:
+        raise DataError(f"one of the prompts cannot be asked: {fault}", "write a text") from None
+    drawn = LocalSampler(to_device(model), tokenizer).sample(
+        asked, num_generations, visits=range(len(asked)), key=Key(seed, "", "generate"), sampling=sampling
+    )
+    return [[str(tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in several] for several in drawn]
+
+
+def _last_turn(value: Any) -> Any:
+    messages = isinstance(value, list) and value and isinstance(value[-1], dict)
+    return value[-1].get("content") if messages else value
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+
+
+def _rewards() -> dict[str, str]:
+    from rung.reward.registry import reward_function, reward_names
+
+    return {name: _first_line(reward_function(name)) for name in reward_names()}
+
+
+def _formats() -> dict[str, str]:
+    from rung.data.formats import all_formats
+
+    return {format.name: format.signature for format in all_formats()}
+
+
+def _samplers() -> dict[str, str]:
+    from rung.rollout.samplers import SAMPLERS
+
+    return {name: _first_line(found) for name, found in sorted(SAMPLERS.all().items())}
+
+
+def _trackers() -> dict[str, str]:
+    from rung.training.trackers import TRACKERS
+
+    return {name: _first_line(found) for name, found in sorted(TRACKERS.all().items())}
+
+
+def _models() -> dict[str, str]:
+    from rung.tiny.models import FAMILIES, NAMES
+
+    about = {"base": "the shipped base, which paths start from", "blank": "what the base was trained from"}
+    return {f"tiny:{name}": "random weights, for tests" if name in FAMILIES else about.get(name, "") for name in NAMES}
+
+
+def _tasks() -> dict[str, str]:
+    from rung.tiny.tasks import TASKS
+
+    return {f"task:{name}": _first_line(make) for name, make in TASKS.items()}
+
+
+def _configs() -> dict[str, str]:
+    from rung.config import shipped_configs
+
+    found = shipped_configs()
+    return {name: file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, file in found.items()}
+
+
+def _example(algorithm: type[Algorithm]) -> Algorithm:
+    """An instance with the defaults; without validation where a setting has none."""
+    required = any(field.is_required() for field in algorithm.model_fields.values())
+    return algorithm.model_construct() if required else algorithm()
+
+
+def _needs(algorithm: type[Algorithm]) -> frozenset[str]:
+    return frozenset(_example(algorithm).needs())
+
+
+def _data(algorithm: type[Algorithm]) -> str:
+    kind = _example(algorithm).data_kind()
+    if kind == "pairs":
+        return "pairs" if algorithm.group_size == 2 else "pairs, rankings"
+    if kind == "prompts" and not algorithm.reads_rewards:
+        return "prompts"
+    return "none: it trains nothing" if kind is None else _DATA[kind]
+
+
+def _defaults(algorithm: type[Algorithm]) -> str:
+    """Settings with their values, grouped by where these come from; last, what has no source: mostly what is off."""
+    sources = default_sources(algorithm)
+    groups: dict[str, list[str]] = {}
+    for name, field in algorithm.model_fields.items():
+        value = "required" if field.is_required() else _told(field.get_default(call_default_factory=True))
+        groups.setdefault(sources.get(name, ""), []).append(f"{name} {value}")
+    plain = [", ".join(groups.pop(""))] if "" in groups else []
+    return "; ".join([f"{', '.join(settings)} ({source})" for source, settings in groups.items()] + plain)
+
+
+def _told(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _page(algorithm: type[Algorithm]) -> str:
+    """The page about an algorithm that comes with us, from the top of the project; what trains nothing has none."""
+    package, _, module = algorithm.__module__.rpartition(".")
+    if package != "rung.algorithms":
+        return ""
+    return f"docs/algorithms/{module if _example(algorithm).data_kind() else 'README'}.md"
+
+
+def _first_line(documented: object) -> str:
+    return (documented.__doc__ or "").strip().split("\n")[0]
+
+
+_CATALOGUES = {
+    "rewards": _rewards,
+    "formats": _formats,
+    "samplers": _samplers,
+    "trackers": _trackers,
+    "models": _models,
+    "tasks": _tasks,
+    "configs": _configs,
+}

@@ -1,0 +1,89 @@
+"""Which algorithm a config names, with errors that name the nearest setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rung.algorithm import Algorithm
+from rung.config.migration import method_advice, setting_successor
+from rung.errors import ConfigError
+from rung.registry import load_object, package_modules, registered
+from rung.utils.messages import did_you_mean, faulty_key, settings_error
+
+
+def algorithm_classes() -> dict[str, type[Algorithm]]:
+    """Every registered algorithm by name: subclasses of Algorithm that set a `name` of their own.
+
+    Raises ConfigError where two classes claim one name.
+    """
+
+    def named(value: object) -> str | None:
+        is_class = isinstance(value, type) and issubclass(value, Algorithm)
+        return vars(value).get("name") if is_class else None
+
+    return registered("algorithms", package_modules("rung.algorithms"), named)
+
+
+def algorithm_names() -> list[str]:
+    """The names of the registered algorithms, sorted."""
+    return sorted(algorithm_classes())
+
+
+def algorithm_class(name: str, base: Path | None = None) -> type[Algorithm]:
+    """The class of a registered algorithm, or the one that `pkg.module:Class` or `./file.py:Class` names.
+
+    Raises ConfigError for an unknown name or an object that is no algorithm.
+    """
+    if ":" not in name:
+        classes = algorithm_classes()
+        if name not in classes:
+            raise ConfigError(f"unknown algorithm `{name}`", did_you_mean(name, classes))
+        return classes[name]
+    found = load_object(name, base)
+    if not (isinstance(found, type) and issubclass(found, Algorithm) and hasattr(found, "name")):
+        raise ConfigError(f"`{name}` is no algorithm", "name a subclass of rung.algorithm.Algorithm with a `name`")
+    return found
+
+
+def make_algorithm(spec: str | Mapping[str, Any] | Algorithm, base: Path | None = None) -> Algorithm:
+    """The algorithm that a config asks for: a name, a mapping of `name` and settings, or one already made.
+
+    Raises ConfigError for an unknown name, an unknown key (naming the nearest) or a value out of range.
+    """
+    if isinstance(spec, Algorithm):
+        return spec
+    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError("an algorithm without a `name`", f"give it one of: {', '.join(algorithm_names())}")
+    cls = algorithm_class(name, base)
+    try:
+        return cls.model_validate(settings)
+    except ValidationError as error:
+        raise _algorithm_error(name, cls, error) from None
+
+
+def _algorithm_error(name: str, cls: type[Algorithm], error: ValidationError) -> ConfigError:
+    """`settings_error`, with the spellings of elsewhere, and with what a setting is."""
+
+    fault = error.errors()[0]
+    found = settings_error(f"algorithm `{name}`", error, cls.model_fields)
+    key = faulty_key(fault)
+    if fault["type"] == "extra_forbidden":
+        return ConfigError(found.what, setting_successor(key, cls.model_fields, fault["input"]))
+    if fault["type"] == "value_error" or key not in cls.model_fields:
+        return found
+    told = (base.model_fields[key].description for base in cls.__mro__ if key in getattr(base, "model_fields", {}))
+    about = next(filter(None, told), None)
+    remedy = f"{found.remedy}: {_as_clause(about)}" if about else found.remedy
+    return ConfigError(found.what, method_advice(key, fault["input"]) or remedy)
+
+
+def _as_clause(sentence: str) -> str:
+    """A docstring after a colon: on one line, without its capital and its full stop."""
+    words = " ".join(sentence.split()).removesuffix(".")
+    return words[0].lower() + words[1:]

@@ -1,0 +1,119 @@
+"""`auto` values by the size of the model, from `configs/defaults/`.
+
+A file has sections: `all`, then by what an algorithm learns from (`text`, `pairs`, `unpaired`, `prompts`), then by its
+name or the name of the class that it varies; a later one wins. Objectives are not there: they are the defaults of an
+algorithm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import rung
+from rung.config.algorithms import make_algorithm
+from rung.config.load import merge
+from rung.config.schema import PathConfig, RolloutConfig, StageConfig, TokenBatch, UpdatesConfig
+from rung.errors import ConfigError, error_context
+from rung.utils.yaml_file import read_yaml
+
+if TYPE_CHECKING:
+    from rung.algorithm import Algorithm
+
+Block = TypeVar("Block", RolloutConfig, UpdatesConfig)
+
+SIZES = {"tiny": 50_000_000, "small": 1_000_000_000}  # parameters that a model has fewer of; else `large`
+AUTO = tuple(name for name, key in StageConfig.model_fields.items() if key.default == "auto")
+
+
+def size_of(num_parameters: int) -> str:
+    """The name of the defaults for a model of so many parameters.
+
+    >>> size_of(2_000_000), size_of(600_000_000), size_of(7_000_000_000)
+    ('tiny', 'small', 'large')
+    """
+    return next((name for name, bound in SIZES.items() if num_parameters < bound), "large")
+
+
+def resolve(config: PathConfig, size: str, algorithms: Mapping[str, Algorithm] | None = None) -> PathConfig:
+    """The config with a number for every `auto`, and a length for every stage; given values stay.
+
+    `size` names the defaults: `tiny`, `small` or `large`. `algorithms` by stage replace those that the config names;
+    a Python program may pass objects. Settings that a stage's algorithm does not read stay `auto`.
+    """
+    algorithms = algorithms or {stage.name: algorithm_of(stage, config.base) for stage in config.stages}
+    file = defaults_file(size)
+    defaults = read_yaml(file)
+    stages = {stage.name: _stage_values(stage, algorithms[stage.name], defaults, str(file)) for stage in config.stages}
+    evaluate = config.evaluate
+    if evaluate.max_completion_length == "auto":
+        length = defaults["all"]["rollout"]["max_completion_length"]
+        evaluate = evaluate.model_copy(update={"max_completion_length": length})
+    return config.with_stages(stages).model_copy(update={"evaluate": evaluate}).at(config.base)
+
+
+def algorithm_of(stage: StageConfig, base: Path) -> Algorithm:
+    """The algorithm of a stage; ConfigError, naming the stage, for an unknown name or settings that it refuses."""
+    with error_context(f"stage `{stage.name}`"):
+        return make_algorithm(stage.algorithm, base)
+
+
+def defaults_file(size: str) -> Path:
+    """Where the defaults of a size are."""
+    return next(
+        file for root in rung.__path__ if (file := Path(root) / "configs" / "defaults" / f"{size}.yaml").is_file()
+    )
+
+
+def _stage_values(stage: StageConfig, algorithm: Algorithm, defaults: Mapping[str, Any], source: str) -> dict[str, Any]:
+    names = [vars(cls)["name"] for cls in reversed(type(algorithm).__mro__) if isinstance(vars(cls).get("name"), str)]
+    values: dict[str, Any] = {}
+    kind = algorithm.data_kind()
+    if kind is None:
+        return {}
+    for section in ("all", kind, *names):
+        values = merge(values, defaults.get(section) or {}, f"{source}: {section}")
+    filled: dict[str, Any] = {key: values[key] for key in AUTO if getattr(stage, key) == "auto"}
+    if filled.get("precision") == "auto":
+        filled["precision"] = native_precision()
+    if stage.num_train_epochs is None and stage.max_steps is None:
+        filled["num_train_epochs"] = values["num_train_epochs"]
+    if kind != "prompts":
+        return filled
+    updates, rollout = _filled(stage.updates, values["updates"]), stage.rollout
+    if isinstance(stage.batch_size, int) and rollout.batch_size == "auto":
+        rollout = rollout.model_copy(update={"batch_size": stage.batch_size * updates.minibatches})
+    rollout = _filled(rollout, values["rollout"])
+    filled["batch_size"] = _prompts_a_step(stage, rollout.batch_size, updates.minibatches)
+    return {**filled, "updates": updates, "rollout": rollout}
+
+
+def native_precision() -> str:
+    """`bf16` where this machine multiplies in it (a GPU, or a CPU with avx512_bf16 or amx), else `fp32`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def _filled(block: Block, values: Mapping[str, Any]) -> Block:
+    autos = [name for name in type(block).model_fields if getattr(block, name) == "auto"]
+    return block.model_copy(update={name: values[name] for name in autos})
+
+
+def _prompts_a_step(stage: StageConfig, rollout_size: Any, minibatches: Any) -> int:
+    """Prompts an optimizer step: a rollout cut into minibatches; ConfigError where `batch_size` says otherwise."""
+    if rollout_size < minibatches:
+        what = f"stage `{stage.name}`: `rollout.batch_size` {rollout_size} cannot be cut into {minibatches} minibatches"
+        raise ConfigError(what, "raise it, or lower `updates.minibatches`: each one needs a prompt")
+    prompts = rollout_size // minibatches
+    if isinstance(stage.batch_size, TokenBatch):
+        what = f"stage `{stage.name}`: `batch_size` counts tokens, and sampled data are counted in prompts"
+        raise ConfigError(what, "give a number of prompts, or leave it out: it follows from `rollout.batch_size`")
+    if stage.batch_size not in ("auto", prompts):
+        cut = f"`rollout.batch_size` {rollout_size} / `updates.minibatches` {minibatches}"
+        what = f"stage `{stage.name}`: `batch_size` {stage.batch_size} is not {cut}"
+        raise ConfigError(what, "leave `batch_size` out, or `rollout.batch_size`: one follows from the other")
+    return prompts

@@ -1,0 +1,78 @@
+"""Advice about keys of TRL, of older scripts and of earlier versions, from `configs/spelling.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+import rung
+from rung.config.schema import StageConfig
+from rung.utils.messages import did_you_mean
+
+STAGE_KEYS = frozenset(field.alias or name for name, field in StageConfig.model_fields.items())
+ADVICE = {"write": "write ", "leave out": "leave it out: "}
+
+
+class Spelling(NamedTuple):
+    """Advice by key, by prefix of a key, and by key and value; and the keys that have a new name."""
+
+    keys: Mapping[str, str]
+    families: Mapping[str, str]
+    methods: Mapping[tuple[str, str], str]
+    renamed: Mapping[str, str]
+
+
+@cache
+def spelling() -> Spelling:
+    """The table of `configs/spelling.yaml`, advice by key."""
+    files = (Path(root) / "configs" / "spelling.yaml" for root in rung.__path__)
+    table = yaml.safe_load(next(file for file in files if file.is_file()).read_text(encoding="utf-8"))
+    advice = {
+        key: f"{start}{words}"
+        for section, start in ADVICE.items()
+        for words, keys in table[section].items()
+        for key in keys
+    }
+    families = {key.removesuffix("*"): words for key, words in advice.items() if key.endswith("*")}
+    keys = {key: words for key, words in advice.items() if not key.endswith("*")}
+    methods = {
+        (key, value): f"a name is the whole method: write {words}"
+        for key, values in table["methods"].items()
+        for value, words in values.items()
+    }
+    renamed = dict(table["renamed"])
+    return Spelling(keys | {old: f"write `{new}`" for old, new in renamed.items()}, families, methods, renamed)
+
+
+def old_advice(key: str) -> str | None:
+    """What to write instead of a key of TRL, of an older script or of an earlier version; None for any other."""
+    table = spelling()
+    in_family = (words for start, words in table.families.items() if key.startswith(start))
+    return table.keys.get(key) or next(in_family, None)
+
+
+def method_advice(key: str, value: object) -> str | None:
+    """What to write instead of a value that stands for an algorithm of its own here; None for any other."""
+    return spelling().methods.get((key, value)) if isinstance(value, str) else None
+
+
+def successor(key: str, known: Collection[str], value: object = None) -> str:
+    """What to write instead of an unknown key: its name here, else the nearest known key.
+
+    >>> successor("num_iterations", [])
+    'write `updates.epochs`'
+    >>> successor("learning_rat", ["learning_rate"])
+    'did you mean `learning_rate`? known: learning_rate'
+    """
+    return old_advice(key) or method_advice(key, value) or did_you_mean(key, known)
+
+
+def setting_successor(key: str, known: Collection[str], value: object) -> str:
+    """`successor` for an unknown key inside `algorithm`, which may be a stage's key in the wrong place."""
+    if key in STAGE_KEYS:
+        return f"it is a stage's key: write `{key}` beside `algorithm`"
+    return successor(key, known, value)

@@ -1,0 +1,1 @@
+"""Several processes: collectives, failures, sharded weights, and the launcher."""

@@ -1,0 +1,121 @@
+"""Two evaluations of the same items, compared item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from rung.errors import UserError
+from rung.evaluation import statistics
+from rung.evaluation.evaluate import BUILT_IN_GOALS, Evaluation
+from rung.reward.decorator import Goal
+
+ALPHA = 0.05
+
+
+class Comparison(BaseModel):
+    """How a metric moved between two evaluations; gains are signed so that up is better, whatever the metric's goal.
+
+    Numbers are None where no item was scored for both. `variance` is that of one item's change: with it,
+    `statistics.items_needed` tells how many items would show a given gain.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    goal: Goal
+    n: int  # items scored for both
+    unscored: int  # items left out, because one of the two has no score
+    clusters: int
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    gained: int = 0  # items that got better, wrong -> right for a 0/1 metric
+    lost: int = 0  # items that got worse
+    variance: float | None = None
+    span: float = 1.0  # 1 for scores within [0, 1], else the range of scores that was seen
+
+    @property
+    def caveat(self) -> str:
+        """What a reader of the interval must know, as a clause; empty where there is nothing."""
+        unscored = f"{self.unscored} items without a score in one of the two are left out" if self.unscored else ""
+        few = f"only {self.clusters} independent items, so the interval is too narrow"
+        return "; ".join(filter(None, [unscored, few if self.clusters < statistics.FEW_CLUSTERS else ""]))
+
+
+def compare(
+    before: Evaluation, after: Evaluation, metric: str, goals: Mapping[str, Goal], *, level: float = 1 - ALPHA
+) -> Comparison:
+    """The paired change of one metric over the items that both evaluations scored.
+
+    `goals` names the metrics of which less is better (as `Rewards.goals` does); `level` is that of the interval.
+    0/1 scores of independent items get the exact McNemar p-value, everything else the bootstrap's; the interval is
+    the paired bootstrap of clusters in both cases. Raises UserError where the two were not measured alike or do not
+    hold the metric.
+    """
+    check_comparable(before, after)
+    if metric not in before.metrics:
+        known = ", ".join(before.metrics)
+        raise UserError(f"metric `{metric}` was not evaluated", f"add it to `evaluate.metrics`, which has {known}")
+    goal = goals.get(metric, BUILT_IN_GOALS.get(metric, "max"))
+    kept = paired_scores(before, after, metric)
+    clusters = [group for _, _, group in kept]
+    counts = {"n": len(kept), "unscored": len(before.rows) - len(kept), "clusters": len(set(clusters))}
+    if not kept:
+        return Comparison(metric=metric, goal=goal, **counts)
+    scores = np.array([[old, new] for old, new, _ in kept], dtype=float)
+    old, new = scores.T * (1 if goal == "max" else -1)
+    change, binary = new - old, statistics.is_binary(scores)
+    gained, lost = int((change > 0).sum()), int((change < 0).sum())
+    drawn = statistics.paired_bootstrap(old, new, clusters, level=level)
+    return Comparison(
+        metric=metric,
+        goal=goal,
+        **counts,
+        gain=drawn.value,
+        low=drawn.interval.low,
+        high=drawn.interval.high,
+        p=statistics.mcnemar(gained, lost) if binary and counts["clusters"] == len(kept) else drawn.p,
+        gained=gained,
+        lost=lost,
+        variance=(gained + lost) / len(kept) if binary else float(change.var()),
+        span=1.0 if scores.min() >= 0 and scores.max() <= 1 else float(np.ptp(scores)),
+    )
+
+
+def paired_scores(before: Evaluation, after: Evaluation, metric: str) -> list[tuple[float, float, str]]:
+    """The scores of the items that both evaluations scored, before and after, each with its group."""
+    aligned = zip(before.rows, after.rows, strict=True)
+    pairs = [(old.scores[metric], new.scores[metric], old.group) for old, new in aligned]
+    return [(old, new, group) for old, new, group in pairs if old is not None and new is not None]
+
+
+def pooled_ratio(runs: Iterable[tuple[Evaluation, Evaluation]], metric: str) -> statistics.Bootstrap | None:
+    """A metric after over before, with a 95 % interval, pooled over runs such as several seeds of one path.
+
+    Items of one group are drawn together, in all runs that met them. None where the metric is 0 before. Raises
+    UserError where a run's two evaluations were not measured alike.
+    """
+    kept: list[tuple[float, float, str]] = []
+    for before, after in runs:
+        check_comparable(before, after)
+        kept += paired_scores(before, after, metric)
+    if sum(old for old, _, _ in kept) <= 0:
+        return None
+    old, new, groups = zip(*kept, strict=True)
+    return statistics.paired_ratio(old, new, groups)
+
+
+def check_comparable(before: Evaluation, after: Evaluation) -> None:
+    """Raises UserError, naming what differs, unless both were measured on the same items in the same way."""
+    if before.hash == after.hash:
+        return
+    names = before.measured.keys() | after.measured.keys()
+    differ = sorted(name for name in names if before.measured.get(name) != after.measured.get(name))
+    raise UserError(
+        f"two evaluations are not comparable: they differ in {', '.join(differ) or 'their hash'}",
+        "evaluate both on the same items with the same prompts, shots, decoding, seed and metrics",
+    )

@@ -1,0 +1,235 @@
+"""Evaluation: one completion of every item, scored by every metric, with intervals, and how it was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rung.data.records import Example, as_prompt
+from rung.errors import CheckpointError, DataError
+from rung.evaluation.fewshot import SEPARATOR, answer, encode_question, last_text, question
+from rung.evaluation.statistics import mean_interval
+from rung.reward import RewardSet, Sample
+from rung.reward.decorator import Goal
+from rung.reward.sample import answered_sample
+from rung.utils.files import sha256_text, write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rung.rollout.philox import Key
+    from rung.rollout.samplers import Sampler
+    from rung.sampling import Sampling
+
+OUTPUT_TOKENS, TRUNCATED = "output_tokens", "truncated"
+BUILT_IN_GOALS: Mapping[str, Goal] = {OUTPUT_TOKENS: "min", TRUNCATED: "min"}  # metrics of every evaluation
+_ROWS = "rows"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(_Record):
+    """The mean score of a metric over the `n` items that it scored, with a 95 % interval; None where it scored none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    lost: float = 0.0  # share of items without a score; they count as nothing, not as 0
+    failure: str = ""  # why the first item that did not abstain has none
+
+
+class Lengths(_Record):
+    """Output tokens, EOS included, over all items."""
+
+    mean: float
+    median: float
+    sd: float
+    p95: float
+    min: float
+    max: float
+
+
+class Row(_Record):
+    """One item: what was asked, expected and answered, and its scores by metric; None = not scored."""
+
+    id: str
+    source: str
+    group: str
+    prompt: str  # the last turn, without shots
+    expected: str | None
+    completion: str
+    finish_reason: str
+    scores: dict[str, float | None]
+
+
+class Evaluation(_Record):
+    """How a model did on a set of items. Two of equal `hash` were measured alike and can be compared row by row.
+
+    `measured` holds what the hash is made of: a digest each for the items, the prompts as rendered (chat template and
+    tokenizer show there), the shots, the decoding and the scorers.
+    """
+
+    hash: str
+    measured: dict[str, str]
+    num_shots: int
+    metrics: dict[str, Estimate]
+    output_tokens: Lengths
+    rows: tuple[Row, ...]
+
+    def save(self, path: Path) -> None:
+        """Writes `path` (JSON) and the rows beside it (`.jsonl`), each whole or not at all, the rows first."""
+        lines = "".join(row.model_dump_json() + "\n" for row in self.rows)
+        rows = path.with_suffix(".jsonl")
+        write_text(rows, lines)
+        pointer = {"file": rows.name, "sha256": sha256_text(lines)}
+        summary = self.model_dump(mode="json", exclude={_ROWS}) | {_ROWS: pointer}
+        write_text(path, json.dumps(summary, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Reads what `save` wrote; raises CheckpointError where a file is missing, damaged or of another evaluation."""
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            lines = path.with_suffix(".jsonl").read_text(encoding="utf-8")
+            if sha256_text(lines) != summary[_ROWS]["sha256"]:
+                raise ValueError("its rows belong to another evaluation")
+            # lines are split at \n alone: completions may hold other line ends
+            rows = [json.loads(line) for line in lines.split("\n")[:-1]]
+            return cls.model_validate(summary | {_ROWS: rows})
+        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{path} is not an evaluation: {reason}", "evaluate the stage again") from error
+
+
+def evaluate(
+    sampler: Sampler,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    metrics: RewardSet,
+    *,
+    shots: Sequence[Example] = (),
+    sampling: Sampling,
+    key: Key,
+) -> Evaluation:
+    """Asks every item once, after the shots, and scores the answers; metrics see the item's own prompt, without shots.
+
+    `output_tokens` and `truncated` are always among the metrics. Visits are the items' positions, so that two models
+    meet the same draws. Raises DataError for no items, for raw text and for a shot that is one of the items, and
+    RewardError where a metric cannot run on these columns, both before anything is sampled.
+    """
+    check_items(examples, shots)
+    items = [as_prompt(example) for example in examples]
+    metrics.check(set.intersection(*(set(item.columns) for item in items)))
+    prompts = [encode_question(item, shots, tokenizer) for item in items]
+    drawn = sampler.sample(prompts, 1, visits=range(len(prompts)), key=key, sampling=sampling)
+    completions = [completion for (completion,) in drawn]
+    samples = [
+        answered_sample(question(item), completion, tokenizer, row_id=item.source, group=group, columns=item.columns)
+        for group, (item, completion) in enumerate(zip(items, completions, strict=True))
+    ]
+    scores, failures = _scores(metrics, samples)
+    measured = {
+        "items": _digest([_contents(example) for example in examples]),
+        "prompts": _digest(prompts),
+        "shots": _digest([[_contents(shot) for shot in shots], SEPARATOR]),
+        "decoding": _digest([asdict(sampling), key.seed]),
+        "scorers": _digest([[reward.label, reward.settings, reward.spec.columns] for reward in metrics.rewards]),
+    }
+    groups = [example.group for example in examples]
+    return Evaluation(
+        hash=_digest(measured),
+        measured=measured,
+        num_shots=len(shots),
+        metrics={name: estimate(values, groups, failures.get(name, "")) for name, values in scores.items()},
+        output_tokens=_lengths([len(completion.ids) for completion in completions]),
+        rows=tuple(
+            _row(example, sample, {name: values[i] for name, values in scores.items()})
+            for i, (example, sample) in enumerate(zip(examples, samples, strict=True))
+        ),
+    )
+
+
+def estimate(scores: Sequence[float | None], groups: Sequence[str], failure: str = "") -> Estimate:
+    """The mean and 95 % interval of the scores that are there; items of one group are not independent.
+
+    >>> estimate([1, 0, None, 1], list("abcd")).n
+    3
+    """
+    kept = [(score, group) for score, group in zip(scores, groups, strict=True) if score is not None]
+    lost = 1 - len(kept) / len(scores)
+    if not kept:
+        return Estimate(value=None, low=None, high=None, n=0, lost=lost, failure=failure)
+    values, clusters = [score for score, _ in kept], [group for _, group in kept]
+    interval = mean_interval(values, clusters)
+    low, high = interval if interval else (None, None)
+    return Estimate(value=float(np.mean(values)), low=low, high=high, n=len(kept), lost=lost, failure=failure)
+
+
+def check_items(examples: Sequence[Example], shots: Sequence[Example]) -> None:
+    """Raises DataError for no items, for raw text and for a shot that is one of the items."""
+    if not examples:
+        raise DataError("there is no item to evaluate", "name a data set with at least one row")
+    for example in examples:
+        question(example)
+    items = {example.id: example for example in examples}
+    for shot in shots:
+        if shot.id in items:
+            what = f"{shot.source}: a shot is one of the items ({items[shot.id].source})"
+            raise DataError(what, "take shots from the training data")
+
+
+def _scores(metrics: RewardSet, samples: Sequence[Sample]) -> tuple[dict[str, list[float | None]], dict[str, str]]:
+    """Scores by metric in the order of the items, and the first failure of those metrics that failed."""
+    by_metric = dict(metrics.score(samples).by_reward)
+    missing = [name for name in BUILT_IN_GOALS if name not in by_metric]
+    by_metric |= RewardSet(missing).score(samples).by_reward
+    scores = {name: [outcome.value for outcome in outcomes] for name, outcomes in by_metric.items()}
+    failed = {name: [outcome.note for outcome in outcomes if outcome.failed] for name, outcomes in by_metric.items()}
+    return scores, {name: notes[0] for name, notes in failed.items() if notes}
+
+
+def _row(example: Example, sample: Sample, scores: dict[str, float | None]) -> Row:
+    expected = answer(example)
+    return Row(
+        id=example.id,
+        source=example.source,
+        group=example.group,
+        prompt=last_text(question(example)),
+        expected=None if expected is None else last_text(expected),
+        completion=last_text(sample.completion),
+        finish_reason=sample.finish_reason,
+        scores=scores,
+    )
+
+
+def _contents(example: Example) -> list[Any]:
+    return [example.id, question(example), answer(example), example.columns]
+
+
+def _lengths(lengths: Sequence[int]) -> Lengths:
+    return Lengths(
+        mean=float(np.mean(lengths)),
+        median=float(np.median(lengths)),
+        sd=float(np.std(lengths, ddof=1)) if len(lengths) > 1 else 0.0,
+        p95=float(np.percentile(lengths, 95)),
+        min=float(min(lengths)),
+        max=float(max(lengths)),
+    )
+
+
+def _digest(value: Any) -> str:
+    """A short hash of JSON-like data; mappings are taken as dicts, anything else that JSON lacks by its `str`."""
+
+    def plain(other: object) -> object:
+        return dict(other) if isinstance(other, Mapping) else str(other)
+
+    return sha256_text(json.dumps(value, sort_keys=True, default=plain))[:16]

@@ -1,0 +1,153 @@
+"""Gates: may the model that a stage made take the place of the one it started from?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from rung.config.gate import GateConfig
+from rung.evaluation import statistics
+from rung.evaluation.comparison import Comparison, compare
+from rung.reward.decorator import Goal
+
+if TYPE_CHECKING:
+    from rung.evaluation.evaluate import Evaluation
+
+Outcome = Literal["promoted", "kept", "inconclusive"]
+Verdict = Literal["holds", "broken", "open"]
+
+# a 95 % upper bound on the rate of a failure that n items have not shown is 3.7 / n (two-sided Clopper-Pearson)
+UNSEEN = 3.7
+UNSEEN_ITEMS = 370
+# the most that the training reward may run ahead of the evaluation's, on the 0..1 scale
+MAX_REWARD_GAP = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A number of the training run that bars promotion above `maximum`, such as a reward's error rate."""
+
+    name: str
+    value: float
+    maximum: float
+
+
+class Decision(BaseModel):
+    """What a gate decided: the reasons in sentences, the comparisons behind them, the items that would settle it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    gain: Comparison
+    changes: tuple[Comparison, ...] = ()  # of the guards, in their order
+    items_needed: int | None = None  # where inconclusive, and where more items can settle it
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    verdict: Verdict
+    reason: str
+    items_needed: int | None = None
+
+
+def decide(
+    gate: GateConfig,
+    before: Evaluation,
+    after: Evaluation,
+    goals: Mapping[str, Goal],
+    limits: Sequence[Limit] = (),
+) -> Decision:
+    """Promoted where every check holds, kept (the previous model stays) where one is broken, else inconclusive.
+
+    Bounds are those of two-sided 95 % intervals of paired changes, signed so that up is better; `goals` names the
+    metrics of which less is better. Inconclusive never reads as equal. Raises UserError where the evaluations were
+    not measured alike or lack a metric of the gate.
+    """
+
+    def change(metric: str) -> Comparison:
+        return compare(before, after, metric, goals)
+
+    gain, changes = change(gate.metric), tuple(change(guard.metric) for guard in gate.guards)
+    checks = [
+        _check_gain(gain, gate.min_gain),
+        *(_check_guard(moved, guard.tolerance) for moved, guard in zip(changes, gate.guards, strict=True)),
+        *(_check_limit(limit) for limit in limits),
+    ]
+    verdicts = {check.verdict for check in checks}
+    outcome = "kept" if "broken" in verdicts else "inconclusive" if "open" in verdicts else "promoted"
+    needed = [check.items_needed for check in checks if check.verdict == "open" and check.items_needed]
+    return Decision(
+        outcome=outcome,
+        reasons=tuple(check.reason for check in checks),
+        gain=gain,
+        changes=changes,
+        items_needed=max(needed) if needed and outcome == "inconclusive" else None,
+    )
+
+
+def lower_bound(change: Comparison) -> float:
+    """The lower bound that a guard reads: -3.7 / n of the score's range where no item got worse.
+
+    A bootstrap cannot draw a failure that was not seen; clusters count instead of items, being what is independent.
+    """
+    assert change.low is not None
+    return -UNSEEN / change.clusters * change.span if change.lost == 0 else change.low
+
+
+def _check_gain(gain: Comparison, min_gain: float) -> _Check:
+    if gain.gain is None or gain.low is None or gain.high is None:
+        return _Check("open", f"`{gain.metric}`: no item was scored for both models")
+    shown = f"`{gain.metric}` gained {_interval(gain)}"
+    if gain.low > min_gain:
+        return _Check("holds", f"{shown}: the lower bound is above {min_gain:g}")
+    if gain.high < min_gain:
+        return _Check("broken", f"{shown}: the upper bound is below {min_gain:g}")
+    needed = statistics.items_needed(gain.variance or 0.0, gain.gain - min_gain)
+    return _Check("open", f"{shown}: the interval holds {min_gain:g}{_sizes(gain, needed)}", needed)
+
+
+def _check_guard(change: Comparison, tolerance: float) -> _Check:
+    if change.gain is None or change.high is None:
+        return _Check("open", f"guard `{change.metric}`: no item was scored for both models")
+    low = lower_bound(change)
+    shown = f"guard `{change.metric}` changed by {_interval(change)}, tolerance {tolerance:g}"
+    if low > -tolerance or (tolerance == 0 and (low == 0 or _unseen(change))):
+        return _Check("holds", f"{shown}: holds")
+    if change.high < -tolerance:
+        return _Check("broken", f"{shown}: broken, the upper bound is below -{tolerance:g}")
+    if change.lost == 0:
+        needed = UNSEEN_ITEMS if tolerance == 0 else math.floor(UNSEEN * change.span / tolerance) + 1
+        reason = f"no item got worse, which {change.clusters} items do not yet prove: about {needed} would"
+        return _Check("open", f"{shown}: open, {reason}", needed)
+    needed = statistics.items_needed(change.variance or 0.0, change.gain + tolerance)
+    reason = f"the lower bound {low:+.4f} is not above -{tolerance:g}{_sizes(change, needed)}"
+    return _Check("open", f"{shown}: open, {reason}", needed)
+
+
+def _check_limit(limit: Limit) -> _Check:
+    verdict = "broken" if limit.value > limit.maximum else "holds"
+    return _Check(verdict, f"{limit.name} is {limit.value:.3g}, at most {limit.maximum:g}: {verdict}")
+
+
+def _unseen(change: Comparison) -> bool:
+    """Whether nothing got worse among so many items that a tolerance of 0 is granted."""
+    return change.lost == 0 and change.clusters >= UNSEEN_ITEMS
+
+
+def _interval(change: Comparison) -> str:
+    caveat = f" ({change.caveat})" if change.caveat else ""
+    return f"{change.gain:+.4f} [{change.low:+.4f}, {change.high:+.4f}]{caveat}"
+
+
+def _sizes(change: Comparison, needed: int | None) -> str:
+    """What the set can see and what would settle the question, as a clause."""
+    if not change.variance:
+        return "; no item moved apart from the others"
+    seen = statistics.detectable_difference(change.variance, change.n)
+    settle = f"about {needed} would settle it" if needed else "no number of items tells them apart"
+    return f"; {change.n} items show differences from {seen:.4f} on, {settle}"

@@ -1,0 +1,258 @@
+"""Rewards become advantages: statistics over groups and rollouts, generalised advantage estimation, whitening.
+
+Pure functions on tensors, made once on a whole rollout, before it is cut into updates. N rows, T completion tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def group_mean(values: Tensor, group_of: Tensor) -> Tensor:
+    """The mean over each row's group, NaN left out; NaN where a group holds nothing else.
+
+    Shapes: (N,), (N,) int64 -> (N,).
+
+    >>> group_mean(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]))
+    tensor([2., 2., 5.])
+    """
+    known = ~values.isnan()
+    total = _per_group(torch.where(known, values, 0), group_of)
+    return (total / _per_group(known.to(values.dtype), group_of))[group_of]
+
+
+def group_std(values: Tensor, group_of: Tensor) -> Tensor:
+    """The Bessel-corrected standard deviation of each row's group, NaN left out; 0 for fewer than two values.
+
+    Shapes: (N,), (N,) int64 -> (N,).
+
+    >>> group_std(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.tensor([0, 0, 0, 0])).round(decimals=4)
+    tensor([0.5774, 0.5774, 0.5774, 0.5774])
+    """
+    known = ~values.isnan()
+    centred = torch.where(known, values - group_mean(values, group_of), 0)
+    freedom = _per_group(known.to(values.dtype), group_of) - 1
+    return (_per_group(centred**2, group_of) / freedom.clamp(min=1)).sqrt()[group_of]
+
+
+def is_mixed(values: Tensor, group_of: Tensor) -> Tensor:
+    """Which groups hold at least two different values, NaN left out.
+
+    Shapes: (N,), (N,) int64 -> (groups,) bool. Source: arXiv 2503.14476, eq. 11.
+
+    >>> is_mixed(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([0, 0, 1, 1]))
+    tensor([False,  True])
+    """
+    groups = _num_groups(group_of)
+    low = values.new_full((groups,), torch.inf).scatter_reduce(0, group_of, values.nan_to_num(torch.inf), "amin")
+    high = values.new_full((groups,), -torch.inf).scatter_reduce(0, group_of, values.nan_to_num(-torch.inf), "amax")
+    return high > low
+
+
+def overlong_penalty(lengths: Tensor, max_length: int, buffer: int) -> Tensor:
+    """DAPO's length penalty: 0 up to `max_length - buffer` tokens, then falling to -1 at `max_length`, never below.
+
+    Shapes: (N,) tokens -> (N,) in [-1, 0]. Source: arXiv 2503.14476, eq. 13, clamped.
+
+    >>> overlong_penalty(torch.tensor([16, 17, 20, 21]), 20, 4)
+    tensor([ 0.0000, -0.2500, -1.0000, -1.0000])
+    """
+    return ((max_length - buffer - lengths) / buffer).clamp(-1, 0)
+
+
+def centre(rewards: Tensor, group_of: Tensor) -> Tensor:
+    """Reward minus the mean of its group; exactly 0 where unscored (NaN) or where a group agrees.
+
+    Shapes: (N,), (N,) int64 -> (N,). Source: Dr.GRPO, arXiv 2503.20783, section 3.2.
+
+    >>> centre(torch.tensor([1.0, 0.0, float("nan")]), torch.tensor([0, 0, 0]))
+    tensor([ 0.5000, -0.5000,  0.0000])
+    """
+    mixed = is_mixed(rewards, group_of)[group_of]
+    return torch.where(mixed & ~rewards.isnan(), rewards - group_mean(rewards, group_of), 0)
+
+
+def standardise(rewards: Tensor, group_of: Tensor, eps: float = 1e-4) -> Tensor:
+    """Group-relative advantage: (R - mean) / (std + eps) over each group, std Bessel-corrected.
+
+    Shapes: (N,), (N,) int64 -> (N,). Source: GRPO, arXiv 2402.03300, section 4.1.2; eps as in TRL.
+
+    >>> standardise(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.zeros(4, dtype=torch.long)).round(decimals=4)
+    tensor([ 0.8659, -0.8659, -0.8659,  0.8659])
+    """
+    return centre(rewards, group_of) / (group_std(rewards, group_of) + eps)
+
+
+def standardise_over_batch(rewards: Tensor, group_of: Tensor, eps: float = 1e-4) -> Tensor:
+    """Centred over each group, scaled by the Bessel-corrected std of all raw rewards of the batch.
+
+    Shapes: (N,), (N,) int64 -> (N,). Source: arXiv 2508.08221; TRL's `scale_rewards="batch"`.
+    """
+    whole = torch.zeros_like(group_of)
+    return centre(rewards, group_of) / (group_std(rewards, whole) + eps)
+
+
+def standardise_centred(rewards: Tensor, group_of: Tensor, eps: float = 1e-8) -> Tensor:
+    """Centred over each group, scaled by the Bessel-corrected std of all centred rewards of the batch.
+
+    Shapes: (N,), (N,) int64 -> (N,). `eps` is added to the variance. Source: REINFORCE++-baseline, arXiv 2501.03262.
+
+    >>> standardise_centred(torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0]), torch.tensor([0] * 4 + [1] * 4))
+    tensor([ 1.0000, -1.0000, -1.0000,  1.0000,  0.5000,  0.5000,  0.5000, -1.5000])
+    """
+    centred = centre(rewards, group_of)
+    std = group_std(centred.masked_fill(rewards.isnan(), torch.nan), torch.zeros_like(group_of))
+    return centred * (std**2 + eps).rsqrt()
+
+
+def standardised_sum(columns: Tensor, weights: Tensor, group_of: Tensor) -> Tensor:
+    """Each reward's group-relative advantage by itself, added up by weight; NaN where every reward is.
+
+    Shapes: (N, K), (K,), (N,) int64 -> (N,). Abstentions (NaN) add nothing. Source: GDPO, arXiv 2601.05242.
+
+    >>> columns, groups = torch.tensor([[1.0, 20.0], [0.0, 60.0]]), torch.zeros(2, dtype=torch.long)
+    >>> standardised_sum(columns, torch.tensor([1.0, 0.5]), groups).round(decimals=3)
+    tensor([ 0.3530, -0.3530])
+    """
+    each = torch.stack([standardise(column, group_of) for column in columns.unbind(1)], 1)
+    return (each @ weights).masked_fill(columns.isnan().all(1), torch.nan)
+
+
+def scale_over_batch(values: Tensor, eps: float = 1e-4) -> Tensor:
+    """Values whose mean is 0 over the Bessel-corrected std of all of them; exactly 0 where unscored (NaN).
+
+    Shapes: (N,) -> (N,). Source: GDPO, arXiv 2601.05242; eps as in TRL.
+
+    >>> scale_over_batch(torch.tensor([3.0, -3.0, float("nan")])).round(decimals=3)
+    tensor([ 0.7070, -0.7070,  0.0000])
+    """
+    whole = torch.zeros(len(values), dtype=torch.long, device=values.device)
+    return values.nan_to_num(0) / (group_std(values, whole) + eps)
+
+
+def leave_one_out(advantages: Tensor, rewards: Tensor, group_of: Tensor) -> Tensor:
+    """Advantages against the mean of a group as ones against the mean of its other scored rows: times G / (G - 1).
+
+    Shapes: (N,), (N,), (N,) int64 -> (N,). G counts the rewards of a group that are not NaN.
+    Source: RLOO, arXiv 2402.14740, eq. 7.
+
+    >>> rewards, groups = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4, dtype=torch.long)
+    >>> leave_one_out(centre(rewards, groups), rewards, groups)
+    tensor([ 1.0000, -0.3333, -0.3333, -0.3333])
+    """
+    scored = _per_group((~rewards.isnan()).to(advantages.dtype), group_of)[group_of]
+    return advantages * scored / (scored - 1).clamp(min=1)
+
+
+def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
+    """Each row's score in the column of its last token where `mask` is true, 0 elsewhere; a row without any gets none.
+
+    Shapes: (N,), (N, T) bool -> (N, T).
+
+    >>> at_last_token(torch.tensor([2.0, 3.0]), torch.tensor([[True, True, False], [False, False, False]]))
+    tensor([[0., 2., 0.],
+            [0., 0., 0.]])
+    """
+    upto = mask.cumsum(1)
+    last = mask & (upto == upto[:, -1:])
+    return torch.where(last, scores[:, None], 0)
+
+
+def reward_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
+    """What a token and all later ones of its row earn together, 0 where `mask` is false.
+
+    Shapes: (N, T), (N, T) bool -> (N, T). It is `gae` without a critic and without discounts.
+
+    >>> reward_to_go(torch.tensor([[-0.01, -0.02, 1.01]]), torch.ones(1, 3).bool())
+    tensor([[0.9800, 0.9900, 1.0100]])
+    """
+    earned = torch.where(mask, rewards, 0)
+    return torch.where(mask, earned.flip(1).cumsum(1).flip(1), 0)
+
+
+def gae(rewards: Tensor, values: Tensor, end_values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
+    """Generalised advantage estimate, A_t = delta_t + gamma lam A_next with delta_t = r_t + gamma V_next - V_t.
+
+    Shapes: (N, T), (N, T), (N,), (N, T) bool -> (N, T), 0 where `mask` is false. `values` are of the state before a
+    token, `end_values` of the state after the last one: 0 where the row ended there. `next` is the next token where
+    `mask` is true, so tokens of an environment are skipped; A is 0 after the last. Source: arXiv 1506.02438, eq. 16.
+
+    >>> rewards, values = torch.tensor([[-0.1, -0.2, 0.9]]), torch.tensor([[0.5, 0.4, 0.3]])
+    >>> gae(rewards, values, torch.zeros(1), torch.ones(1, 3).bool(), gamma=1.0, lam=0.95)
+    tensor([[0.0565, 0.2700, 0.6000]])
+    """
+    advantages = torch.zeros_like(values)
+    next_value, next_advantage = end_values, torch.zeros_like(end_values)
+    for t in reversed(range(values.shape[1])):
+        here = mask[:, t]
+        advantage = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * next_advantage
+        advantages[:, t] = torch.where(here, advantage, 0)
+        next_advantage = torch.where(here, advantage, next_advantage)
+        next_value = torch.where(here, values[:, t], next_value)
+    return advantages
+
+
+def whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """Mean 0 and variance 1 over all tokens where `mask` is true, 0 elsewhere; the variance is the biased one.
+
+    Shapes: (N, T), (N, T) bool -> (N, T). Source: arXiv 1909.08593 in its released code.
+
+    >>> whiten(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]]))
+    tensor([[-1.,  1.,  0.]])
+    """
+    mean, variance = _moments(values, mask)
+    return torch.where(mask, (values - mean) * (variance + eps).rsqrt(), 0)
+
+
+def whiten_keeping_mean(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """`whiten` with the mean added again: only the spread is changed, so that rewards keep their sign.
+
+    Shapes: (N, T), (N, T) bool -> (N, T). Source: arXiv 1909.08593 in its released code, `shift_mean=False`.
+
+    >>> whiten_keeping_mean(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([[True, True, False]]))
+    tensor([[2., 4., 0.]])
+    """
+    mean, _ = _moments(values, mask)
+    return torch.where(mask, whiten(values, mask, eps) + mean, 0)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """The share of the variance of returns that values explain: 1 is perfect, below 0 worse than a constant.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (); 0 where the returns do not vary.
+
+    >>> explained_variance(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 2.0]]), torch.ones(1, 2).bool())
+    tensor(0.7500)
+    """
+    _, unexplained = _moments(returns - values, mask)
+    _, total = _moments(returns, mask)
+    return torch.where(total > 0, 1 - unexplained / total, 0)
+
+
+def adapted_beta(beta: float, kl: float, target: float, horizon: int, num_rows: int) -> float:
+    """The KL coefficient after a rollout of `num_rows` whose KL was `kl`: raised above the target, lowered below it.
+
+    `kl` and `target` share a unit (nats a sequence, or a token); the relative error is clipped to +-0.2.
+    Source: arXiv 1909.08593, section 2.2.
+
+    >>> round(adapted_beta(0.15, kl=9.0, target=6.0, horizon=10_000, num_rows=64), 6)
+    0.150192
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return beta * (1 + error * num_rows / horizon)
+
+
+def _moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over all tokens where `mask` is true."""
+    count = mask.sum().clamp(min=1)
+    mean = torch.where(mask, values, 0).sum() / count
+    return mean, torch.where(mask, (values - mean) ** 2, 0).sum() / count
+
+
+def _per_group(values: Tensor, group_of: Tensor) -> Tensor:
+    return values.new_zeros(_num_groups(group_of)).index_add(0, group_of, values)
+
+
+def _num_groups(group_of: Tensor) -> int:
+    return int(group_of.max()) + 1 if len(group_of) else 0

@@ -1,0 +1,148 @@
+"""Alternatives to PPO's clip as pure functions: caps, gates and weights of a token's ratio.
+
+N rows, T completion tokens, A advantage, rho the ratio pi / pi_old.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rung.maths.tensors import MAX_LOG_RATIO, masked_mean, masked_sum, token_log_ratio
+
+ROUNDING = 1e-6  # 0.29 of 100 is 28.999999999999996 in floats
+MIN_LOG_WEIGHT = -18.420680743952367  # log 1e-8, as in VESPO's released code
+
+
+def capped_weight(ratio: Tensor, cap: float) -> Tensor:
+    """min(rho, cap) without a gradient: the weight of a token that keeps its own.
+
+    Shapes: (N, T) or (N, 1) -> the same. Source: CISPO, arXiv 2506.13585, eq. 5.
+
+    >>> capped_weight(torch.tensor([0.5, 1.0, 7.0]), 5.0)
+    tensor([0.5000, 1.0000, 5.0000])
+    """
+    return ratio.detach().clamp(max=cap)
+
+
+def soft_gate(ratio: Tensor, advantages: Tensor, gain: float, loss: float) -> Tensor:
+    """(4 / tau) sigma(tau (rho - 1)), with slope 1 at rho = 1; tau is `gain` where A > 0, else `loss`.
+
+    Shapes: (N, T) or (N, 1), (N, T) -> (N, T). Source: SAPO, arXiv 2511.20347, eq. 5.
+
+    >>> soft_gate(torch.tensor([[1.5, 1.5]]), torch.tensor([[1.0, -1.0]]), 1.0, 1.05)
+    tensor([[2.4898, 2.3936]])
+    """
+    temperature = torch.where(advantages > 0, gain, loss).to(ratio.dtype)
+    return 4 / temperature * torch.sigmoid(temperature * (ratio - 1))
+
+
+def gamma_weight(logps: Tensor, old_logps: Tensor, mask: Tensor, k: float, rate: float) -> Tensor:
+    """phi(w) = w^k exp(rate (1 - w)) of each row without a gradient; w is the product of its tokens' ratios.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, 1); phi(1) = 1. Log-ratios of tokens are clamped to +-20, and so is log w
+    above; below, at 1e-8. Source: VESPO, arXiv 2602.10693.
+
+    >>> row = torch.tensor([[1.2]]).log()
+    >>> gamma_weight(row, torch.zeros(1, 1), torch.ones(1, 1).bool(), k=2, rate=3)
+    tensor([[0.7903]])
+    """
+    moved = token_log_ratio(logps, old_logps).detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    log_w = masked_sum(moved, mask)[:, None].clamp(MIN_LOG_WEIGHT, MAX_LOG_RATIO)
+    return (rate + k * log_w - rate * log_w.exp()).exp()
+
+
+def token_mismatch(old_logps: Tensor, sampled_logps: Tensor, mask: Tensor) -> Tensor:
+    """How much likelier each token is under the weights that sampled than the sampler said; 1 where it said nothing.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, T), 1 where `mask` is false or the sampler's log-prob is NaN.
+
+    >>> sampled = torch.tensor([[-1.0, float("nan")]])
+    >>> token_mismatch(torch.tensor([[-1.0, -1.0]]), sampled, torch.ones(1, 2).bool())
+    tensor([[1., 1.]])
+    """
+    return _mismatch(old_logps, sampled_logps, mask).exp()
+
+
+def sequence_mismatch(old_logps: Tensor, sampled_logps: Tensor, mask: Tensor) -> Tensor:
+    """`token_mismatch` of whole completions: the product over a row's trained tokens, in each of its columns.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, T), log-ratios clamped to +-20.
+    """
+    total = _mismatch(old_logps, sampled_logps, mask).sum(1, keepdim=True)
+    return total.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().expand_as(old_logps)
+
+
+def truncated(weights: Tensor, low: float, high: float) -> Tensor:
+    """Weights held at the bounds that they are beyond: truncated importance sampling.
+
+    Shapes: any -> the same. Source: TRL's `token_truncate` and `sequence_truncate`.
+
+    >>> truncated(torch.tensor([2.7, 1.0, 0.4]), 0.0, 2.0)
+    tensor([2.0000, 1.0000, 0.4000])
+    """
+    return weights.clamp(low, high)
+
+
+def dropped(weights: Tensor, low: float, high: float) -> Tensor:
+    """Weights, 0 for those beyond a bound: masked importance sampling.
+
+    Shapes: any -> the same. Source: TRL's `token_mask` and `sequence_mask`.
+
+    >>> dropped(torch.tensor([2.7, 1.0, 0.4]), 0.5, 2.0)
+    tensor([0., 1., 0.])
+    """
+    return weights.masked_fill((weights < low) | (weights > high), 0)
+
+
+def not_drifted(logps: Tensor, sampled_logps: Tensor, advantages: Tensor, mask: Tensor, threshold: float) -> Tensor:
+    """False where A < 0 and the policy finds the row less likely than its sampler did by over `threshold` a token.
+
+    Shapes: (N, T), (N, T), (N, T), (N, T) bool -> (N, T) bool. The mean of log sampled - log pi is over trained tokens;
+    where the sampler said nothing (NaN) it is 0. Unit: nats. Source: DeepSeek-V3.2, arXiv 2512.02556, eq. 9.
+
+    >>> logps, sampled = torch.tensor([[-2.0, -1.0], [-2.0, -1.0]]), torch.tensor([[-1.0, -1.0], [-1.0, -1.0]])
+    >>> not_drifted(logps, sampled, torch.tensor([[-1.0], [1.0]]), torch.ones(2, 2).bool(), 0.4)
+    tensor([[False],
+            [ True]])
+    """
+    drift = masked_mean(_mismatch(sampled_logps, logps, mask), mask)[:, None]
+    return (advantages >= 0) | (drift <= threshold)
+
+
+def highest(values: Tensor, mask: Tensor, share: float) -> Tensor:
+    """Where a value is at or above the quantile `1 - share` of all values under the mask; equal ones go together.
+
+    Shapes: (N, T), (N, T) bool -> (N, T) bool. Of n values it is 1 + floor(share (n - 1)), as with `torch.quantile`,
+    which takes no more than 16 million. Source: arXiv 2506.01939, as in TRL.
+
+    >>> highest(torch.tensor([[0.3, 2.0, 9.0, 1.0]]), torch.tensor([[True, True, False, True]]), 0.5)
+    tensor([[False,  True, False,  True]])
+    """
+    found = values[mask]
+    if not len(found):
+        return mask
+    kept = 1 + int(share * (len(found) - 1) + ROUNDING)
+    return mask & (values >= found.kthvalue(len(found) - kept + 1).values)
+
+
+def geometric_log_ratio(
+    log_ratio: Tensor, advantages: Tensor, mask: Tensor, epsilon: float, epsilon_high: float
+) -> Tensor:
+    """The mean over a row's trained tokens of log rho, each one held at its bound where it has gone beyond.
+
+    Shapes: (N, T), (N, T), (N, T) bool -> (N, 1). Pessimistic as PPO: above `epsilon_high` a token is held where A > 0,
+    below -`epsilon` where A <= 0. Source: GMPO, arXiv 2507.20673, eq. 4.
+
+    >>> log_ratio, mask = torch.tensor([[0.5, -0.1, 0.0]]), torch.ones(1, 3).bool()
+    >>> geometric_log_ratio(log_ratio, torch.ones(1, 3), mask, 0.4, 0.4).exp()
+    tensor([[1.1052]])
+    """
+    clipped = log_ratio.clamp(-epsilon, epsilon_high)
+    held = torch.where(advantages > 0, torch.minimum(log_ratio, clipped), torch.maximum(log_ratio, clipped))
+    return masked_mean(held, mask)[:, None]
+
+
+def _mismatch(old_logps: Tensor, sampled_logps: Tensor, mask: Tensor) -> Tensor:
+    apart = token_log_ratio(old_logps, sampled_logps).detach()
+    return torch.where(mask & ~apart.isnan(), apart, 0)

@@ -1,0 +1,1 @@
+"""Models and tokenizers: load, adapt, quantise, save."""

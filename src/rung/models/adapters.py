@@ -1,0 +1,109 @@
+"""Adapters on disk: which model they were trained on, and the model that the two make together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rung.errors import ConfigError
+from rung.models.names import ADAPTER, MODEL
+from rung.utils.files import write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FINGERPRINT = "base.json"  # beside the files of peft
+WEIGHTS = "adapter_model.safetensors"
+MERGED = "name the merged model, which a stage keeps beside its adapter"
+_VALUES = 64  # of each weight, for its fingerprint
+_NAME = "base_model_name_or_path"
+
+
+def is_adapter(location: str) -> bool:
+    """Whether a location is a folder with an adapter and no model."""
+    folder = Path(location)
+    return (folder / ADAPTER).is_file() and not (folder / MODEL).is_file()
+
+
+def base_of(location: str) -> str:
+    """The location of the model that an adapter was trained on, as its folder has it; of any other location, itself.
+
+    Raises ConfigError where the folder does not say, or names another adapter or a folder that is not there.
+    """
+    if not is_adapter(location):
+        return location
+    base = _read(Path(location) / ADAPTER).get(_NAME)
+    if not isinstance(base, str) or not base:
+        what = f"adapter `{location}` does not say which model it was trained on"
+        raise ConfigError(what, f"write it as `{_NAME}` into its {ADAPTER}, or {MERGED}")
+    if is_adapter(base) or (Path(base).is_absolute() and not Path(base).is_dir()):
+        what = f"adapter `{location}` was trained on `{base}`, where there is no model"
+        raise ConfigError(what, f"correct `{_NAME}` in its {ADAPTER}, or {MERGED}")
+    return base
+
+
+def check_base(location: str, model: str) -> None:
+    """Raises ConfigError where an adapter was trained on another model than `model`; both are locations."""
+    base = base_of(location)
+    if base not in (location, model) and Path(base).resolve() != Path(model).resolve():
+        raise ConfigError(f"adapter `{location}` was trained on `{base}`, not on `{model}`", MERGED)
+
+
+def fingerprint(model: PreTrainedModel) -> str | None:
+    """A hash over name, shape and some values of each weight, 64 hex digits; None on the device `meta`.
+
+    Training or merging an adapter changes it, as either moves all values of a matrix.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        if weight.is_meta:
+            return None
+        flat = weight.detach().flatten()
+        some = flat[:: max(1, len(flat) // _VALUES)].float().cpu()
+        digest.update(f"{name} {tuple(weight.shape)} ".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_fingerprint(folder: Path, digest: str) -> None:
+    """Keeps the fingerprint of the model that an adapter was trained on."""
+    write_text(folder / FINGERPRINT, json.dumps({"fingerprint": digest}) + "\n")
+
+
+def load_merged(base: PreTrainedModel, location: str) -> PreTrainedModel:
+    """The base with an adapter in its weights.
+
+    Raises ConfigError where the adapter was trained on other weights, does not fit, or belongs to a reward model.
+    """
+    from peft import PeftModel
+
+    folder = Path(location)
+    if _read(folder / ADAPTER).get("task_type") == "SEQ_CLS":
+        what = f"adapter `{location}` is that of a reward model: it judges answers and gives none"
+        raise ConfigError(what, "name a policy; a reward model is named as `critic`, or in a reward")
+    if not (folder / WEIGHTS).is_file():
+        raise ConfigError(f"adapter `{location}` has no {WEIGHTS}", "save it with `safe_serialization`")
+    known = _read(folder / FINGERPRINT).get("fingerprint") if (folder / FINGERPRINT).is_file() else None
+    if known not in (None, fingerprint(base)):
+        what = f"adapter `{location}` was trained on other weights than those of `{base_of(location)}` now"
+        raise ConfigError(what, MERGED)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys")  # peft would leave those at random
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)  # peft reads what transformers has renamed
+            merged = PeftModel.from_pretrained(base, location).merge_and_unload()  # type: ignore[operator]
+    except Exception as error:  # peft has no class for what does not fit: RuntimeError, ValueError, KeyError, ...
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(f"adapter `{location}` does not fit `{base_of(location)}`: {reason}", MERGED) from None
+    return merged.requires_grad_(True)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}", "save the adapter again, or name a model") from None
+    return read if isinstance(read, dict) else {}

@@ -1,0 +1,28 @@
+"""What a causal LM is made of: its layers, its head, and its dropout."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def base_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The causal LM inside an adapter's wrapper, or the model itself; adapters stay in its layers."""
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def hidden_matrices(model: PreTrainedModel) -> set[str]:
+    """Names of the trained matrices between embeddings and head."""
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    head = base_model(model).get_output_embeddings()
+    outside = {id(p) for module in (*embeddings, *([head] if head is not None else [])) for p in module.parameters()}
+    named = model.named_parameters()
+    return {name for name, p in named if p.requires_grad and p.dim() == 2 and id(p) not in outside}
+
+
+def zero_dropout(model: nn.Module) -> None:
+    """Turns dropout off for good: the modules, and the rates that attention layers read in training mode."""
+    for module in model.modules():
+        for name in ("p", "attention_dropout", "dropout", "attn_dropout", "resid_dropout", "hidden_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

@@ -1,0 +1,50 @@
+"""Heads that read hidden states, and the critic: a model of its own that values are read from."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from rung.models.load import is_reward_model, load_model, to_device
+from rung.models.names import TINY
+
+
+def fresh_head(causal_lm: PreTrainedModel) -> nn.Linear:
+    """A head (n, H) -> (n, 1) without bias, random with std 1/sqrt(H + 1); torch's generator draws it."""
+    width = causal_lm.config.get_text_config().hidden_size
+    head = nn.Linear(width, 1, bias=False)
+    nn.init.normal_(head.weight, std=1 / math.sqrt(width + 1))
+    return head
+
+
+def zero_head(causal_lm: PreTrainedModel) -> nn.Linear:
+    """A head (n, H) -> (n, 1) that says 0 at first."""
+    head = nn.Linear(causal_lm.config.get_text_config().hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def load_critic(location: str) -> tuple[PreTrainedModel, nn.Linear | None]:
+    """A model to read values from, all of it trained, and its head; a causal LM brings none.
+
+    `location` is what `load_model` takes, or a folder with a sequence classifier of one label: a reward model, whose
+    head is taken over in normalised units.
+    """
+    if location.startswith(TINY) or not is_reward_model(AutoConfig.from_pretrained(location, trust_remote_code=False)):
+        return to_device(load_model(location)[0]), None
+    classifier = AutoModelForSequenceClassification.from_pretrained(
+        location, num_labels=1, dtype=torch.float32, trust_remote_code=False
+    )
+    head = zero_head(classifier)
+    mean, std = (
+        getattr(classifier.config, name, default) for name, default in (("reward_mean", 0.0), ("reward_std", 1.0))
+    )
+    with torch.no_grad():
+        head.weight.copy_(classifier.score.weight / std)
+        head.bias.fill_(-mean / std)
+    classifier.score.requires_grad_(False)
+    return to_device(classifier), head

@@ -1,0 +1,146 @@
+"""Reward models on disk: a decoder with the head `score`, its tokenizer, and the scale of its scores.
+
+A folder loads with `AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)`, whose score is not
+normalised; `reward_mean` and `reward_std` in its config.json are those of the scores of reference samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rung.data.collate import padded
+from rung.errors import ConfigError
+from rung.models.load import (
+    check_same_tokenizer,
+    is_reward_model,
+    load_tokenizer,
+    merge_adapter,
+    save_adapter,
+    to_device,
+)
+from rung.models.names import TINY
+
+MEAN, STD = "reward_mean", "reward_std"
+NO_MODEL = "name a folder or hub id of a sequence classifier with one label, such as the `model` of a reward model"
+
+
+def check_can_be_reward_model(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ConfigError where transformers would not read the saved model's score at the token it was trained at.
+
+    transformers reads the last token that is not padding, which skips EOS where padding and EOS are one token.
+    """
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        what = "the tokenizer pads with EOS, and a reward model is read at the last token that is not padding"
+        raise ConfigError(what, "set `pad_token` in its tokenizer_config.json to a token of its own")
+    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+        what = f"transformers has no sequence classifier for a model of type `{config.model_type}`"
+        raise ConfigError(what, "take a model of another family, such as llama, qwen3 or gpt2")
+
+
+def save_reward_model(
+    model: PreTrainedModel, head: nn.Linear, tokenizer: PreTrainedTokenizerBase, folder: Path, scores: Tensor
+) -> None:
+    """Writes `folder/model`, always merged, and `folder/adapter` with the head beside it where there is one.
+
+    `scores` (n,) are those of reference samples; where they are all equal, their standard deviation is taken as 1.
+    """
+    save_adapter(model, folder / "adapter", head)
+    causal_lm = merge_adapter(model)
+    config = deepcopy(causal_lm.config)
+    config.num_labels = 1
+    config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    setattr(config, MEAN, float(scores.double().mean()))
+    setattr(config, STD, float(scores.double().std(correction=0)) or 1.0)
+    with torch.device("meta"):
+        classifier = AutoModelForSequenceClassification.from_config(config)
+    setattr(classifier, classifier.base_model_prefix, causal_lm.base_model)
+    classifier.score = head
+    classifier.save_pretrained(str(folder / "model"))
+    tokenizer.save_pretrained(str(folder / "model"))
+
+
+def check_reward_model(location: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ConfigError where there is no reward model, or where it reads other tokens than `tokenizer` writes.
+
+    Its weights stay where they are.
+    """
+    _config(location)
+    check_same_tokenizer(location, tokenizer, "reward model")
+
+
+@lru_cache(maxsize=2)
+def load_reward_model(location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A frozen sequence classifier of one label in fp32, where the GPU is if there is one, and its tokenizer.
+
+    Raises ConfigError where there is none, or where a part of its weights is missing.
+    """
+    _config(location)
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        location, num_labels=1, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+    )
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"]))
+        raise ConfigError(f"the reward model `{location}` lacks weights: {missing}", "save it whole, with its head")
+    model.config.use_cache = False
+    return to_device(model.requires_grad_(False).eval()), load_tokenizer(location)
+
+
+@torch.no_grad()
+def score_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], *, token_budget: int) -> list[float]:
+    """The score of each row of token ids, over the scale that is saved with the model (as it is, without one).
+
+    Rows of like length go together, in parts of at most `token_budget` padded tokens, or of one row.
+    """
+    pad = model.config.get_text_config().pad_token_id
+    mean, std = getattr(model.config, MEAN, 0.0), getattr(model.config, STD, 1.0)
+    scores = torch.zeros(len(rows))
+    for part in length_sorted([len(row) for row in rows], token_budget):
+        ids, mask = padded([rows[i] for i in part], pad, left=False)
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+        scores[part] = logits[:, 0].float().cpu()
+    return [float(score) for score in (scores.double() - mean) / std]
+
+
+def length_sorted(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices in parts, longest first; a part has at most `token_budget` tokens with padding, or one row.
+
+    >>> length_sorted([2, 9, 3, 8], 18)
+    [[1, 3], [2, 0]]
+    """
+    parts: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if parts and lengths[parts[-1][0]] * (len(parts[-1]) + 1) <= token_budget:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return parts
+
+
+def _config(location: str) -> PretrainedConfig:
+    """The config of a reward model; ConfigError for anything else."""
+    if location.startswith(TINY):
+        raise ConfigError(f"`{location}` is no reward model", NO_MODEL)
+    try:
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"reward model `{location}` cannot be read: {str(error).splitlines()[0]}", NO_MODEL) from None
+    if not is_reward_model(config) or config.num_labels != 1:
+        raise ConfigError(f"`{location}` is no reward model: it does not say one number about a text", NO_MODEL)
+    if config.get_text_config().pad_token_id is None:
+        raise ConfigError(
+            f"the reward model `{location}` has no padding token", "set `pad_token_id` in its config.json"
+        )
+    return config

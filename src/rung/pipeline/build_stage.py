@@ -1,0 +1,214 @@
+"""From the settings of a stage to a `Stage`: model, reference, data, batch source, optimizer."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rung.algorithm import Algorithm
+from rung.config import StageConfig, TokenBatch
+from rung.config.schema import MOVING_REFERENCES
+from rung.data.batches import Dataset
+from rung.data.collate import collate
+from rung.distributed.ranks import Ranks
+from rung.forward.policy import Policy, ReferenceUpdate
+from rung.models.heads import fresh_head, load_critic, zero_head
+from rung.models.load import (
+    check_same_tokenizer,
+    freeze,
+    keeps_base_weights,
+    load_model,
+    num_positions,
+    to_device,
+    tokenizer_fingerprint,
+    with_adapter,
+)
+from rung.models.quantization import quantize
+from rung.models.reward_model import check_can_be_reward_model
+from rung.pipeline.stage_data import StageData, check_positions, read_stage_data
+from rung.pipeline.stage_rewards import build_rewards
+from rung.pipeline.stage_settings import StageSettings, resolved
+from rung.rollout.generate import Generator
+from rung.rollout.philox import Key
+from rung.rollout.samplers import SAMPLERS
+from rung.rollout.source import RolloutSource
+from rung.training.batch_source import BatchSource, DatasetSource
+from rung.training.optimizers import find_optimizer, make_optimizer, make_schedule
+from rung.training.stage import Stage
+
+HELD_OUT_BATCH = 64  # rows
+
+
+def build_stage(
+    settings: StageSettings,
+    *,
+    start: str,
+    reference: str | None,
+    critic: str | None = None,
+    teacher: str | None = None,
+    ranks: Ranks,
+    model: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+    data: StageData | None = None,
+) -> Stage:
+    """Loads the model, reads the data and makes everything ready for training.
+
+    `start`, `reference`, `critic` and `teacher` are what `load_model` takes; no reference means the weights at the
+    start, no critic a head on the policy. `model` is a loaded one in place of `start`. `data` that was read before is
+    used where its tokens are those of the model's tokenizer. Raises UserError for whatever cannot work, before any
+    training.
+    """
+    config, algorithm = settings.config, settings.algorithm
+    torch.manual_seed(settings.seed)  # for the weights of fresh adapters and heads
+    loaded, tokenizer = model or load_model(start, seed=settings.seed)
+    for role, location in (("reference", reference), ("critic", critic), ("teacher", teacher)):
+        if location is not None:
+            check_same_tokenizer(location, tokenizer, role)
+    if data is None or data.tokenizer != tokenizer_fingerprint(tokenizer):
+        data = read_stage_data(settings, tokenizer)
+    check_positions(settings, data.all, num_positions(loaded))
+    policy = build_policy(settings, loaded, start=start, reference=reference, ranks=ranks)
+    add_heads(policy, algorithm, critic, tokenizer)
+    if teacher is not None:
+        policy.teacher = freeze(to_device(load_model(teacher)[0]))
+        check_positions(settings, data.all, num_positions(policy.teacher), "teacher")
+    if ranks.sharded:
+        policy.shard()
+    build_source = build_rollout_source if settings.samples else build_dataset_source
+    source, steps_per_epoch = build_source(settings, policy, tokenizer, data, ranks)
+    total_steps = config.max_steps or math.ceil(steps_per_epoch * (config.num_train_epochs or 1))
+    optimizer = make_optimizer(
+        find_optimizer(config.optimizer, settings.base),
+        policy.named_parameters(),
+        hidden=policy.hidden_matrices(),
+        learning_rate=resolved(config.learning_rate),
+        weight_decay=config.weight_decay,
+    )
+    schedule = make_schedule(
+        config.lr_scheduler_type, optimizer, warmup_steps=config.warmup_steps, total_steps=total_steps
+    )
+    held_out = range(0, len(data.held_out), HELD_OUT_BATCH)
+    return Stage(
+        name=config.name,
+        policy=policy,
+        algorithm=algorithm,
+        tokenizer=tokenizer,
+        source=source,
+        optimizer=optimizer,
+        schedule=schedule,
+        ranks=ranks,
+        total_steps=total_steps,
+        max_grad_norm=config.max_grad_norm,
+        steps_per_epoch=steps_per_epoch,
+        report=data.report,
+        held_out=[collate(data.held_out[i : i + HELD_OUT_BATCH], pad_id=_pad_id(tokenizer)) for i in held_out],
+    )
+
+
+def build_policy(
+    settings: StageSettings, model: PreTrainedModel, *, start: str, reference: str | None, ranks: Ranks
+) -> Policy:
+    """The policy with its adapter and, where the algorithm needs one, its reference; None is `model` as given."""
+    config = settings.config
+    adapter = config.adapter
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    if adapter is not None and adapter.load_in_4bit:
+        kept = adapter.lora.get("modules_to_save") or ()
+        model = quantize(model, kept=kept, dtype=dtype, start=start, seed=settings.seed)
+    needs_reference = "reference" in settings.algorithm.needs()
+    changes_base = adapter is not None and not keeps_base_weights(adapter.lora)
+    before = deepcopy(model) if needs_reference and reference is None and changes_base else None
+    policy = Policy(
+        to_device(with_adapter(model, adapter.lora) if adapter else model),
+        sampling=settings.sampling(),
+        token_budget=resolved(config.token_budget),
+        precision="bf16" if config.precision == "bf16" else "fp32",
+        ranks=ranks,
+    )
+    if not needs_reference:
+        return policy
+    policy.reference_is_start = reference is None
+    policy.reference_update = reference_update(config)
+    if reference is not None:
+        policy.reference = freeze(to_device(load_model(reference)[0]))
+    elif adapter is None or policy.reference_update is not None:
+        policy.reference = policy.snapshot()
+    elif before is not None:
+        policy.reference = freeze(to_device(before))
+    return policy
+
+
+def reference_update(config: StageConfig) -> ReferenceUpdate | None:
+    """How a stage's reference is updated, None for a fixed one; the defaults are those of TR-DPO and TRL."""
+    if config.reference not in MOVING_REFERENCES:
+        return None
+    share = 1.0 if config.reference == "sync" else config.ref_model_mixup_alpha or 0.6
+    return ReferenceUpdate(config.ref_model_sync_steps or 512, share)
+
+
+def add_heads(policy: Policy, algorithm: Algorithm, critic: str | None, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Gives the policy the heads that the algorithm needs, and a critic of its own where one is named.
+
+    A score head starts random with std 1/sqrt(H + 1), as in Stiennon et al. 2020 (arXiv 2009.01325); a value head
+    starts at 0, or as the head of the reward model that initialises the critic. Raises ConfigError for a model that
+    cannot be saved as a reward model.
+    """
+    needs = algorithm.needs()
+    if "score_head" in needs:
+        check_can_be_reward_model(policy.causal_lm.config, tokenizer)
+        policy.score_head = fresh_head(policy.causal_lm)
+    if "values" in needs:
+        policy.critic, head = (None, None) if critic is None else load_critic(critic)
+        policy.value_head = head or zero_head(policy.causal_lm if policy.critic is None else policy.critic)
+    for head in (policy.score_head, policy.value_head):
+        if head is not None:
+            head.to(policy.device)
+
+
+def build_dataset_source(
+    settings: StageSettings, policy: Policy, tokenizer: PreTrainedTokenizerBase, data: StageData, ranks: Ranks
+) -> tuple[BatchSource, float]:
+    """Batches of a data set, and the number of optimizer steps in an epoch of it."""
+    size = settings.config.batch_size
+    batch_size = {"tokens": size.tokens} if isinstance(size, TokenBatch) else resolved(size)
+    dataset = Dataset(data.train, batch_size=batch_size, seed=settings.seed, pad_id=_pad_id(tokenizer), ranks=ranks)
+    return DatasetSource(dataset, settings.algorithm, policy), dataset.steps_per_epoch
+
+
+def build_rollout_source(
+    settings: StageSettings, policy: Policy, tokenizer: PreTrainedTokenizerBase, data: StageData, ranks: Ranks
+) -> tuple[BatchSource, float]:
+    """Batches sampled from the policy, and the number of optimizer steps in an epoch of the prompts."""
+    rollout, updates = settings.config.rollout, settings.config.updates
+    assert policy.sampling is not None, "a stage that samples says how"
+    make_sampler = SAMPLERS.find(rollout.sampler, settings.base)
+    generator = Generator(
+        sampler=make_sampler(policy.model, tokenizer, training_dtype=policy.dtype),
+        sampling=policy.sampling,
+        key=Key(settings.seed, settings.name, "rollout"),
+        samples=settings.algorithm.samples_per_prompt(),
+        rewards=build_rewards(settings, data.train, tokenizer),
+        tokenizer=tokenizer,
+        keeps_separate_rewards="separate_rewards" in settings.algorithm.needs(),
+    )
+    size, minibatches, epochs = resolved(rollout.batch_size), resolved(updates.minibatches), resolved(updates.epochs)
+    source = RolloutSource(
+        data.train,
+        algorithm=settings.algorithm,
+        policy=policy,
+        generator=generator,
+        batch_size=size,
+        epochs=epochs,
+        minibatches=minibatches,
+        seed=settings.seed,
+        ranks=ranks,
+    )
+    return source, len(data.train) / size * minibatches * epochs
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int), "load_model gives every tokenizer a pad token"
+    return pad

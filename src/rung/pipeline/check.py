@@ -1,0 +1,215 @@
+"""`rung check`: everything about a path that can be known before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rung.artifacts.locate import locate
+from rung.config import PathConfig, StageConfig
+from rung.config.algorithms import make_algorithm
+from rung.errors import ConfigError, error_context
+from rung.models.adapters import check_base, is_adapter
+from rung.models.load import (
+    check_adapter,
+    check_same_tokenizer,
+    load_meta_model,
+    load_model,
+    load_tokenizer,
+    num_positions,
+    read_config,
+)
+from rung.models.reward_model import check_can_be_reward_model
+from rung.pipeline.evaluations import SETS, Evaluations
+from rung.pipeline.model_size import resolve_by_model, size_of_model
+from rung.pipeline.requirements import check_requirements
+from rung.pipeline.stage_data import StageData, check_positions, read_stage_data
+from rung.pipeline.stage_rewards import check_rewards
+from rung.pipeline.stage_settings import resolved, stage_settings
+from rung.rollout.samplers import SAMPLERS
+from rung.training.optimizers import check_schedule, find_optimizer
+from rung.training.trackers import make_trackers
+from rung.utils.messages import did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rung.algorithm import Algorithm
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A path that can run: its config without any `auto`, a summary row for each stage, and notes for the user.
+
+    `data` by stage and `evaluations` are what was read on the way, for the run that follows.
+    """
+
+    config: PathConfig
+    rows: list[dict[str, Any]]
+    notes: list[str]
+    evaluations: Evaluations
+    data: dict[str, StageData]
+
+
+def check(config: PathConfig) -> Checked:
+    """The resolved config and a summary; raises UserError for whatever can be known not to work.
+
+    Reads data, tokenizer and the shape of the model, and finds algorithms, rewards and metrics; no model is run and
+    nothing is written.
+    """
+    config = resolve_by_model(config)
+    make_trackers(config.trackers, Path(), project="", run_name="", base=config.base)
+    evaluations = Evaluations(config)
+    evaluations.check()
+    model, tokenizer = load_meta_model(locate(config.model, base=config.base, runs=Path(config.output)))
+    size = size_of_model(config)
+    rows: list[dict[str, Any]] = []
+    notes = [f"{config.model} is {size}: defaults of configs/defaults/{size}.yaml"]
+    data: dict[str, StageData] = {}
+    for stage in config.stages:
+        algorithm = make_algorithm(stage.algorithm, config.base)
+        check_requirements(algorithm, stage)
+        if algorithm.makes_policy():
+            _check_gate(config, stage, evaluations)
+        _check_start(config, stage)
+        _check_same_families(config, stage)
+        row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": stage.start}
+        row |= dict.fromkeys(("data", "rows", "lr", "batch", "length"))
+        if algorithm.data_kind() is not None:
+            read = data[stage.name] = _check_training(config, stage, algorithm, model, tokenizer)
+            row |= _training_columns(stage, len(read.train))
+            notes += [f"{stage.name}: {line}" for line in (*read.report.lines(), *_notes(algorithm, stage))]
+        rows.append(row)
+    _check_evaluations(config, evaluations, model, tokenizer)
+    return Checked(config, rows, notes, evaluations, data)
+
+
+def _notes(algorithm: Algorithm, stage: StageConfig) -> list[str]:
+    """The algorithm's notes on these settings."""
+    if algorithm.data_kind() != "prompts":
+        return algorithm.notes(1)
+    return algorithm.notes(resolved(stage.updates.epochs) * resolved(stage.updates.minibatches))
+
+
+def _check_training(
+    config: PathConfig,
+    stage: StageConfig,
+    algorithm: Algorithm,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> StageData:
+    """Checks optimizer, adapter, sampler, data and rewards of a stage; returns the data as training reads them."""
+    with error_context(f"stage `{stage.name}`"):
+        find_optimizer(stage.optimizer, config.base)
+        check_schedule(stage.lr_scheduler_type, resolved(stage.learning_rate))
+        if stage.adapter is not None:
+            check_adapter(model, stage.adapter.lora)
+        if not algorithm.makes_policy():
+            check_can_be_reward_model(model.config, tokenizer)
+        SAMPLERS.find(stage.rollout.sampler, config.base)
+    settings = stage_settings(stage, config, algorithm)
+    data = read_stage_data(settings, tokenizer)
+    check_positions(settings, data.all, num_positions(model))
+    if stage.teacher is not None and stage.teacher not in [other.name for other in config.stages]:
+        check_positions(settings, data.train, _teacher_positions(config, stage), "teacher")
+    if settings.samples:
+        check_rewards(settings, data.train, tokenizer)
+    return data
+
+
+def _check_gate(config: PathConfig, stage: StageConfig, evaluations: Evaluations) -> None:
+    gate = config.gate_of(stage)
+    if gate is None:
+        return
+    if not evaluations.validation:
+        what = f"stage `{stage.name}` has a gate, and `evaluate.validation` names no items for it to read"
+        raise ConfigError(what, "name them, or remove the gate")
+    for metric in gate.metrics:
+        if metric not in evaluations.goals:
+            what = f"the gate of stage `{stage.name}` reads `{metric}`, which is no metric"
+            raise ConfigError(what, did_you_mean(metric, evaluations.goals))
+
+
+def _check_evaluations(
+    config: PathConfig, evaluations: Evaluations, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raises UserError for an item that the model cannot be asked with any of the numbers of shots."""
+    evaluations.metrics.check_policy(tokenizer)
+    for num_shots in sorted({count for stage in config.stages for count in config.shots_of(stage)}):
+        for evaluation_set in SETS:
+            if evaluations.items(evaluation_set):
+                evaluations.check_prompts(evaluation_set, num_shots, model, tokenizer)
+
+
+def _check_start(config: PathConfig, stage: StageConfig) -> None:
+    """Raises ConfigError where a stage starts from, or compares with, something that is no policy or not there."""
+    policies = (
+        (stage.start, "starts from"),
+        (stage.reference, "has the reference"),
+        (stage.teacher, "has the teacher"),
+    )
+    for name, does in policies:
+        named = next((other for other in config.stages if other.name == name), None)
+        if named is not None and not make_algorithm(named.algorithm, config.base).makes_policy():
+            what = f"stage `{stage.name}` {does} `{named.name}`, which judges answers and gives none"
+            raise ConfigError(what, "name a policy; a reward model is named as `critic`, or in a reward")
+    earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
+    if stage.start is None or stage.start in earlier:
+        return
+    with error_context(f"stage `{stage.name}`: from"):
+        start = locate(stage.start, base=config.base, runs=Path(config.output))
+        if Path(start).is_dir() or start != stage.start:
+            read_config(start)
+            check_base(start, locate(config.model, base=config.base, runs=Path(config.output)))
+            if is_adapter(start):
+                load_model(start, seed=config.seed)  # only the base's weights tell whether the adapter belongs to them
+            return
+    what = f"stage `{stage.name}` starts from `{stage.start}`, which is neither an earlier stage nor a folder"
+    raise ConfigError(what, f"earlier stages: {', '.join(earlier) or 'none'}; or `run:NAME/stage`, or a folder")
+
+
+def _check_same_families(config: PathConfig, stage: StageConfig) -> None:
+    """Raises ConfigError where another stage's model has a different tokenizer, if both models are known."""
+    for key in ("reference", "critic", "teacher"):
+        other = next((each for each in config.stages if each.name == getattr(stage, key)), None)
+        own, theirs = sorted(_origins(config, stage)), sorted(_origins(config, other) if other else ())
+        if len(own) == len(theirs) == 1 and own != theirs:
+            with error_context(f"stage `{stage.name}`"):
+                check_same_tokenizer(theirs[0], load_tokenizer(own[0]), key)
+
+
+def _origins(config: PathConfig, stage: StageConfig) -> set[str]:
+    """The models that a stage may descend from: several only where it starts from the last promoted of several."""
+    earlier = config.stages[: config.stages.index(stage)]
+    named = next((other for other in earlier if other.name == stage.start), None)
+    if named is not None:
+        return _origins(config, named)
+    if stage.start is not None:
+        return {locate(stage.start, base=config.base, runs=Path(config.output))}
+    policies = (other for other in earlier if make_algorithm(other.algorithm, config.base).makes_policy())
+    model = locate(config.model, base=config.base, runs=Path(config.output))
+    return {model}.union(*(_origins(config, other) for other in policies))
+
+
+def _teacher_positions(config: PathConfig, stage: StageConfig) -> int | None:
+    """The positions of a teacher from outside of the path; ConfigError where the policy cannot learn from it."""
+    assert stage.teacher is not None
+    with error_context(f"stage `{stage.name}`: teacher"):
+        location = locate(stage.teacher, base=config.base, runs=Path(config.output))
+        teacher, _ = load_meta_model(location)
+        own = _origins(config, stage)
+        if len(own) == 1:
+            check_same_tokenizer(location, load_tokenizer(*own), "teacher")
+        return num_positions(teacher)
+
+
+def _training_columns(stage: StageConfig, num_rows: int) -> dict[str, Any]:
+    batch = stage.batch_size if isinstance(stage.batch_size, int) else str(stage.batch_size)
+    return {
+        "data": stage.data if isinstance(stage.data, str) else "its own",
+        "rows": num_rows,
+        "lr": stage.learning_rate,
+        "batch": batch,
+        "length": f"{stage.max_steps} steps" if stage.max_steps else f"{stage.num_train_epochs:g} epochs",
+    }

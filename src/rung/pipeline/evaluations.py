@@ -1,0 +1,156 @@
+"""A path's evaluations: which items, metrics, shots and decoding, the same for every model that is evaluated."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from rung.artifacts.reward_models import locate_reward_models
+from rung.data.load import load_examples
+from rung.data.records import Example, as_prompt
+from rung.data.splits import sample
+from rung.errors import ConfigError, error_context
+from rung.evaluation.evaluate import BUILT_IN_GOALS, Evaluation, check_items, evaluate
+from rung.evaluation.fewshot import encode_question
+from rung.models.load import load_model, num_positions, to_device
+from rung.reward import RewardSet
+from rung.rollout.philox import Key
+from rung.rollout.samplers import SAMPLERS
+from rung.sampling import Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rung.config import PathConfig
+    from rung.reward.decorator import Goal
+
+EvaluationSet = Literal["validation", "test"]
+SETS: tuple[EvaluationSet, ...] = ("validation", "test")
+
+
+class Evaluations:
+    """The evaluations that a resolved config asks for; data are read on first use.
+
+    Raises UserError, naming key, file or row, where the data, the metrics or the shots are missing or unusable.
+    """
+
+    def __init__(self, config: PathConfig):
+        self.config = config
+        self.block = config.evaluate
+        metrics = locate_reward_models(self.block.metrics, config, None)
+        with error_context("`evaluate.metrics`"):
+            self.metrics = RewardSet(metrics, base=config.base)
+
+    @property
+    def goals(self) -> dict[str, Goal]:
+        """Whether more (`max`) or less (`min`) is better, by metric, for every metric of an evaluation."""
+        return {**self.metrics.goals, **BUILT_IN_GOALS}
+
+    @cached_property
+    def validation(self) -> list[Example]:
+        """The items that gates read; none where the config names no set."""
+        return self._examples("validation")
+
+    @cached_property
+    def test(self) -> list[Example]:
+        """The items that are read once, at the end; none where the config names no set."""
+        return self._examples("test")
+
+    def items(self, evaluation_set: EvaluationSet) -> list[Example]:
+        """The items of a set; none where the config names none."""
+        return self.validation if evaluation_set == "validation" else self.test
+
+    @cached_property
+    def _shots_from(self) -> list[Example]:
+        if self.block.shots_from is None:
+            what = "shots are asked for, and `evaluate.shots_from` does not say where examples come from"
+            raise ConfigError(what, "name data with answers, such as the training data")
+        data = self.config.data_of(self.block.shots_from)
+        return load_examples(data, base=self.config.base, seed=self.config.seed)[0]
+
+    def shots(self, count: int) -> list[Example]:
+        """`count` worked examples; a larger count includes those of a smaller one. Raises ConfigError for too many."""
+        if count == 0:
+            return []
+        if count > len(self._shots_from):
+            what = f"{count} shots are asked for, and `evaluate.shots_from` has {len(self._shots_from)} examples"
+            raise ConfigError(what, "ask for fewer `shots`, or name more data")
+        return sample(self._shots_from, count, self.config.seed)
+
+    def check(self) -> None:
+        """Raises UserError for a metric that cannot read a set, or for metrics without a set to measure them on."""
+        SAMPLERS.find(self.block.sampler, self.config.base)
+        for evaluation_set in SETS:
+            examples = self.items(evaluation_set)
+            if examples:
+                self.metrics.check(set.intersection(*(set(as_prompt(example).columns) for example in examples)))
+            elif evaluation_set == "validation" and self.block.metrics:
+                what = "`evaluate.metrics` are given without `evaluate.validation`"
+                raise ConfigError(what, "name the items to measure on")
+
+    def check_set(self, evaluation_set: EvaluationSet) -> None:
+        """Raises ConfigError where the config names no items for a set."""
+        if not self.items(evaluation_set):
+            what = f"`evaluate.{evaluation_set}` names no items"
+            raise ConfigError(what, f"name them in the config, or as an override: evaluate.{evaluation_set}=...")
+
+    def check_prompts(
+        self,
+        evaluation_set: EvaluationSet,
+        num_shots: int,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        """Raises UserError, naming the row, for an item that does not fit the model with so many shots."""
+        examples, shots = self.items(evaluation_set), self.shots(num_shots)
+        check_items(examples, shots)
+        positions = num_positions(model)
+        for example in examples:
+            num_tokens = len(encode_question(example, shots, tokenizer))
+            if positions is not None and num_tokens + self._max_completion_length > positions:
+                what = (
+                    f"{example.source}: {num_tokens} tokens with {num_shots} shots, and {self._max_completion_length} "
+                    f"to answer, exceed the model's {positions} positions"
+                )
+                raise ConfigError(what, "lower `evaluate.max_completion_length` or `shots`, or leave the row out")
+
+    @property
+    def _max_completion_length(self) -> int:
+        assert isinstance(self.block.max_completion_length, int), "the config is resolved"
+        return self.block.max_completion_length
+
+    def evaluate(
+        self, location: str, evaluation_set: EvaluationSet, num_shots: int, file: Path | None = None
+    ) -> Evaluation:
+        """The evaluation of a model on a set with so many shots: read from `file` where it exists, else saved there."""
+        if file is not None and file.exists():
+            return Evaluation.load(file)
+        shots = self.shots(num_shots)
+        model, tokenizer = load_model(location, seed=self.config.seed)
+        self.check_prompts(evaluation_set, num_shots, model, tokenizer)
+        make_sampler = SAMPLERS.find(self.block.sampler, self.config.base)
+        measured = evaluate(
+            make_sampler(to_device(model), tokenizer, training_dtype=torch.float32),
+            tokenizer,
+            self.items(evaluation_set),
+            self.metrics,
+            shots=shots,
+            sampling=Sampling(
+                max_completion_length=self._max_completion_length,
+                temperature=self.block.temperature,
+                stop=self.block.stop,
+            ),
+            key=Key(self.config.seed, evaluation_set, "evaluate"),
+        )
+        if file is not None:
+            measured.save(file)
+        return measured
+
+    def _examples(self, evaluation_set: EvaluationSet) -> list[Example]:
+        spec = self.block.validation if evaluation_set == "validation" else self.block.test
+        if spec is None:
+            return []
+        return load_examples(self.config.data_of(spec), base=self.config.base, seed=self.config.seed)[0]

@@ -1,0 +1,244 @@
+"""Runs a path: its stages one after another, a gate after each, and one reading of the test set at the end.
+
+A run folder is opened, resumed or left alone by what lies in it: `DONE` in a finished stage, a report in a finished
+run. Each is written last, so a run that is killed anywhere resumes with the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rung.algorithm import Algorithm
+from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, REPORT, refuse_changes, run_folder
+from rung.artifacts.lineage import Lineage, StageRecord, hash_weights
+from rung.artifacts.locate import locate
+from rung.config import PathConfig, StageConfig
+from rung.config.algorithms import make_algorithm
+from rung.config.schema import MOVING_REFERENCES
+from rung.distributed.ranks import Ranks, init_ranks
+from rung.errors import CheckpointError
+from rung.evaluation.evaluate import Evaluation
+from rung.evaluation.gate import Decision, decide
+from rung.pipeline.check import Checked, check
+from rung.pipeline.evaluations import EvaluationSet
+from rung.pipeline.model_size import resolve_by_model
+from rung.pipeline.requirements import check_4bit
+from rung.pipeline.stage_settings import stage_settings
+from rung.pipeline.train_stage import train_stage
+from rung.report import Entry, Report, render, write
+from rung.utils.files import write_text
+from rung.utils.signals import EXIT_INCONCLUSIVE, EXIT_KEPT, EXIT_STOPPED, StopFlag
+from rung.utils.yaml_file import as_yaml
+
+HEAD = "head"
+START = "start"  # folder of the evaluations of the model that a path starts with
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The state of a run: its folder, its stages so far, and whether it has finished or was stopped."""
+
+    folder: Path
+    lineage: Lineage
+    finished: bool
+
+    def exit_code(self, *, strict: bool) -> int:
+        """0; 75 where it was stopped; if `strict`, 3 where a stage was not promoted, 4 where one is inconclusive."""
+        if not self.finished:
+            return EXIT_STOPPED
+        outcomes = {record.outcome for record in self.lineage.stages}
+        if strict and "kept" in outcomes:
+            return EXIT_KEPT
+        return EXIT_INCONCLUSIVE if strict and "inconclusive" in outcomes else 0
+
+
+def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False) -> Run:
+    """Runs a path, or resumes it where it stopped; `new` starts afresh in a folder beside an earlier run.
+
+    Where `torchrun` or `rung run --nproc` started several processes, all call it; with `fully_shard` each holds a shard
+    of the weights, else a replica. Neither this nor a resume changes the result. Everything is checked before anything
+    is written or computed. Raises UserError, among others where the folder holds a run of another config; nothing that
+    was written before is lost.
+    """
+    config = resolve_by_model(config)
+    with init_ranks(fully_shard) as ranks, StopFlag() as stop:
+        folder = run_folder(config, new)
+        ranks.gather(None)  # every rank has chosen before the first one writes
+        config = config.model_copy(update={"name": folder.name}).at(config.base)
+        refuse_changes(config, folder)
+        if (folder / FINISHED).exists():
+            _say(ranks, f"{folder} is finished: see {folder / REPORT}; `--new` starts afresh beside it")
+            return Run(folder, Lineage.load(folder / LINEAGE), finished=True)
+        checked = check(config)
+        config = checked.config
+        for stage in config.stages:
+            check_4bit(stage, sharded=ranks.sharded)
+        if ranks.rank == 0:
+            write_text(folder / CONFIG, as_yaml(config.dump()))
+        return _PathRun(checked, folder, ranks).run(stop)
+
+
+class _PathRun:
+    """One run in its folder; rank 0 evaluates and writes, the other ranks train with it and read what it wrote."""
+
+    def __init__(self, checked: Checked, folder: Path, ranks: Ranks):
+        self.config, self.folder, self.ranks = checked.config, folder, ranks
+        self.evaluations, self.data = checked.evaluations, dict(checked.data)
+        self.lineage = Lineage.load(folder / LINEAGE)
+
+    def run(self, stop: StopFlag) -> Run:
+        for stage in self.config.stages:
+            done = (self.folder / stage.name / DONE).exists()
+            if not done and not (self.ranks.agree(not stop.requested) and self._run_stage(stage, stop)):
+                _say(self.ranks, f"stopped in stage `{stage.name}`; the same command resumes it")
+                return Run(self.folder, self.lineage, finished=False)
+            gate = self.config.gate_of(stage)
+            record = self._record(stage.name)
+            if gate is not None and gate.on_gate == "stop" and record.outcome not in ("promoted", "trained"):
+                break
+        if not self.ranks.agree(not stop.requested):
+            _say(self.ranks, "stopped before the test set; the same command resumes the run")
+            return Run(self.folder, self.lineage, finished=False)
+        if self.ranks.rank == 0:
+            self._finish()
+        self.ranks.gather(None)
+        return Run(self.folder, Lineage.load(self.folder / LINEAGE), finished=True)
+
+    def _run_stage(self, stage: StageConfig, stop: StopFlag) -> bool:
+        """Trains and evaluates a stage; False where `stop` was requested."""
+        folder, start = self.folder / stage.name, self._start(stage)
+        if self._trains(stage) and not self._train(stage, start, folder, stop):
+            return False
+        if self.ranks.rank == 0:
+            self._decide(stage, start)
+            write_text(folder / DONE, self._record(stage.name).outcome + "\n")
+        self.ranks.gather(None)
+        self.lineage = Lineage.load(self.folder / LINEAGE)
+        return True
+
+    def _train(self, stage: StageConfig, start: str, folder: Path, stop: StopFlag) -> bool:
+        """Trains a stage, or what is left of it; False where `stop` was requested."""
+        if self.ranks.rank == 0:
+            write_text(folder / CONFIG, as_yaml(stage.model_dump(mode="json", by_alias=True)))
+        reference = None if stage.reference in (START, *MOVING_REFERENCES) else self._model(stage.reference)
+        return train_stage(
+            stage_settings(stage, self.config, self._algorithm(stage)),
+            start=self._located(start),
+            reference=reference,
+            critic=self._critic(stage, start),
+            teacher=None if stage.teacher is None else self._located(stage.teacher),
+            data=self.data.pop(stage.name, None),  # the rows of a finished stage need not stay in memory
+            trackers=self.config.trackers,
+            run_name=f"{self.config.name}-{stage.name}",
+            folder=folder,
+            ranks=self.ranks,
+            stop=stop,
+        )
+
+    def _decide(self, stage: StageConfig, start: str) -> None:
+        """Evaluates a stage on validation, decides its gate and records both."""
+        folder = self.folder / stage.name
+        makes_policy = self._algorithm(stage).makes_policy()
+        gate = self.config.gate_of(stage) if self._trains(stage) and makes_policy else None
+        location = self._model(stage.name) if self._trains(stage) else self._located(start)
+        measured = list(self._evaluate(stage, location, "validation")) if makes_policy else []
+        decision: Decision | None = None
+        if gate is not None:
+            decision = decide(gate, self._before(measured[0].num_shots), measured[0], self.evaluations.goals)
+        record = StageRecord(
+            stage=stage.name,
+            start=start,
+            outcome=decision.outcome if decision else "promoted" if makes_policy else "trained",
+            weights=hash_weights(folder / "model") if self._trains(stage) else None,
+            reads={"validation": len(measured)} if measured else {},
+            decision=decision,
+        )
+        self.lineage = self.lineage.with_stage(record)
+        self.lineage.save(self.folder / LINEAGE)
+        _say(self.ranks, f"{stage.name}: {record.outcome}", *(decision.reasons if decision else ()))
+
+    def _before(self, num_shots: int) -> Evaluation:
+        """The validation scores of the last promoted policy, or of the path's model before one was promoted."""
+        promoted = self.lineage.last_promoted()
+        location = self._model(promoted.stage) if promoted else self._located(self.config.model)
+        file = self._file(promoted.stage if promoted else START, "validation", num_shots)
+        return self.evaluations.evaluate(location, "validation", num_shots, file)
+
+    def _finish(self) -> None:
+        """Reads the test set once for all stages and writes the report, which ends the run."""
+        import rich
+
+        entries: dict[EvaluationSet, list[Entry]] = {"validation": [], "test": []}
+        for record in self.lineage.stages:
+            stage = next(stage for stage in self.config.stages if stage.name == record.stage)
+            if record.outcome == "trained":
+                continue
+            for evaluation_set, several in entries.items():
+                measured = self._evaluate(stage, self._model(stage.name), evaluation_set)
+                several += [Entry(stage.name, evaluation) for evaluation in measured]
+            if self.evaluations.test:
+                record = record.model_copy(update={"reads": {**record.reads, "test": 1}})
+                self.lineage = self.lineage.with_stage(record)
+        self.lineage.save(self.folder / LINEAGE)
+        goals = self.evaluations.goals
+        report = Report(name=self.folder.name, lineage=self.lineage, metrics=list(goals), goals=goals, **entries)
+        rich.print(render(write(self.folder, report)))
+        _say(self.ranks, f"finished: {self.folder / REPORT}")
+
+    def _evaluate(self, stage: StageConfig, location: str, evaluation_set: EvaluationSet) -> Iterator[Evaluation]:
+        """The evaluations of a stage's model, one for each number of shots."""
+        if self.evaluations.items(evaluation_set):
+            for num_shots in self.config.shots_of(stage):
+                file = self._file(stage.name, evaluation_set, num_shots)
+                yield self.evaluations.evaluate(location, evaluation_set, num_shots, file)
+
+    def _file(self, owner: str, evaluation_set: EvaluationSet, num_shots: int) -> Path:
+        """`evaluation.json` or `test.json` for a stage's first number of shots, else with the number in its name."""
+        stage = next((stage for stage in self.config.stages if stage.name == owner), None)
+        first = self.config.shots_of(stage)[0] if stage else self.config.evaluate.shots[0]
+        word = "evaluation" if evaluation_set == "validation" else evaluation_set
+        return self.folder / owner / (f"{word}.json" if num_shots == first else f"{word}-{num_shots}-shot.json")
+
+    def _start(self, stage: StageConfig) -> str:
+        """What a stage starts from, by its name in the lineage."""
+        promoted = self.lineage.last_promoted()
+        return stage.start or (promoted.stage if promoted else self.config.model)
+
+    def _critic(self, stage: StageConfig, start: str) -> str | None:
+        """The model that initialises a stage's critic, or None for a head on the policy."""
+        if stage.critic in (None, HEAD):
+            return None
+        return self._located(start) if stage.critic == START else self._model(stage.critic)
+
+    def _located(self, start: str) -> str:
+        """The model that a start means."""
+        if self.lineage.stage(start) is not None:
+            return self._model(start)
+        return locate(start, base=self.config.base, runs=Path(self.config.output))
+
+    def _model(self, stage: str) -> str:
+        """The model of a stage; of one that trains nothing, the one that it started from."""
+        folder = self.folder / stage / "model"
+        return str(folder) if folder.is_dir() else self._located(self._record(stage).start)
+
+    def _record(self, stage: str) -> StageRecord:
+        record = self.lineage.stage(stage)
+        if record is None:
+            raise CheckpointError(
+                f"{self.folder / LINEAGE} does not know stage `{stage}`", "restore it, or begin afresh with --new"
+            )
+        return record
+
+    def _trains(self, stage: StageConfig) -> bool:
+        return self._algorithm(stage).data_kind() is not None
+
+    def _algorithm(self, stage: StageConfig) -> Algorithm:
+        return make_algorithm(stage.algorithm, self.config.base)
+
+
+def _say(ranks: Ranks, *lines: str) -> None:
+    if ranks.rank == 0:
+        for line in lines:
+            print(line, flush=True)

@@ -1,0 +1,128 @@
+"""The data of a stage: read, compared with what its algorithm learns from, as ids that fit the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from rung.data.encode import encode
+from rung.data.load import load_examples
+from rung.data.records import Encoded, Example, as_prompt, as_unpaired
+from rung.data.report import DataReport
+from rung.data.splits import split
+from rung.errors import ConfigError, DataError
+from rung.models.load import tokenizer_fingerprint
+from rung.pipeline.stage_settings import StageSettings, resolved
+
+KINDS_OF_ROWS = {
+    "text": frozenset({"text", "messages", "prompt-completion"}),
+    "pairs": frozenset({"preference", "ranking"}),
+    "unpaired": frozenset({"unpaired", "preference"}),
+    "prompts": frozenset({"prompt", "prompt-completion", "messages"}),
+}
+HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class StageData:
+    """Encoded rows to train on, those that early stopping holds out, the data report, and whose tokens they are."""
+
+    train: list[Encoded]
+    held_out: list[Encoded]
+    report: DataReport
+    tokenizer: str  # `tokenizer_fingerprint`
+
+    @property
+    def all(self) -> list[Encoded]:
+        """Every encoded row."""
+        return [*self.train, *self.held_out]
+
+
+def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase) -> StageData:
+    """Reads and encodes the data of a stage; raises UserError, naming the row, for data that the stage cannot use."""
+    examples, report = _read(settings)
+    train, held_out = _split(settings, examples)
+    encoded = [_encode(settings, part, tokenizer, report) for part in (train, held_out) if part]
+    _check_last_step(settings, len(encoded[0]))
+    return StageData(encoded[0], encoded[1] if len(encoded) > 1 else [], report, tokenizer_fingerprint(tokenizer))
+
+
+def check_positions(
+    settings: StageSettings, encoded: Sequence[Encoded], positions: int | None, whose: str = "model"
+) -> None:
+    """Raises ConfigError where a prompt with its longest answer, given or sampled, exceeds a model's positions."""
+    if positions is None:
+        return
+    sampled = resolved(settings.config.rollout.max_completion_length) if settings.samples else None
+    for one in encoded:
+        longest = sampled or max((len(answer.ids) for answer in one.answers), default=0)
+        if len(one.prompt_ids) + longest <= positions:
+            continue
+        answer = f"`rollout.max_completion_length` {sampled}" if sampled else f"{longest} of its answer"
+        what = f"{one.source}: {len(one.prompt_ids)} tokens and {answer} exceed the {whose}'s {positions} positions"
+        lower = "`rollout.max_completion_length`, or `max_prompt_length`" if sampled else "`max_length`"
+        raise ConfigError(what, f"lower {lower}, which drops such rows")
+
+
+def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
+    """The examples of a kind that the algorithm learns from, and the data report."""
+    config, algorithm = settings.config, settings.algorithm
+    examples, report = load_examples(
+        settings.data, on_bad_row=config.on_bad_row, base=settings.base, seed=settings.seed
+    )
+    kind = algorithm.data_kind()
+    assert kind is not None, "a stage that trains nothing reads no data"
+    for example in examples:
+        if example.kind not in KINDS_OF_ROWS[kind]:
+            what = f"{example.source}: stage `{config.name}` learns from {kind}, and this row is {example.kind} data"
+            raise DataError(what, f"give it one of: {', '.join(sorted(KINDS_OF_ROWS[kind]))}")
+        answers, size = len(example.completions or ()), algorithm.group_size
+        if answers and size not in (None, answers):
+            what = f"{example.source}: {answers} answers to a prompt, and `{algorithm.name}` takes {size}"
+            raise DataError(what, f"keep {size} of `completions`, or take an algorithm for rankings")
+    if kind == "unpaired":
+        examples = [one for example in examples for one in as_unpaired(example)]
+    return [as_prompt(example) for example in examples] if kind == "prompts" else examples, report
+
+
+def _split(settings: StageSettings, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """The examples to train on, and those held out where the stage stops early."""
+    config = settings.config
+    if config.early_stopping is None:
+        return list(examples), []
+    if settings.samples:
+        what = f"stage `{config.name}` samples its data, and `early_stopping` reads the loss of held-out rows"
+        raise ConfigError(what, "set `max_steps`, and let the gate decide")
+    shares = split(examples, {"train": 1 - HELD_OUT_SHARE, "held_out": HELD_OUT_SHARE}, "early_stopping")
+    if not (shares["train"] and shares["held_out"]):
+        what = f"stage `{config.name}`: `early_stopping` holds out {HELD_OUT_SHARE:.0%} of {len(examples)} examples"
+        raise ConfigError(f"{what}, which leaves one side empty", "give it more data, or remove `early_stopping`")
+    return shares["train"], shares["held_out"]
+
+
+def _encode(
+    settings: StageSettings, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, report: DataReport
+) -> list[Encoded]:
+    config = settings.config
+    return encode(
+        examples,
+        tokenizer,
+        max_prompt_length=resolved(config.max_prompt_length),
+        max_length=resolved(config.max_length),
+        on_overlong=config.on_overlong,
+        on_bad_row=config.on_bad_row,
+        assistant_only=settings.algorithm.trains_on() == "assistant",
+        report=report,
+    )
+
+
+def _check_last_step(settings: StageSettings, num_examples: int) -> None:
+    """Raises ConfigError where the last step of an epoch has fewer examples than the loss is defined for."""
+    size, least = settings.config.batch_size, settings.algorithm.least_batch_size
+    rest = num_examples % size if isinstance(size, int) else 0
+    if 0 < rest < least:
+        what = f"stage `{settings.name}`: `batch_size` {size} leaves {rest} of {num_examples} examples to the last step"
+        remedy = f"take a `batch_size` that leaves none or at least {least}, or `limit` the data"
+        raise ConfigError(f"{what}, and `{settings.algorithm.name}` compares rows", remedy)

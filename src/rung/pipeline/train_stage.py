@@ -1,0 +1,210 @@
+"""Trains one stage in its folder: logs, shows progress, saves, resumes, and writes `model/` for the next stage."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rung.algorithm import Algorithm
+from rung.batch import Batch
+from rung.config import StageConfig
+from rung.distributed.ranks import Ranks
+from rung.forward.policy import Policy
+from rung.metrics import values
+from rung.models.load import save_model
+from rung.models.reward_model import save_reward_model
+from rung.pipeline.build_stage import build_stage
+from rung.pipeline.stage_data import StageData
+from rung.pipeline.stage_settings import StageSettings
+from rung.training import checkpoint
+from rung.training.early_stopping import BestWeights, validation_loss
+from rung.training.loop import Step
+from rung.training.run_state import RunState, flatten, unflatten
+from rung.training.stage import Stage
+from rung.training.trackers import JsonLines, Tracker, make_trackers
+from rung.utils.console import progress, show_completions
+from rung.utils.signals import StopFlag
+
+REFERENCE_ROWS = 512
+SHOWN_ROWS = 16  # completions kept of each rollout
+QUARANTINE = "quarantine.jsonl"
+
+
+def train_stage(
+    settings: StageSettings,
+    *,
+    start: str,
+    reference: str | None,
+    critic: str | None,
+    teacher: str | None = None,
+    data: StageData | None = None,
+    trackers: Sequence[str] = (),
+    run_name: str = "",
+    folder: Path,
+    ranks: Ranks,
+    stop: StopFlag,
+) -> bool:
+    """Trains the stage, from its newest checkpoint where it has one; True once `folder/model` is written.
+
+    `start`, `reference`, `critic`, `teacher` and `data` are what `build_stage` takes; `trackers` are names, beside the
+    JSON lines that every run keeps. False where `stop` was requested: the state is saved, and the same call resumes.
+    Raises UserError.
+    """
+    config = settings.config
+    stage = build_stage(
+        settings, start=start, reference=reference, critic=critic, teacher=teacher, ranks=ranks, data=data
+    )
+    early = config.early_stopping
+    best = BestWeights(early.threshold, early.patience) if early else None
+    opened = open_trackers(settings, trackers, folder, run_name) if ranks.rank == 0 else []
+    logged = next((tracker for tracker in opened if isinstance(tracker, JsonLines)), JsonLines(folder))
+    resume(stage, best, folder, logged)
+    if ranks.rank == 0:
+        stage.report.write_quarantine(folder / QUARANTINE)
+    for tracker in opened:
+        tracker.start(config.model_dump(mode="json", by_alias=True))
+
+    completed = run_steps(stage, best, config, folder, opened, logged, stop)
+    if completed:
+        if best is not None:
+            best.restore(stage.policy)
+        save_final_model(stage, folder)
+    else:
+        save(stage, best, folder, logged)
+    for tracker in opened:
+        tracker.finish()
+    return completed
+
+
+def run_steps(
+    stage: Stage,
+    best: BestWeights | None,
+    config: StageConfig,
+    folder: Path,
+    trackers: Sequence[Tracker],
+    logged: JsonLines,
+    stop: StopFlag,
+) -> bool:
+    """Trains the remaining steps; False where `stop` was requested before the last one."""
+    every = config.eval_steps or max(1, math.ceil(stage.steps_per_epoch))
+    table: list[dict[str, Any]] = []
+    shown = progress(stage.total_steps, stage.name, start=stage.step) if stage.ranks.rank == 0 else nullcontext(_unseen)
+    with shown as show:
+        begun = time.perf_counter()
+        for step in stage:
+            metrics, rows = stage.source.pop_report()
+            seen = step_metrics(stage, step) | values(metrics)
+            if best is not None and (stage.step % every == 0 or stage.step == stage.total_steps):
+                seen["eval_loss"] = validation_loss(stage.policy, stage.algorithm, stage.held_out, stage.ranks)
+                best.record(seen["eval_loss"], stage.policy)
+            elapsed, begun = time.perf_counter() - begun, time.perf_counter()
+            timing = {"step_time": elapsed, "tokens_per_second": step.num_tokens / elapsed}
+            table = rows[:SHOWN_ROWS] or table
+            for tracker in trackers:
+                tracker.log(stage.step, seen, timing, rows[:SHOWN_ROWS])
+            show(stage.step, seen | timing)
+            if best is not None and best.exhausted:
+                break
+            if stage.ranks.agree(not stop.requested) is False:
+                return stage.step == stage.total_steps
+            if stage.step % config.save_steps == 0 and stage.step < stage.total_steps:
+                save(stage, best, folder, logged)
+    if table and stage.ranks.rank == 0:
+        show_completions(table, f"{stage.name}: sampled at the last step")
+    return True
+
+
+def _unseen(step: int, seen: Mapping[str, float]) -> None:
+    """The progress display of ranks other than the first: none."""
+
+
+def save_final_model(stage: Stage, folder: Path) -> None:
+    """Writes `folder/model`; for a reward model with the scale of its scores on rows that the stage trained on.
+
+    A collective; rank 0 writes.
+    """
+    is_judge = stage.policy.score_head is not None
+    own = reference_scores(stage.policy, stage.algorithm, reference_batches(stage)) if is_judge else torch.zeros(0)
+    scores = torch.cat([part["scores"] for part in stage.ranks.gather_tensors({"scores": own})])
+    policy = stage.policy.gathered()
+    if stage.ranks.rank > 0:
+        return
+    assert policy is not None, "rank 0 has all weights"
+    if is_judge:
+        assert isinstance(policy.score_head, nn.Linear), "a reward model has a linear score head"
+        save_reward_model(policy.model, policy.score_head, stage.tokenizer, folder, scores)
+    else:
+        save_model(policy.model, stage.tokenizer, folder)
+
+
+@torch.no_grad()
+def reference_scores(policy: Policy, algorithm: Algorithm, batches: Iterable[Batch]) -> Tensor:
+    """The scores of all rows of some batches, (rows,) float32, in no particular order."""
+    parts = (outputs.scores for batch in batches for _, outputs in policy.parts(batch, algorithm))
+    return torch.cat([scores.cpu() for scores in parts if scores is not None])
+
+
+def reference_batches(stage: Stage) -> list[Batch]:
+    """The held-out batches where there are any, else the next ones of the data: an epoch, or `REFERENCE_ROWS` rows.
+
+    Each rank takes its share.
+    """
+    batches = list(stage.held_out)
+    if not batches:
+        rows = 0
+        for batch in islice(stage.source, math.ceil(stage.steps_per_epoch)):
+            batches.append(batch)
+            rows += int(stage.ranks.sum({"rows": torch.tensor(batch.num_rows)})["rows"])
+            if rows >= REFERENCE_ROWS:
+                break
+    return batches
+
+
+def step_metrics(stage: Stage, step: Step) -> dict[str, float]:
+    """The numbers of a step by TRL's names; a loss of several terms is also reported term by term."""
+    seen = {
+        "loss": step.loss,
+        "grad_norm": step.grad_norm,
+        "learning_rate": step.learning_rate,
+        "epoch": round(stage.step / stage.steps_per_epoch, 4),
+        "num_tokens": float(stage.num_tokens),
+    }
+    terms = {f"loss/{name}": term for name, term in step.terms.items()} if len(step.terms) > 1 else {}
+    skipped = {} if step.stepped else {"skipped_step": 1.0}
+    return seen | terms | skipped | values(step.metrics)
+
+
+def save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
+    """Saves a checkpoint of the stage, its early stopping, and the sizes of its logs; rank 0 writes it."""
+    state = {"stage": stage.state(), "best": best.state_dict() if best else None, "logs": logged.offset()}
+    if stage.ranks.rank == 0:
+        checkpoint.save(folder / "checkpoints", stage.step, RunState(*flatten(state)))
+
+
+def resume(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
+    """Resumes from the newest valid checkpoint; without one, empties the logs of an earlier attempt."""
+    checkpoints = folder / "checkpoints"
+    found = checkpoint.load_newest(checkpoints) if stage.ranks.rank == 0 else None  # it renames and removes
+    step = stage.ranks.gather(found[0] if found else None)[0]
+    saved = found[1] if found else checkpoint.load(checkpoint.checkpoint_path(checkpoints, step)) if step else None
+    state: Mapping[str, Any] = unflatten(saved.tensors, saved.values) if saved else {"logs": {}}
+    if saved:
+        stage.load(state["stage"])
+        if best is not None:
+            best.load_state_dict(state["best"])
+    if stage.ranks.rank == 0:
+        logged.truncate(state["logs"])
+
+
+def open_trackers(settings: StageSettings, names: Sequence[str], folder: Path, run_name: str) -> list[Tracker]:
+    """The trackers of a stage; the JSON lines are always among them, since resuming reads them."""
+    every = tuple(dict.fromkeys(("jsonl", *names)))
+    return make_trackers(every, folder, project="rung", run_name=run_name, base=settings.base)

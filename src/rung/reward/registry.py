@@ -1,0 +1,40 @@
+"""Which function a reward's name stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rung.errors import RewardError
+from rung.registry import load_object, package_modules, registered
+from rung.reward.decorator import is_declared
+from rung.utils.messages import did_you_mean
+
+
+def reward_names() -> list[str]:
+    """The names of the registered rewards, sorted."""
+    return sorted(_registered_rewards())
+
+
+def reward_function(name: str, base: Path | None = None) -> Callable[..., Any]:
+    """The function of a registered reward, or the one that `pkg.module:fn` or `./file.py:fn` names, as it was written.
+
+    Raises RewardError for an unknown name, ConfigError where an object cannot be loaded.
+    """
+    if ":" not in name:
+        registered = _registered_rewards()
+        if name not in registered:
+            raise RewardError(f"unknown reward `{name}`", did_you_mean(name, registered))
+        return registered[name]
+    found = load_object(name, base)
+    if not callable(found):
+        raise RewardError(f"`{name}` is no function but a {type(found).__name__}", "name a function")
+    return found
+
+
+def _registered_rewards() -> dict[str, Callable[..., Any]]:
+    def name_of(value: object) -> str | None:
+        return getattr(value, "__name__", None) if is_declared(value) else None
+
+    return registered("rewards", package_modules("rung.rewards"), name_of)

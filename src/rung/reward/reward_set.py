@@ -1,0 +1,186 @@
+"""All rewards of a stage: check them against the data, score completions, stop when one fails too often."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rung.errors import RewardError
+from rung.reward.binding import Reward, RewardSource, bind
+from rung.reward.call import Reply, call, call_all_async, is_async
+from rung.reward.compose import compose
+from rung.reward.decorator import Goal, declaration
+from rung.reward.outcome import Outcome, judged, judged_many
+from rung.reward.sample import Sample, text_of
+from rung.reward.scores import Scores
+from rung.reward.spec import RewardPolicy
+from rung.reward.worker import Worker
+
+MAX_COMPLETION_CHARACTERS = 1_000_000
+WINDOW, MIN_CALLS = 1000, 50  # calls over which the share of failures is taken, and how many it needs
+
+
+class RewardSet:
+    """The rewards of a stage, or the metrics of an evaluation: the same functions.
+
+    A source is a name, an entry of a config or a function. A reward with a timeout runs in a worker process that is
+    killed at the deadline; the others run in this one. Close it, or use it in a `with`, to end the worker.
+    Raises RewardError or ConfigError for an unknown reward or setting, a wrong type, or two of one label.
+    """
+
+    def __init__(self, specs: Iterable[RewardSource], policy: RewardPolicy | None = None, base: Path | None = None):
+        self.policy = policy or RewardPolicy()
+        self.rewards = [bind(spec, self.policy, base) for spec in specs]
+        labels = [reward.label for reward in self.rewards]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise RewardError(f"two rewards are called `{label}`", "give one of them a `label`")
+        self._failures = {label: deque[bool](maxlen=WINDOW) for label in labels}
+        self._worker = Worker()
+
+    @property
+    def goals(self) -> dict[str, Goal]:
+        """Whether more (`max`) or less (`min`) is better, by label."""
+        return {reward.label: reward.goal for reward in self.rewards}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What the scores of each credited reward but gates are multiplied by, by label."""
+        summed = (reward for reward in self.rewards if reward.credited and reward.role != "gate")
+        return {reward.label: reward.spec.weight for reward in summed}
+
+    def check_separate(self) -> None:
+        """Raise RewardError where the rewards cannot be held against their group each by itself."""
+        gates = [reward.label for reward in self.rewards if reward.role == "gate"]
+        if gates:
+            what = f"the gate `{gates[0]}` sets the sum of rewards, and `normalize_then_sum` reads each by itself"
+            raise RewardError(what, "make it a reward, or take `sum_then_normalize`")
+        if self.policy.clip is not None:
+            what = "`reward_policy.clip` bounds the sum of rewards, and `normalize_then_sum` reads each by itself"
+            raise RewardError(what, "leave it out, or take `sum_then_normalize`")
+        if len(self.weights) < 2:
+            what = f"`normalize_then_sum` balances several rewards, and there is one: {', '.join(self.weights)}"
+            raise RewardError(what, "add another, or take `sum_then_normalize`")
+
+    def check(self, columns: Collection[str]) -> None:
+        """Raise RewardError where the data lack a column that a reward reads; call it before any compute."""
+        for reward in self.rewards:
+            reward.check(columns)
+
+    def check_policy(self, tokenizer: Any) -> None:
+        """Raise UserError where a reward cannot judge what a policy with this tokenizer writes; before any compute."""
+        for reward in self.rewards:
+            check = declaration(reward.function).check
+            if check is not None:
+                check(reward.settings, tokenizer)
+
+    def score(self, samples: Sequence[Sample], *, step: int = 0) -> Scores:
+        """What each completion is worth; `step` is what TRL's `trainer_state` tells.
+
+        Raises RewardError where a credited reward failed on more than half of its first batch, or on more than
+        `max_error_rate` of its last 1,000 calls, and at the first failure with `on_error: raise`.
+        """
+        columns: dict[str, list[Any]] = {}
+        logged: dict[str, list[float]] = {}
+        by_reward = {reward.label: self._outcomes(reward, samples, step, columns, logged) for reward in self.rewards}
+        for reward in self.rewards:
+            if reward.credited:
+                self._watch(reward, by_reward[reward.label], samples)
+        groups = [sample.group for sample in samples]
+        totals, task_totals = compose(self.rewards, by_reward, groups, self.policy)
+        return Scores(
+            totals=totals,
+            task_totals=task_totals,
+            by_reward=by_reward,
+            groups=groups,
+            columns=columns,
+            logged=logged,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The recent failures of each reward, as JSON values."""
+        return {label: "".join("x" if failed else "." for failed in calls) for label, calls in self._failures.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting failures where `state_dict` left off."""
+        for label, calls in self._failures.items():
+            calls.clear()
+            calls.extend(mark == "x" for mark in state.get(label, ""))
+
+    def close(self) -> None:
+        """End the worker process; a later call starts another."""
+        self._worker.close()
+
+    def __enter__(self) -> RewardSet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _outcomes(
+        self,
+        reward: Reward,
+        samples: Sequence[Sample],
+        step: int,
+        columns: dict[str, list[Any]],
+        logged: dict[str, list[float]],
+    ) -> list[Outcome]:
+        too_long = Outcome("error", note=f"a completion of more than {MAX_COMPLETION_CHARACTERS:,} characters")
+        outcomes = [too_long] * len(samples)
+        rows = [i for i, sample in enumerate(samples) if len(text_of(sample.completion)) <= MAX_COMPLETION_CHARACTERS]
+        batches = reward.batches(samples, rows)
+        replies = self._replies(reward, [reward.arguments([samples[i] for i in batch]) for batch in batches], step)
+        for batch, reply in zip(batches, replies, strict=True):
+            if isinstance(reply, Reply):
+                for name, values in reply.columns.items():
+                    column = columns.setdefault(name, [None] * len(samples))
+                    for row, value in zip(batch, values, strict=False):
+                        column[row] = value
+                for name, numbers in reply.metrics.items():
+                    logged.setdefault(name, []).extend(numbers)
+            for row, outcome in zip(batch, _judged(reward, reply, len(batch)), strict=True):
+                outcomes[row] = outcome
+        return outcomes
+
+    def _replies(self, reward: Reward, many: Sequence[dict[str, Any]], step: int) -> Iterable[Reply | Outcome]:
+        hooks = reward.signature.hooks
+        if reward.address is None:
+            full = [{**arguments, **reward.settings} for arguments in many]
+            if is_async(reward.function):
+                return call_all_async(reward.function, hooks, full, step, reward.timeout)
+            return [call(reward.function, hooks, arguments, step) for arguments in full]
+        assert reward.timeout is not None, "a reward in a worker has a deadline"
+        try:
+            json.dumps(many)
+        except (TypeError, ValueError) as error:
+            what = f"reward `{reward.label}` runs in a process of its own and reads a value that is not JSON: {error}"
+            raise RewardError(what, "store the column as text or numbers, or drop the reward's timeout") from None
+        return [self._worker.call(reward.label, reward.address, each, step, reward.timeout) for each in many]
+
+    def _watch(self, reward: Reward, outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
+        calls, limit = self._failures[reward.label], self.policy.max_error_rate
+        failed = [row for row, outcome in enumerate(outcomes) if outcome.failed]
+        mostly_at_first = not calls and len(failed) > max(limit, 0.5) * len(outcomes)
+        calls.extend(outcome.failed for outcome in outcomes)
+        too_often = len(calls) >= MIN_CALLS and sum(calls) > limit * len(calls)
+        if not (mostly_at_first or too_often or (failed and self.policy.on_error == "raise")):
+            return
+        example = max((outcomes[row] for row in failed), key=lambda outcome: outcome.kind == "error", default=None)
+        rows = ", ".join(samples[row].row_id for row in failed[:5])
+        what = f"reward `{reward.label}` failed on {sum(calls)} of its last {len(calls)} calls (rows {rows})"
+        reason = f": {example.note}" if example else ""
+        raise RewardError(what + reason, "mend the reward, or raise `max_error_rate` or its timeout")
+
+
+def _judged(reward: Reward, reply: Reply | Outcome, count: int) -> list[Outcome]:
+    if isinstance(reply, Outcome):
+        return [reply] * count
+    if reward.signature.style == "sample":
+        return [judged(reply.returned, reward.range)]
+    return judged_many(reply.returned, count, reward.range)

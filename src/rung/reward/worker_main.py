@@ -1,0 +1,87 @@
+"""The worker's side: load rewards, call them, answer in JSON. Run as `python -P -m rung.reward.worker_main`."""
+
+from __future__ import annotations
+
+import json
+import numbers
+import os
+import queue
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rung.reward.call import call
+from rung.reward.decorator import Verdict
+from rung.reward.outcome import Outcome, raised
+from rung.reward.registry import reward_function
+from rung.reward.signature import read_settings, read_signature
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    function: Callable[..., Any]
+    settings: dict[str, Any]
+    hooks: tuple[str, ...]
+
+
+def _load(request: dict[str, Any]) -> _Loaded:
+    base = request["base"]
+    function = reward_function(request["name"], Path(base) if base else None)
+    signature = read_signature(function, request["name"], request["args"])
+    return _Loaded(function, read_settings(signature, request["name"], request["args"]), signature.hooks)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Verdict):
+        return {"verdict": asdict(value)}
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"returned a {type(value).__name__}, which JSON cannot hold")
+
+
+def _answer(loaded: dict[str, _Loaded], request: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(_served(loaded, request), default=_plain).encode()
+    except Exception as error:
+        return json.dumps({"error": asdict(raised(error))}).encode()
+
+
+def _served(loaded: dict[str, _Loaded], request: dict[str, Any]) -> dict[str, Any]:
+    if request["op"] == "load":
+        loaded[request["key"]] = _load(request)
+        return {}
+    entry = loaded[request["key"]]
+    reply = call(entry.function, entry.hooks, {**request["arguments"], **entry.settings}, request["step"])
+    if isinstance(reply, Outcome):
+        return {"error": asdict(reply)}
+    return {"returned": reply.returned, "columns": reply.columns, "metrics": reply.metrics}
+
+
+def _read_requests(stream: BinaryIO, requests: queue.SimpleQueue[dict[str, Any]]) -> None:
+    while len(header := stream.read(4)) == 4:
+        requests.put(json.loads(stream.read(struct.unpack(">I", header)[0])))
+    os._exit(0)  # the trainer is gone, and a reward may be hanging
+
+
+def main() -> None:
+    """Serve until standard input closes."""
+    requests_stream, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # a reward that reads input or prints must not touch the frames
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_read_requests, args=(requests_stream, requests), daemon=True).start()
+    loaded: dict[str, _Loaded] = {}
+    while True:
+        payload = _answer(loaded, requests.get())
+        answers.write(struct.pack(">I", len(payload)) + payload)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""Samplers of completions, one file each."""
+
+from rung.rollout.samplers.local import LocalSampler
+from rung.rollout.samplers.protocol import Prompt, Sampler
+from rung.rollout.samplers.registry import SAMPLERS
+
+__all__ = ["SAMPLERS", "LocalSampler", "Prompt", "Sampler"]

@@ -1,0 +1,156 @@
+"""The built-in sampler: each distinct prompt is computed once, and finished rows leave the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+
+from rung.batch import Completion
+from rung.errors import ConfigError
+from rung.rollout.cache import new_cache
+from rung.rollout.decode import DecodeBatch, Prefill, Rows, StopCriteria
+from rung.rollout.philox import Key
+from rung.rollout.samplers.protocol import Prompt
+from rung.sampling import Sampling
+
+
+class LocalSampler:
+    """A sampler on the live model, full or with adapters, in any mode; dropout is off while it samples.
+
+    `max_rows` bounds the rows that decode together, `prefill_tokens` the padded prompt tokens computed together.
+    Counters over the sampler's life: `prefills` (prompts computed), `positions` (through the trunk, padding included)
+    and `decode_calls`.
+    """
+
+    name: ClassVar = "local"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_rows: int = 256,
+        prefill_tokens: int = 8192,
+        training_dtype: torch.dtype = torch.float32,
+    ):
+        self.model, self.tokenizer = model, tokenizer
+        self.max_rows, self.prefill_tokens, self.training_dtype = max_rows, prefill_tokens, training_dtype
+        self.prefills = self.positions = self.decode_calls = 0
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The tokens that end a completion: the tokenizer's and those of the model's generation config."""
+        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        several = configured if isinstance(configured, list) else [configured]
+        found = {token for token in (self.tokenizer.eos_token_id, *several) if isinstance(token, int)}
+        return tuple(sorted(found))
+
+    def load(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Does nothing: this sampler reads the weights that are trained."""
+
+    def exact(self, sampling: Sampling) -> bool:
+        """Whether the draws are untruncated and computed in the dtype of training (autocast included)."""
+        device = self.model.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else self.model.dtype
+        return sampling.untruncated and dtype == self.training_dtype
+
+    @torch.no_grad()  # inference mode would hand out tensors that autograd refuses later
+    def sample(
+        self, prompts: Sequence[Prompt], k: int, *, visits: Sequence[int], key: Key, sampling: Sampling
+    ) -> list[list[Completion]]:
+        """K completions of each prompt, in order of prompts and samples.
+
+        `visits` (one a prompt) name the draws: the uniforms of sample j depend on the visit, j and the key alone.
+        Log-probs are nats of the temperature-scaled (at 1 when greedy), untruncated distribution, taken in float32.
+        Raises ConfigError for an empty prompt or one that leaves no room, SamplingError where the policy gives
+        non-finite numbers.
+        """
+        assert len(visits) == len(prompts), "one visit a prompt"
+        assert k >= 1, "at least one sample a prompt"
+        self._check_room(prompts, sampling)
+        askers: dict[Prompt, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            askers.setdefault(tuple(prompt), []).append(i)
+        ending = StopCriteria(self.tokenizer, self.eos_ids, sampling.stop)
+        drawn: dict[tuple[int, int], Completion] = {}
+        with _evaluating(self.model):
+            for block in self._blocks(askers, k):
+                prefill = self._prefill(block)
+                names = [(p, i, j) for p, prompt in enumerate(block) for i in askers[prompt] for j in range(k)]
+                for start in range(0, len(names), self.max_rows):
+                    wave = names[start : start + self.max_rows]
+                    prompt_of, asker, samples = torch.tensor(wave).unbind(1)
+                    rows = Rows(prompt_of, torch.tensor(visits)[asker], samples)
+                    completions = DecodeBatch(self._decode, ending, prefill, rows, key=key, sampling=sampling).run()
+                    drawn.update({(i, j): row for (_, i, j), row in zip(wave, completions, strict=True)})
+        return [[drawn[i, j] for j in range(k)] for i in range(len(prompts))]
+
+    def _check_room(self, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for i, prompt in enumerate(prompts):
+            if not prompt:
+                raise ConfigError(f"prompt {i} has no token", "start it with the BOS token, or drop it")
+            if room is not None and len(prompt) + sampling.max_completion_length > room:
+                raise ConfigError(
+                    f"prompt {i}: {len(prompt)} tokens and `max_completion_length` {sampling.max_completion_length} "
+                    f"exceed the model's {room} positions",
+                    "lower `max_completion_length`, or set `max_prompt_length` to drop such prompts",
+                )
+
+    def _blocks(self, askers: Mapping[Prompt, list[int]], k: int) -> Iterator[list[Prompt]]:
+        """Distinct prompts of like length, within the token budget and, a single prompt apart, the row limit."""
+        block: list[Prompt] = []
+        rows = 0
+        for prompt in sorted(askers, key=len):
+            more = k * len(askers[prompt])
+            if block and ((len(block) + 1) * len(prompt) > self.prefill_tokens or rows + more > self.max_rows):
+                yield block
+                block, rows = [], 0
+            block.append(prompt)
+            rows += more
+        if block:
+            yield block
+
+    def _prefill(self, block: Sequence[Prompt]) -> Prefill:
+        device, width = self.model.device, len(block[-1])
+        pad = self.tokenizer.pad_token_id or 0  # any token does: padding is masked
+        ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in block], device=device)
+        lengths = torch.tensor([len(prompt) for prompt in block], device=device)
+        mask = torch.arange(width, device=device) >= width - lengths[:, None]
+        cache = new_cache(self.model.config)
+        logits = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+        assert cache.get_seq_length() == width, "the model did not fill the cache"
+        self.prefills += len(block)
+        return Prefill(cache, logits, mask, lengths)
+
+    def _decode(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        self.decode_calls += 1
+        return self._forward(ids, mask, positions, cache)
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        """The last position's logits (n, V) float32, after ids (n, s) at `positions` (n, s) joined the cache.
+
+        `mask` (n, cached + s) bool is true where a token is attended.
+        """
+        self.positions += ids.numel()
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+        return self.model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, each module's own mode again afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

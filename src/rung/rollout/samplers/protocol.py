@@ -1,0 +1,48 @@
+"""What a sampler is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rung.batch import Completion
+from rung.rollout.philox import Key
+from rung.sampling import Sampling
+
+Prompt = tuple[int, ...]
+
+
+class Sampler(Protocol):
+    """Prompts in, completions out: the live model here, or a server with a copy of it.
+
+    `name` is the word in a config. The constructor takes the model that is trained, its tokenizer, and the dtype in
+    which training computes log-probs.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, training_dtype: torch.dtype
+    ) -> None: ...
+
+    def sample(
+        self, prompts: Sequence[Prompt], k: int, *, visits: Sequence[int], key: Key, sampling: Sampling
+    ) -> list[list[Completion]]:
+        """`k` completions of each prompt, in order; `visits` (one per prompt) and `key` name the random draws."""
+        ...
+
+    def load(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Take over the policy's weights before it samples again.
+
+        `weights` are the trained parameters by their names in the model that the constructor was given; `version` is
+        the number of optimizer steps that made them. One version may be loaded several times.
+        """
+        ...
+
+    def exact(self, sampling: Sampling) -> bool:
+        """Whether the returned log-probs may serve as old log-probs in training."""
+        ...

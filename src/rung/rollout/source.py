@@ -1,0 +1,220 @@
+"""The online batch source: it samples the current policy and cuts each rollout into updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rung.algorithm import Algorithm, State
+from rung.batch import Batch, concat, from_tree, to_tree
+from rung.data.batches import order
+from rung.data.records import Encoded
+from rung.distributed.ranks import Ranks
+from rung.errors import ConfigError, SamplingError
+from rung.forward.policy import Policy
+from rung.metrics import Metric, Sum, decode, encode, merge
+from rung.rollout.generate import Generated, Generator
+
+SLOWEST_KEEP_RATE = 0.25  # however few groups were kept, the next generation batch is at most 4 times what is missing
+
+
+class RolloutSource:
+    """Batches for one optimizer step each: prompts -> completions -> rewards -> kept groups -> advantages -> updates.
+
+    `batch_size` prompts make a rollout, over all ranks; it is trained on in `epochs` passes of `minibatches` steps.
+    Prompts come in an order that is a pure function of (seed, epoch); a prompt's visit is its ordinal in that order.
+    Groups that the algorithm does not keep are drawn anew; surplus groups are discarded, later visits first.
+    Raises SamplingError where the algorithm's bound of generation batches is reached, ConfigError where a rank would be
+    left without a prompt.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Encoded],
+        *,
+        algorithm: Algorithm,
+        policy: Policy,
+        generator: Generator,
+        batch_size: int,
+        epochs: int,
+        minibatches: int,
+        seed: int,
+        ranks: Ranks,
+    ):
+        if batch_size < ranks.world:
+            raise ConfigError(
+                f"rollout.batch_size: {batch_size} prompts for {ranks.world} ranks", "give at least one each"
+            )
+        self.prompts, self.algorithm, self.policy, self.generator = prompts, algorithm, policy, generator
+        self.batch_size, self.epochs, self.minibatches = batch_size, epochs, minibatches
+        self.seed, self.ranks = seed, ranks
+        self.drawn = 0  # prompts visited since the start
+        self.rollouts = 0
+        self.update = 0  # steps taken on the rollout at hand
+        self.rollout: Batch | None = None
+        self.place = torch.zeros(0, dtype=torch.long)  # (N,) each row's group among those of all ranks
+        self.state: State = algorithm.initial_state()
+        self._metrics: dict[str, Metric] = {}
+        self._table: list[dict[str, Any]] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            if self.rollout is None or self.update == self.epochs * self.minibatches:
+                self.rollout, self.place = self._roll()
+                self.rollouts += 1
+                self.update = 0
+            epoch, minibatch = divmod(self.update, self.minibatches)
+            self.update += 1
+            turn = torch.tensor(self._turns(epoch))
+            yield self.rollout.select(turn[self.place] * self.minibatches // self.batch_size == minibatch)
+
+    def pop_report(self) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
+        """Metrics over all ranks and this rank's completions since the last call; a collective."""
+        metrics = merge(decode(part) for part in self.ranks.gather(encode(self._metrics)))
+        table, self._metrics, self._table = self._table, {}, []
+        return metrics, table
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs, the rollout at hand included."""
+        return {
+            "drawn": self.drawn,
+            "rollouts": self.rollouts,
+            "update": self.update,
+            "rollout": None if self.rollout is None else to_tree(self.rollout),
+            "place": self.place,
+            "state": dict(self.state),
+            "rewards": self.generator.rewards.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.drawn, self.rollouts, self.update = state["drawn"], state["rollouts"], state["update"]
+        self.rollout = None if state["rollout"] is None else from_tree(state["rollout"])
+        self.place, self.state = state["place"], state["state"]
+        self.generator.rewards.load_state_dict(state["rewards"])
+
+    def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
+        """The state of this rank, where `states` are those of all ranks of a run that had more or fewer.
+
+        The groups of the rollout at hand are dealt out anew.
+        """
+        mine = {**states[0], "rewards": states[ranks.rank % len(states)]["rewards"]}
+        if mine["rollout"] is None:
+            return mine
+        rollout = concat([from_tree(state["rollout"]) for state in states])
+        place = torch.cat([state["place"] for state in states])
+        dealt = place % ranks.world == ranks.rank
+        return {**mine, "rollout": to_tree(rollout.select(dealt)), "place": place[dealt]}
+
+    def _turns(self, epoch: int) -> list[int]:
+        """The turn of each group in an epoch: as drawn at first, then a fresh permutation."""
+        if epoch == 0:
+            return list(range(self.batch_size))
+        return order(self.seed + self.rollouts, epoch, self.batch_size)
+
+    def _roll(self) -> tuple[Batch, Tensor]:
+        """A credited rollout of this rank, and each row's group number among all ranks' groups."""
+        local, chosen = self._fill()
+        numbers = {visit: number for number, visit in enumerate(chosen)}
+        with torch.no_grad():
+            local = self.algorithm.prepare(local, self.policy)
+        shares = (
+            [from_tree(_nested(share)) for share in self.ranks.gather_tensors(_flat(local))]
+            if self.ranks.world > 1
+            else [local]
+        )
+        state = self.state
+        whole = replace(concat(shares), reward_weights=local.reward_weights)
+        credited, self.state = self.algorithm.credit(whole, state)
+        if self.ranks.rank == 0:
+            self._note(self.algorithm.rollout_metrics(credited, state))
+        before = sum(share.num_rows for share in shares[: self.ranks.rank])
+        credited = credited.select(torch.arange(before, before + local.num_rows))
+        credited = replace(credited, row_ids=local.row_ids)
+        judged = credited.rewards if self.algorithm.reads_rewards else None
+        scored = credited if judged is None else credited.select(~judged.isnan())
+        place = torch.tensor([numbers[visit] for visit in scored.extras["visit"].tolist()], dtype=torch.long)
+        return scored, place
+
+    def _fill(self) -> tuple[Batch, list[int]]:
+        """Generates until `batch_size` groups are kept; returns this rank's rows and all ranks' visits, in order."""
+        kept: list[Batch] = []
+        chosen: list[int] = []
+        sampled = generations = 0
+        limit = self.algorithm.generation_limit()
+        while len(chosen) < self.batch_size:
+            if limit and generations == limit:
+                found = f"{len(chosen)} of {self.batch_size} groups"
+                raise SamplingError(
+                    f"{found} kept in {generations} generation batches with {sampled} prompts",
+                    "use prompts that are neither solved nor hopeless, or allow more generation batches",
+                )
+            rate = len(chosen) / sampled if sampled else 1.0
+            wanted = math.ceil((self.batch_size - len(chosen)) / max(rate, SLOWEST_KEEP_RATE))
+            wanted = max(wanted, self.ranks.world)  # every rank answers something
+            visits = range(self.drawn, self.drawn + wanted)
+            self.drawn += wanted
+            generated = self._generate(visits)
+            keep = self.algorithm.keep_groups(generated.batch)[generated.batch.group_of]
+            kept.append(generated.batch.select(keep))
+            found = sorted(visit for part in self.ranks.gather(_visits(kept[-1])) for visit in part)
+            chosen += found
+            sampled += wanted
+            generations += 1
+        surplus = len(chosen) - self.batch_size
+        chosen = chosen[: self.batch_size]
+        if self.ranks.rank == 0:
+            counts = {"sampled": sampled, "dropped": sampled - len(chosen) - surplus, "discarded": surplus}
+            self._note({f"filter/{name}_groups": Sum(float(count)) for name, count in counts.items()})
+        local = concat(kept)
+        return local.select(torch.isin(local.extras["visit"], torch.tensor(chosen))), chosen
+
+    def _generate(self, visits: range) -> Generated:
+        mine = self.ranks.share(visits)
+        orders = {epoch: order(self.seed, epoch, len(self.prompts)) for epoch in {v // len(self.prompts) for v in mine}}
+        prompts = [self.prompts[orders[visit // len(self.prompts)][visit % len(self.prompts)]] for visit in mine]
+        generated = self.policy.with_weights(lambda: self._sample(prompts, list(mine)))
+        self._note(generated.metrics)
+        self._table += generated.table
+        return generated
+
+    def _sample(self, prompts: Sequence[Encoded], visits: Sequence[int]) -> Generated:
+        """Completions of the policy as it is after the steps so far; the sampler is given its weights first."""
+        steps = self.rollouts * self.epochs * self.minibatches
+        weights = {name: p.detach() for name, p in self.policy.model.named_parameters() if p.requires_grad}
+        self.generator.sampler.load(weights, version=steps)
+        return self.generator(prompts, visits, steps)
+
+    def _note(self, metrics: Mapping[str, Metric]) -> None:
+        self._metrics = merge([self._metrics, metrics])
+
+
+def _visits(batch: Batch) -> list[int]:
+    return batch.extras["visit"].unique().tolist()
+
+
+def _flat(batch: Batch) -> dict[str, Tensor]:
+    """Tensors of a batch under dotted names, row ids left at home."""
+    tree = to_tree(batch)
+    named = {
+        f"{part}.{name}": tensor
+        for part in ("rows", "prompts", "prompt_inputs", "extras")
+        for name, tensor in tree[part].items()
+    }
+    return {**named, "limit": torch.tensor(batch.max_completion_length)}
+
+
+def _nested(named: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The tree that `_flat` flattened, with empty row ids."""
+    tree: dict[str, Any] = {"rows": {}, "prompts": {}, "prompt_inputs": {}, "extras": {}}
+    for name, tensor in named.items():
+        part, _, field = name.partition(".")
+        if field:
+            tree[part][field] = tensor
+    rows = len(tree["rows"]["prompt_of"])
+    return {**tree, "row_ids": [""] * rows, "max_completion_length": int(named["limit"])}

@@ -1,0 +1,253 @@
+"""Checkpoints that survive a kill at any instant: written aside, fsynced, hashed, renamed last, read back.
+
+A checkpoint is a folder `step-000100` of safetensors, JSON and a manifest of sizes and hashes; loading runs no code.
+Only rank 0 saves and looks for the newest; the other ranks `load` the step that rank 0 has found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rung import __version__
+from rung.errors import CheckpointError
+from rung.training.run_state import RunState
+
+SCHEMA = 1
+TENSORS, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+_STEP = re.compile(r"step-(\d{6,})")
+_log = logging.getLogger(__name__)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies.
+
+    >>> checkpoint_path(Path("checkpoints"), 100).name
+    'step-000100'
+    """
+    return folder / f"step-{step:06d}"
+
+
+def save(folder: Path, step: int, state: RunState, keep: int = 2) -> Path:
+    """Write the state of a step, read it back, and only then drop all but the newest `keep` checkpoints (>= 1).
+
+    A step that exists is replaced. Returns the checkpoint's folder. Raises CheckpointError where the disk refuses;
+    the checkpoints that were there are then intact.
+    """
+    assert keep >= 1, "a save never drops the checkpoint that it has just written"
+    final = checkpoint_path(folder, step)
+    with _disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _publish(_write(folder, step, state), final)
+        except BaseException:
+            tidy(folder)
+            raise
+        for path in _checkpoints(folder)[keep:]:
+            if path != final:
+                _remove(path)
+    return final
+
+
+def load(checkpoint: Path) -> RunState:
+    """The state in one checkpoint folder; CheckpointError where a byte of it is not as it was written."""
+    with _disk_errors(checkpoint):
+        reason = fault(checkpoint)
+        if reason:
+            raise CheckpointError(f"{checkpoint}: {reason}", "use another checkpoint of this run")
+        return _read(checkpoint)
+
+
+def load_newest(folder: Path) -> tuple[int, RunState] | None:
+    """The step and state of the newest valid checkpoint; None where none was ever saved.
+
+    Clears up after a killed save first. An invalid checkpoint is renamed to `.bad` with a warning and the next older
+    one is tried. Checkpoints of which none is valid are a CheckpointError, never a silent restart.
+    """
+    with _disk_errors(folder):
+        if not folder.is_dir():
+            return None
+        tidy(folder)
+        for path in _checkpoints(folder):
+            reason = fault(path)
+            if reason is None:
+                return _step_of(path), _read(path)
+            _set_aside(path, reason)
+        present = sorted(path.name for path in folder.glob("step-*"))
+    if present:
+        what = f"{folder}: none of its checkpoints is valid ({', '.join(present)})"
+        raise CheckpointError(what, "bring one back from a backup, or start afresh with `rung run --new`")
+    return None
+
+
+def fault(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be trusted, in a few words; None where every byte is as it was written."""
+    try:
+        manifest = _manifest((checkpoint / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    if manifest is None:
+        return f"{MANIFEST} is damaged"
+    if manifest["step"] != _step_of(checkpoint):
+        return f"{MANIFEST} is of step {manifest['step']}"
+    for name, expected in manifest["files"].items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["size"]:
+            return f"{name} has {file.stat().st_size} bytes, not {expected['size']}"
+        if _sha256(file) != expected["sha256"]:
+            return f"{name} is damaged"
+    return None
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a killed or failed save left behind; a checkpoint that was being replaced comes back."""
+    for leftover in folder.glob(".tmp-*"):
+        shutil.rmtree(leftover)
+    for old in folder.glob("step-*.old"):
+        home = old.with_suffix("")
+        if home.exists():
+            _remove(old)
+        else:
+            os.rename(old, home)
+
+
+def _write(folder: Path, step: int, state: RunState) -> Path:
+    """A complete checkpoint under a temporary name, on the disk to the last byte."""
+    aside = folder / f".tmp-{step}-{uuid4().hex}"
+    aside.mkdir()
+    save_file(_storable(state.tensors), aside / TENSORS)
+    (aside / VALUES).write_text(json.dumps(state.values), encoding="utf-8")
+    files = {}
+    for name in (TENSORS, VALUES):
+        _sync(aside / name)
+        files[name] = {"size": (aside / name).stat().st_size, "sha256": _sha256(aside / name)}
+    body = {"schema": SCHEMA, "step": step, "versions": _versions(), "files": files}
+    (aside / MANIFEST).write_bytes(_rendered(body))
+    _sync(aside / MANIFEST)
+    _sync(aside)
+    return aside
+
+
+def _publish(aside: Path, final: Path) -> None:
+    """Give a complete checkpoint its name, and read it back before the one that it replaces is dropped."""
+    old = final.with_name(f"{final.name}.old")
+    if final.exists():
+        os.rename(final, old)  # a folder cannot be renamed onto another
+    os.rename(aside, final)
+    _sync(final.parent)
+    reason = fault(final)
+    if reason:
+        _set_aside(final, reason)
+        raise CheckpointError(f"{final} cannot be read back: {reason}", "check the disk; the older ones are kept")
+    if old.exists():
+        _remove(old)
+
+
+def _read(checkpoint: Path) -> RunState:
+    manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+    if manifest["schema"] != SCHEMA:
+        written = f"schema {manifest['schema']}, rung {manifest['versions']['rung']}"
+        remedy = "resume it with that version, or start afresh with `rung run --new`"
+        raise CheckpointError(f"{checkpoint}: written in {written}; this rung reads schema {SCHEMA}", remedy)
+    values = json.loads((checkpoint / VALUES).read_bytes())
+    return RunState(load_file(checkpoint / TENSORS), values)
+
+
+def _rendered(body: Mapping[str, Any]) -> bytes:
+    digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
+    return json.dumps({**body, "sha256": digest}, indent=1).encode()
+
+
+def _manifest(raw: bytes) -> dict[str, Any] | None:
+    """The body of a manifest; None unless its bytes are exactly those that were rendered."""
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return None
+    if not isinstance(body, dict):
+        return None
+    body.pop("sha256", None)
+    return body if _rendered(body) == raw else None
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors takes them: on the CPU, contiguous, none sharing storage with another."""
+    stored: dict[str, Tensor] = {}
+    storages: set[tuple] = set()
+    for name, tensor in tensors.items():
+        storage = (tensor.device, tensor.untyped_storage().data_ptr())
+        shared = storage in storages and tensor.numel() > 0
+        storages.add(storage)
+        stored[name] = (tensor.detach().clone() if shared else tensor.detach()).cpu().contiguous()
+    return stored
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest step first; those set aside are left out."""
+    found = [path for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def _step_of(checkpoint: Path) -> int:
+    match = _STEP.fullmatch(checkpoint.name)
+    return int(match[1]) if match else -1
+
+
+def _set_aside(checkpoint: Path, reason: str) -> None:
+    bad = checkpoint.with_name(f"{checkpoint.name}.bad")
+    if bad.exists():
+        shutil.rmtree(bad)
+    os.rename(checkpoint, bad)
+    _log.warning("checkpoint %s is not valid (%s); renamed to %s", checkpoint, reason, bad.name)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint so that a kill half way never leaves a part of it under its name."""
+    doomed = checkpoint.with_name(f".tmp-{checkpoint.name}-{uuid4().hex}")
+    os.rename(checkpoint, doomed)
+    shutil.rmtree(doomed)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    packages = ("torch", "transformers", "peft", "safetensors", "numpy")
+    return {"rung": __version__, "python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: {error}", "check free space and permissions of this folder") from error

@@ -1,0 +1,118 @@
+"""A stage made ready: what it trains with, step by step, and the state that carries it over a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedTokenizerBase
+
+from rung.algorithm import Algorithm
+from rung.batch import Batch
+from rung.data.report import DataReport
+from rung.distributed.fsdp import full_tensor, shard_like
+from rung.distributed.ranks import Ranks
+from rung.errors import UserError
+from rung.forward.policy import Policy
+from rung.training import rng_state as rng
+from rung.training.batch_source import BatchSource
+from rung.training.loop import Step, steps
+from rung.training.optimizers import load_state_by_name, state_by_name
+from rung.training.run_state import flatten, unflatten
+
+MAX_BAD_STEPS = 3  # steps in a row with a gradient that is not finite
+
+
+@dataclass
+class Stage:
+    """Iterate to train; `state` and `load` carry the stage over a restart.
+
+    `held_out` are the batches that early stopping reads; they never meet the optimizer.
+    """
+
+    name: str
+    policy: Policy
+    algorithm: Algorithm
+    tokenizer: PreTrainedTokenizerBase
+    source: BatchSource
+    optimizer: Optimizer
+    schedule: LRScheduler
+    ranks: Ranks
+    total_steps: int
+    max_grad_norm: float
+    steps_per_epoch: float
+    report: DataReport
+    held_out: list[Batch]
+    step: int = 0
+    num_tokens: int = 0
+    bad_steps: int = 0
+
+    def __iter__(self) -> Iterator[Step]:
+        """Steps that are still to do. Raises UserError after three gradients in a row that are not finite."""
+        trained = steps(
+            self.policy,
+            self.algorithm,
+            self.source,
+            self.optimizer,
+            self.schedule,
+            ranks=self.ranks,
+            max_grad_norm=self.max_grad_norm,
+        )
+        while self.step < self.total_steps:
+            step = next(trained)
+            self.step += 1
+            self.num_tokens += step.num_tokens
+            self.policy.update_reference(self.step)
+            self.bad_steps = 0 if step.stepped else self.bad_steps + 1
+            yield step
+            if self.bad_steps >= MAX_BAD_STEPS:
+                what = f"stage `{self.name}`, step {self.step}: no finite gradient in {MAX_BAD_STEPS} steps running"
+                raise UserError(what, "lower `learning_rate` or `max_grad_norm`; the weights are those of before")
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs, as a tree; a collective of all ranks, of which rank 0 has all of it."""
+        parameters = self.policy.named_parameters()
+        tensors, values = flatten({"source": self.source.state_dict(), "rng": rng.capture()})
+        sources = zip(self.ranks.gather_tensors(tensors), self.ranks.gather(values), strict=True)
+        return {
+            "step": self.step,
+            "num_tokens": self.num_tokens,
+            "bad_steps": self.bad_steps,
+            "weights": self._gathered(parameters),
+            "reference": self._gathered(self.policy.moving_reference()),
+            "optimizer": {n: self._gathered(own) for n, own in state_by_name(self.optimizer, parameters).items()},
+            "schedule": self.schedule.state_dict(),
+            "learning_rates": [group["lr"] for group in self.optimizer.param_groups],
+            "ranks": [unflatten(*source) for source in sources],
+        }
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken, by however many ranks; a source may find its rows on another one."""
+        self.step, self.num_tokens, self.bad_steps = state["step"], state["num_tokens"], state["bad_steps"]
+        parameters = self.policy.named_parameters()
+        for mine, saved in ((parameters, state["weights"]), (self.policy.moving_reference(), state["reference"])):
+            for name, weight in saved.items():
+                mine[name].copy_(shard_like(mine[name], weight))
+        load_state_by_name(self.optimizer, parameters, state["optimizer"])
+        self.schedule.load_state_dict(dict(state["schedule"]))
+        for group, rate in zip(self.optimizer.param_groups, state["learning_rates"], strict=True):
+            group["lr"] = rate
+        self.policy.reference_is_start = False
+        sources = [saved["source"] for saved in state["ranks"]]
+        same = len(sources) == self.ranks.world
+        self.source.load_state_dict(sources[self.ranks.rank] if same else self.source.share(sources, self.ranks))
+        if self.ranks.rank < len(sources):
+            rng.restore(state["ranks"][self.ranks.rank]["rng"])
+
+    def _gathered(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Whole tensors by name on rank 0, none elsewhere; other values as they are."""
+        gathered = (
+            (name, full_tensor(value) if isinstance(value, Tensor) else value) for name, value in tensors.items()
+        )
+        return {name: value for name, value in gathered if self.ranks.rank == 0}

@@ -1,0 +1,7 @@
+"""Destinations of a run's metrics: one file a tracker. Only rank 0 tracks."""
+
+from rung.training.trackers.jsonl import COMPLETIONS, METRICS, TIMING, JsonLines
+from rung.training.trackers.protocol import Rows, Tracker
+from rung.training.trackers.registry import TRACKERS, make_trackers
+
+__all__ = ["COMPLETIONS", "METRICS", "TIMING", "TRACKERS", "JsonLines", "Rows", "Tracker", "make_trackers"]
