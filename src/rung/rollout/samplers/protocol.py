@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rung.batch import Completion
 from rung.rollout.philox import Key
@@ -19,15 +17,9 @@ Prompt = tuple[int, ...]
 class Sampler(Protocol):
     """Prompts in, completions out: the live model here, or a server with a copy of it.
 
-    `name` is the word in a config. The constructor takes the model that is trained, its tokenizer, and the dtype in
-    which training computes log-probs.
+    A class that a config names also has a `name`, and takes the model that is trained, its tokenizer, and the dtype in
+    which training computes log-probs: `MySampler(model, tokenizer, training_dtype=torch.float32)`.
     """
-
-    name: ClassVar[str]
-
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, training_dtype: torch.dtype
-    ) -> None: ...
 
     def sample(
         self, prompts: Sequence[Prompt], k: int, *, visits: Sequence[int], key: Key, sampling: Sampling

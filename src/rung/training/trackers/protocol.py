@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -12,12 +11,9 @@ Rows = Sequence[Mapping[str, Any]]
 class Tracker(Protocol):
     """A destination of metrics: constructed without side effects, opened by `start`.
 
-    `name` is the word in a config. The constructor takes the stage's folder, the project and the name of the run.
+    A class that a config names also has a `name`, and takes the stage's folder, the project and the name of the run:
+    `MyTracker(folder, project, run_name)`.
     """
-
-    name: ClassVar[str]
-
-    def __init__(self, folder: Path, project: str, run_name: str) -> None: ...
 
     def start(self, run: Mapping[str, Any]) -> None:
         """Begin or resume the run of a resolved config."""
