@@ -23,7 +23,8 @@ from rung.evaluation.evaluate import Evaluation
 from rung.evaluation.statistics import paired_bootstrap
 from rung.pipeline.runner import run_path
 from rung.report.curves import Line, Panel
-from rung.report.plot import figure
+from rung.report.plot import figures
+from rung.report.svg import alone
 
 BRANCHES = {"grpo": "arithmetic", "dapo": "arithmetic-dapo", "gspo": "arithmetic-gspo", "ppo": "arithmetic-ppo"}
 METRIC = "final_number"
@@ -73,7 +74,7 @@ def panel(logs: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]]
         Line(name, at, np.mean([np.interp(at, sampled, reward) for sampled, reward in several], axis=0))
         for name, several in logs.items()
     ]
-    return Panel("reward", "share of answers right, over completions sampled", tuple(lines))
+    return Panel("reward", "share right, over completions sampled", tuple(lines))
 
 
 def main() -> None:
@@ -99,7 +100,8 @@ def main() -> None:
         told = gains(evaluations, stage) if stage in BRANCHES else [""] * (len(configs) + 1)
         print(f"| {stage} | {share:.3f} | {f'{drawn:,.0f}' if drawn else ''} | {' | '.join(told)} |")
     if arguments.curves:
-        arguments.curves.write_text(figure([panel(logs)], "arithmetic: reward over completions sampled"))
+        about = "arithmetic: reward over completions sampled"
+        arguments.curves.write_text(alone(figures([panel(logs)], about), 1, about))
 
 
 if __name__ == "__main__":

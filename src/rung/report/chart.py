@@ -2,108 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from html import escape
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from rung.evaluation.evaluate import Estimate
+import numpy as np
+
 from rung.report.content import is_share
 from rung.report.records import Report
-from rung.report.svg import alone, number, within
+from rung.report.svg import TOLD, number, pictures
+from rung.report.theme import LIGHT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH, LABELS, ROW, TOP, GAP = 960, 160, 24, 44, 28
 MOST = 5  # metrics side by side
 
 
 def chart(report: Report) -> str:
-    """SVG with a panel for each metric and a line for each entry; empty where there is nothing to draw.
-
-    The dot is filled where the stage was promoted. Colours come from the page's style sheet.
-    """
-    body, height = _drawn(report)
-    return within(body, WIDTH, height, _about(report)) if body else ""
-
-
-def chart_file(report: Report) -> str:
-    """The same as a file of its own; empty where there is nothing to draw."""
-    body, height = _drawn(report)
-    return alone(body, WIDTH, height, _about(report)) if body else ""
-
-
-def _about(report: Report) -> str:
-    return escape(f"{report.name}: {', '.join(_names(report))} by stage, with 95 % intervals")
-
-
-def _names(report: Report) -> list[str]:
-    return [name for name in report.metrics if any(name in entry.evaluation.metrics for entry in report.final)]
-
-
-def _drawn(report: Report) -> tuple[str, float]:
-    """The panels, in rows of about as many each, and their height."""
-    names = _names(report)
+    """SVG with axes for each metric and a line for each entry; empty where there is nothing to draw."""
+    names = [name for name in report.metrics if any(name in entry.evaluation.metrics for entry in report.final)]
+    if not names:
+        return ""
     num_rows = -(-len(names) // MOST)
-    size = -(-len(names) // num_rows) if names else 0
-    height = TOP + ROW * len(report.final) + 8
-    rows = [names[i : i + size] for i in range(0, len(names), size)] if names else []
-    parts = [
-        f'<g transform="translate(0 {i * (height + GAP)})">{"".join(_row(report, row, size))}</g>'
-        for i, row in enumerate(rows)
-    ]
-    return "\n".join(parts), len(rows) * (height + GAP) - GAP
+    about = f"{report.name}: {', '.join(names)} by stage, with 95 % intervals"
+    height = num_rows * (TOP + ROW * len(report.final) + GAP) - GAP
+    return pictures({about: partial(paint, report=report, names=names, num_rows=num_rows)}, WIDTH, height)[0]
 
 
-def _row(report: Report, names: Sequence[str], size: int) -> Iterator[str]:
+def paint(figure: Figure, report: Report, names: Sequence[str], num_rows: int) -> None:
+    """Axes for each metric in rows of about as many each, those of a row beside the names of the entries."""
+    columns = -(-len(names) // num_rows)
+    grid = figure.subplots(num_rows, columns, squeeze=False, sharey=True)
+    figure.subplots_adjust(
+        left=LABELS / WIDTH,
+        right=1 - GAP / WIDTH,
+        bottom=0,
+        top=1 - TOP / figure.bbox.height,
+        wspace=GAP / ((WIDTH - LABELS) / columns - GAP),
+        hspace=(TOP + GAP) / (ROW * len(report.final)),
+    )
+    figure.text(0, 1 - (TOP - 6) / figure.bbox.height, "filled: promoted")
+    for axes, name in zip(grid.flat, names, strict=False):
+        axes.set_title(name, loc="left", color=LIGHT["ink"], size=13, weight=600)
+        _paint_metric(axes, report, name)
+    for axes in grid[:, 0]:
+        axes.set_yticks(range(len(report.final)), [entry.label for entry in report.final], ha="left")
+        axes.tick_params("y", pad=LABELS, labelsize=13, labelcolor=LIGHT["ink"])
+    for axes in grid.flat[len(names) :]:
+        axes.remove()
+
+
+def _paint_metric(axes: Axes, report: Report, name: str) -> None:
+    """A dot with its interval and a title for each entry, filled where the stage was promoted."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     promoted = {record.stage for record in report.lineage.stages if record.outcome == "promoted"}
-    filled = [entry.stage in promoted for entry in report.final]
-    width = (WIDTH - LABELS) / size
-    yield '<text class="note" x="0" y="32">filled: promoted</text>'
+    share = is_share(name, report.final)
+    axes.update_datalim([(0, 0), (share, 0)])
     for i, entry in enumerate(report.final):
-        end, y = LABELS + len(names) * width - GAP, _line(i) + ROW / 2
-        yield f'<text x="0" y="{_line(i) + 4}">{escape(entry.label)}</text>'
-        yield f'<line class="rule" x1="0" x2="{end:.1f}" y1="{y}" y2="{y}"/>'
-    for column, name in enumerate(names):
-        estimates = [entry.evaluation.metrics.get(name) for entry in report.final]
-        share = is_share(name, report.final)
-        yield from _panel(name, estimates, filled, share, LABELS + column * width, width - GAP)
-
-
-def _panel(
-    name: str, estimates: Sequence[Estimate | None], filled: Sequence[bool], share: bool, left: float, width: float
-) -> Iterator[str]:
-    low, high = (0.0, 1.0) if share else _ends(estimates)
-    ends = ("0", "100 %") if share else (number(low), number(high))
-    yield f'<text class="name" x="{left:.1f}" y="14">{escape(name)}</text>'
-    yield f'<text class="note" x="{left:.1f}" y="32">{ends[0]}</text>'
-    yield f'<text class="note" x="{left + width:.1f}" y="32" text-anchor="end">{ends[1]}</text>'
-    yield f'<line class="axis" x1="{left:.1f}" x2="{left + width:.1f}" y1="{TOP - 6}" y2="{TOP - 6}"/>'
-    for i, (estimate, solid) in enumerate(zip(estimates, filled, strict=True)):
+        estimate = entry.evaluation.metrics.get(name)
         if estimate is None or estimate.value is None:
             continue
-        places = (min(1.0, max(0.0, (bound - low) / (high - low))) for bound in _bounds(estimate))
-        x1, x, x2 = (left + width * place for place in places)
-        told = f"{100 * estimate.value:.1f} %" if share else number(estimate.value)
-        yield (
-            f"<g><title>{escape(name)} {told}</title>"
-            f'<line class="interval" x1="{x1:.1f}" x2="{x2:.1f}" y1="{_line(i)}" y2="{_line(i)}"/>'
-            f'<circle class="{"solid" if solid else "hollow"}" cx="{x:.1f}" cy="{_line(i)}" r="4.5"/></g>'
-        )
-
-
-def _ends(estimates: Sequence[Estimate | None]) -> tuple[float, float]:
-    """From 0, or below where a value is, to the largest of what is drawn."""
-    bounds = [bound for estimate in estimates if estimate for bound in _bounds(estimate)]
-    low, high = min(0.0, *bounds), max(0.0, *bounds)
-    return (low, high) if high > low else (low, low + 1.0)
-
-
-def _bounds(estimate: Estimate) -> tuple[float, float, float]:
-    """The lower end, the value and the upper end; one without an interval is a point, without a value it is 0."""
-    value = 0.0 if estimate.value is None else estimate.value
-    return (
-        value if estimate.low is None else estimate.low,
-        value,
-        value if estimate.high is None else estimate.high,
-    )
-
-
-def _line(i: int) -> float:
-    return TOP + ROW * (i + 0.5)
+        interval = np.array([estimate.low, estimate.value, estimate.high], float)
+        (dot,) = axes.plot(interval.clip(0, 1) if share else interval, [i] * 3, "C0o-", markevery=[1], clip_on=False)
+        dot.set(markersize=8, markeredgewidth=2, markerfacecolor="C0" if entry.stage in promoted else LIGHT["paper"])
+        dot.set_gid(f"{TOLD}{name} " + (f"{100 * estimate.value:.1f} %" if share else number(estimate.value)))
+    axes.margins(x=0)
+    axes.set_ylim(len(report.final) - 0.5, -0.5 - 6 / ROW)
+    axes.grid(axis="y")
+    axes.spines[["left", "bottom", "right"]].set_visible(False)
+    axes.xaxis.tick_top()
+    axes.tick_params("both", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %" if share and x else number(x)))

@@ -10,17 +10,19 @@ from typing import Any
 
 from rung.artifacts.folder import FINISHED, REPORT
 from rung.errors import CheckpointError
-from rung.report.chart import chart_file
+from rung.report.chart import chart
 from rung.report.content import sections
 from rung.report.curves import Curves, choose, read_metrics
 from rung.report.markdown import markdown
 from rung.report.page import page
-from rung.report.plot import figure
+from rung.report.plot import figures
 from rung.report.records import Report, Section, Table
+from rung.report.svg import alone
 from rung.training.trackers import METRICS
 from rung.utils.files import write_text
 
 SCORES, SECTIONS = "scores.svg", "report.json"
+_COLUMNS = 3  # panels side by side in a file
 
 
 def write(folder: Path, report: Report) -> list[Section]:
@@ -30,15 +32,17 @@ def write(folder: Path, report: Report) -> list[Section]:
     """
     report = replace(report, curves=_curves(folder, report))
     made = sections(report)
+    drawn = {section.title: figures(section.panels, section.title) for section in made if section.panels}
     for section in made:
         if section.panels:
-            write_text(folder / section.picture, figure(section.panels, f"{report.name}: {section.title}"))
-    picture = chart_file(report)
-    if picture:
-        write_text(folder / SCORES, picture)
+            picture = alone(drawn[section.title], _COLUMNS, f"{report.name}: {section.title}")
+            write_text(folder / section.picture, picture)
+    scores = chart(report)
+    if scores:
+        write_text(folder / SCORES, alone([scores], 1, f"{report.name}: scores by stage"))
     write_text(folder / SECTIONS, json.dumps([_plain(section) for section in made], indent=1) + "\n")
-    write_text(folder / REPORT, markdown(report.name, made, SCORES if picture else ""))
-    write_text(folder / FINISHED, page(report, made))
+    write_text(folder / REPORT, markdown(report.name, made, SCORES if scores else ""))
+    write_text(folder / FINISHED, page(report.name, made, scores, drawn))
     return made
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from rung.report.chart import chart
-from rung.report.plot import single
-from rung.report.records import Report, Section, Table, told_keys
-from rung.report.svg import RULES, colours
+from rung.report.records import Section, Table, told_keys
+from rung.report.theme import RULES, colours
 
 _PAGE = """\
 <!doctype html>
@@ -39,12 +37,17 @@ tr.keys th { color: var(--ink); text-align: left; padding-top: 1.1rem; }
 tr.strong td { font-weight: 600; }
 .examples td { white-space: pre-wrap; overflow-wrap: anywhere; }
 .picture { width: 100%; height: auto; }
+.chart .picture { min-width: 44rem; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.6rem 1.8rem; }
 </style>
 </head>
 <body>
 <h1>{{ name }}</h1>
+{% if chart %}
+<div class="wide chart">
 {{ chart }}
+</div>
+{% endif %}
 {% for section in sections %}
 <h2>{{ section.title }}</h2>
 {% if section.sentences %}
@@ -56,8 +59,8 @@ tr.strong td { font-weight: 600; }
 {% endif %}
 {% if section.panels %}
 <div class="panels">
-{% for panel in section.panels %}
-{{ panel | drawn }}
+{% for picture in pictures[section.title] %}
+{{ picture }}
 {% endfor %}
 </div>
 {% endif %}
@@ -88,8 +91,8 @@ tr.strong td { font-weight: 600; }
 """
 
 
-def page(report: Report, made: Sequence[Section]) -> str:
-    """The chart, then the sections; all text is escaped, and the page loads and runs nothing."""
+def page(name: str, made: Sequence[Section], chart: str, pictures: Mapping[str, Sequence[str]]) -> str:
+    """The chart, then the sections with their pictures, by title, as SVG; the page loads and runs nothing."""
     import jinja2
     from markupsafe import Markup, escape
 
@@ -103,13 +106,8 @@ def page(report: Report, made: Sequence[Section]) -> str:
         return Markup(' class="text"' if column + table.num_keys < table.num_texts else "")
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "code": code,
-        "told": told,
-        "text": text,
-        "keys": told_keys,
-        "drawn": lambda panel: Markup(single(panel)),
-    }
+    environment.filters |= {"code": code, "told": told, "text": text, "keys": told_keys}
     template = environment.from_string(_PAGE)
     style = Markup(colours() + RULES)
-    return template.render(name=report.name, style=style, chart=Markup(chart(report)), sections=made) + "\n"
+    safe = {title: [Markup(picture) for picture in each] for title, each in pictures.items()}
+    return template.render(name=name, style=style, chart=Markup(chart), sections=made, pictures=safe) + "\n"

@@ -1,45 +1,41 @@
-"""The curves of a stage as SVG: one panel for each group of metrics, alone or in a grid of three columns."""
+"""The curves of a stage as SVG, a picture for each panel."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rung.report.axes import LEFT, Axes, thinned
 from rung.report.curves import Line, Panel, smoothed
-from rung.report.svg import alone, number, within
+from rung.report.svg import TOLD, number, pictures
+from rung.report.theme import LIGHT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 WIDTH, HEIGHT = 300, 190
-COLUMNS, GAP = 3, 28
-_HEADING, _LEGEND, _ABOVE = 20, 17, 8
-_CHARACTER = 5.9  # width of one, about
+_LEFT, _BOTTOM, _HEADING, _LEGEND, _ABOVE = 44, 20, 22, 17, 6
+_CHARACTER, _HANDLE = 6.2, 26  # width of a legend's character, about, and of the rest of an entry
 _SHORTEST, _WINDOWS = 40, 20  # so many noisy steps are smoothed, over a twentieth of them
 _NOISY = 4  # a noisy line goes this many times up and down between its lowest and its highest value
 _DOTS = 12  # so few points are seen one by one
+_BUCKETS = 300  # of a band's points that are drawn; each shows its lowest and its highest
 _EDGE = 3  # room for a dot on the edge of the plot
+_FAR = 4  # an outlier this many times as far away as the others leaves the plot
+_NEAR = 0.4  # 0 is on the axis where the lowest value is below this share of the highest
 
 Floats = NDArray[np.float64]
 
 
-def figure(panels: Sequence[Panel], about: str) -> str:
-    """An SVG file with all panels of a stage."""
-    rows = -(-len(panels) // COLUMNS)
-    body = "\n".join(
-        f'<g transform="translate({i % COLUMNS * (WIDTH + GAP)} {i // COLUMNS * (HEIGHT + GAP)})">{_body(panel)}</g>'
-        for i, panel in enumerate(panels)
-    )
-    width = min(len(panels), COLUMNS) * (WIDTH + GAP) - GAP
-    return alone(body, width, rows * (HEIGHT + GAP) - GAP, escape(about))
-
-
-def single(panel: Panel) -> str:
-    """One panel, for a page that has the style sheet."""
-    names = ", ".join(line.label for line in panel.lines)
-    return within(_body(panel), WIDTH, HEIGHT, escape(f"{panel.title}: {names}"))
+def figures(panels: Sequence[Panel], stage: str) -> list[str]:
+    """Each panel as SVG, for a page that has the style sheet."""
+    return pictures({_about(panel, stage): partial(paint, panel=panel) for panel in panels}, WIDTH, HEIGHT)
 
 
 def is_smoothed(panel: Panel) -> bool:
@@ -47,26 +43,37 @@ def is_smoothed(panel: Panel) -> bool:
     return any(map(_is_noisy, panel.lines))
 
 
-@dataclass(frozen=True, slots=True)
-class _Curve:
-    """A line as it is drawn: values, or means over `window` of them; what is not finite stays a gap."""
+def paint(figure: Figure, panel: Panel) -> None:
+    """The lines of a panel on axes, below a title and a legend, or a last value where the title names the line."""
+    smooth = is_smoothed(panel)
+    curves = [_curve(line) if smooth else line for line in panel.lines]
+    band = [_curve(line) if smooth else line for line in panel.band or ()]
+    named = len(curves) == 1 and curves[0].label == panel.title
+    labels = [] if named else [f"{line.label} {number(line.last)}" for line in curves]
+    columns = max(1, int(WIDTH / (_CHARACTER * max(map(len, labels), default=1) + _HANDLE)))
+    top = _HEADING + -(-len(labels) // columns) * _LEGEND + _ABOVE
+    axes = figure.subplots()
+    figure.subplots_adjust(left=_LEFT / WIDTH, right=1, bottom=_BOTTOM / HEIGHT, top=1 - top / HEIGHT)
+    if band:
+        axes.fill_between(*_filled(*band), color="C0", alpha=0.16, linewidth=0)
+    lines = [_paint_line(axes, *each, f"C{i}") for i, each in enumerate(zip(panel.lines, curves, strict=True))]
+    _scale(axes, panel, [line.values for line in (*curves, *band)])
+    for artist in (*axes.lines, *axes.collections):
+        artist.set_clip_box(axes.bbox.padded(_EDGE))
+    note = ": ".join(filter(None, (panel.unit, number(curves[0].last) if named else "")))
+    figure.text(0, 1 - 13 / HEIGHT, panel.title, color=LIGHT["ink"], size=13, weight=600)
+    figure.text(1, 1 - 13 / HEIGHT, note, ha="right")
+    figure.text((_LEFT - 6) / WIDTH, 5 / HEIGHT, "step", ha="right")
+    if labels:
+        figure.legend(lines, labels, loc="upper left", bbox_to_anchor=(0, 1 - _HEADING / HEIGHT), ncols=columns)
 
-    line: Line
-    window: int
-    values: Floats
 
-    @property
-    def last(self) -> str:
-        """The last value."""
-        return number(float(self.values[np.isfinite(self.values)][-1]))
-
-
-def _curve(line: Line, *, smooth: bool) -> _Curve:
+def _curve(line: Line) -> Line:
+    """Means over a twentieth of the steps; what is not finite stays a gap."""
     window = len(line.values) // _WINDOWS // 2 * 2 + 1
-    if not smooth or window == 1:
-        return _Curve(line, 1, line.values)
-    means = smoothed(line.values, window)
-    return _Curve(line, window, np.where(np.isfinite(line.values), means, np.nan))
+    if window == 1:
+        return line
+    return replace(line, values=np.where(np.isfinite(line.values), smoothed(line.values, window), np.nan))
 
 
 def _is_noisy(line: Line) -> bool:
@@ -74,80 +81,56 @@ def _is_noisy(line: Line) -> bool:
     return len(values) >= _SHORTEST and bool(np.abs(np.diff(values)).sum() > _NOISY * np.ptp(values))
 
 
-def _body(panel: Panel) -> str:
-    smooth = is_smoothed(panel)
-    curves = [_curve(line, smooth=smooth) for line in panel.lines]
-    band = [_curve(line, smooth=smooth) for line in panel.band or ()]
-    legend, num_rows = _legend(panel, curves)
-    top = _HEADING + num_rows * _LEGEND + _ABOVE
-    axes = Axes(panel, [curve.values for curve in (*curves, *band)], width=WIDTH, height=HEIGHT, top=top)
-    return "".join([*_head(panel), *legend, *axes.drawn(), *_plot(axes, curves, band)])
+def _paint_line(axes: Axes, line: Line, curve: Line, colour: str) -> Line2D:
+    """A curve with a title, over its raw values where it is another one."""
+    if curve is not line:
+        axes.plot(line.steps, line.values, color=colour, linewidth=1, alpha=0.3)
+    (drawn,) = axes.plot(curve.steps, curve.values, color=colour, marker="o" if len(curve.steps) <= _DOTS else "")
+    drawn.set_gid(TOLD + _told(line))
+    return drawn
 
 
-def _head(panel: Panel) -> Iterator[str]:
-    yield f'<text y="13"><tspan class="name">{escape(panel.title)}</tspan>'
-    yield f'<tspan class="note" dx="6">{escape(panel.unit)}</tspan></text>'
+def _filled(low: Line, high: Line) -> tuple[Floats, Floats, Floats]:
+    """Steps, lower and upper edge of a band: all where they are few, else the extremes of each bucket."""
+    starts = np.unique(np.linspace(0, len(low.steps) - 1, _BUCKETS, dtype=int))
+    return low.steps[starts], np.fmin.reduceat(low.values, starts), np.fmax.reduceat(high.values, starts)
 
 
-def _legend(panel: Panel, curves: Sequence[_Curve]) -> tuple[list[str], int]:
-    """Each line's name with its last value, in as many rows as they take; none for one that the title names."""
-    if len(curves) == 1 and curves[0].line.label == panel.title:
-        return [f'<text class="note" x="{WIDTH}" y="13" text-anchor="end">{curves[0].last}</text>'], 0
-    words: list[str] = []
-    x, row = 0.0, 0
-    for i, curve in enumerate(curves):
-        text = f"{curve.line.label} {curve.last}"
-        width = 14 + _CHARACTER * len(text)
-        if x and x + width > WIDTH:
-            x, row = 0.0, row + 1
-        y = _HEADING + row * _LEGEND + 7
-        words.append(f'<line class="s{i}" x1="{x:.0f}" x2="{x + 10:.0f}" y1="{y}" y2="{y}" stroke-width="2.5"/>')
-        words.append(f'<text class="note" x="{x + 14:.0f}" y="{y + 4}">{escape(text)}</text>')
-        x += width + 12
-    return words, row + 1
+def _scale(axes: Axes, panel: Panel, shown: Sequence[Floats]) -> None:
+    """Limits, and a few round numbers on both axes, each with one unit."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    steps = np.concatenate([line.steps for line in panel.lines])
+    first, last = float(steps.min()), float(steps.max())
+    axes.set_xlim(*((first, last) if last > first else (first - 0.5, first + 0.5)))
+    axes.set_ylim(*(panel.bounds or _range(panel, shown)))
+    axes.grid(axis="y")
+    axes.spines[["left", "top", "right"]].set_visible(False)
+    axes.tick_params("y", length=0)
+    for axis, most in (axes.xaxis, 8), (axes.yaxis, 5):
+        largest = max(map(abs, axis.get_view_interval()))
+        axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], integer=axis is axes.xaxis))
+        axis.set_major_formatter(FuncFormatter(lambda value, _, largest=largest: number(value, largest)))
 
 
-def _plot(axes: Axes, curves: Sequence[_Curve], band: Sequence[_Curve]) -> Iterator[str]:
-    """The band and the lines, cut at the edges of the plot."""
-    width, height = WIDTH - LEFT + 2 * _EDGE, axes.height + 2 * _EDGE
-    yield f'<svg x="{LEFT - _EDGE}" y="{axes.top - _EDGE}" width="{width}" height="{height}">'
-    yield f'<g transform="translate({_EDGE} {_EDGE})">'
-    if band:
-        yield f'<path class="band f0" d="{_ring(axes, *band)}"/>'
-    for i, curve in enumerate(curves):
-        yield f"<g><title>{escape(_told(curve.line))}</title>{''.join(_drawn(axes, curve, i))}</g>"
-    yield "</g></svg>"
+def _range(panel: Panel, shown: Sequence[Floats]) -> tuple[float, float]:
+    """All that is shown, and the raw values unless a few are far away, with room to the edges."""
+    raw = _finite([line.values for line in panel.lines])
+    low, high = float(raw.min()), float(raw.max())
+    inner = [float(bound) for bound in np.quantile(raw, [0.01, 0.99])]
+    if high - low > _FAR * (inner[1] - inner[0]) > 0:
+        low, high = inner
+    whole = _finite(shown)
+    low, high = min(low, float(whole.min())), max(high, float(whole.max()))
+    if high == low:
+        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    room = (high - low) * 0.05
+    return (0.0 if 0 <= low < _NEAR * high else low - room), high + room
 
 
-def _drawn(axes: Axes, curve: _Curve, i: int) -> Iterator[str]:
-    if curve.window > 1:
-        yield f'<path class="raw s{i}" d="{_path(*_places(axes, curve.line.steps, curve.line.values))}"/>'
-    x, y = _places(axes, curve.line.steps, curve.values)
-    yield f'<path class="s{i}" d="{_path(x, y)}"/>'
-    if len(x) <= _DOTS:
-        dots = zip(x[np.isfinite(y)], y[np.isfinite(y)], strict=True)
-        yield "".join(f'<circle class="f{i}" cx="{px:.1f}" cy="{py:.1f}" r="2.5"/>' for px, py in dots)
-
-
-def _places(axes: Axes, steps: Floats, values: Floats) -> tuple[Floats, Floats]:
-    kept = thinned(values)
-    return axes.x(steps[kept]), axes.y(values[kept])
-
-
-def _ring(axes: Axes, low: _Curve, high: _Curve) -> str:
-    """Along one edge and back along the other, without what is not finite."""
-    edges = [_places(axes, curve.line.steps, curve.values) for curve in (low, high)]
-    (x1, y1), (x2, y2) = ((x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in edges)
-    return _path(np.concatenate([x1, x2[::-1]]), np.concatenate([y1, y2[::-1]]))
-
-
-def _path(x: Floats, y: Floats) -> str:
-    """SVG's words for a line; one that is not finite breaks it."""
-    words, pen = [], "M"
-    for px, py, finite in zip(x.tolist(), y.tolist(), np.isfinite(y).tolist(), strict=True):
-        words.append(f"{pen}{px:.1f} {py:.1f}" if finite else "")
-        pen = "L" if finite else "M"
-    return "".join(words)
+def _finite(values: Sequence[Floats]) -> Floats:
+    every = np.concatenate(values)
+    return every[np.isfinite(every)]
 
 
 def _told(line: Line) -> str:
@@ -156,3 +139,8 @@ def _told(line: Line) -> str:
     values, steps = line.values[finite], line.steps[finite]
     ends = f"{number(values[0])} at step {steps[0]:.0f}, {number(values[-1])} at step {steps[-1]:.0f}"
     return f"{line.label}: {ends}; lowest {number(values.min())}, highest {number(values.max())}"
+
+
+def _about(panel: Panel, stage: str) -> str:
+    names = ", ".join(line.label for line in panel.lines)
+    return f"{stage}: {' '.join(filter(None, (panel.title, panel.unit)))}: {names}"

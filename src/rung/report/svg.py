@@ -1,84 +1,48 @@
-"""What every picture of a report shares: colours for light and dark, a style sheet, and numbers as labels."""
+"""Figures of matplotlib as SVG whose colours and font are the page's, and numbers as labels."""
 
 from __future__ import annotations
 
-import math
+import logging
+import os
 import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING
 
-LIGHT = {
-    "ink": "#1d2733",
-    "soft": "#66727f",
-    "line": "#e3e8ee",
-    "paper": "#ffffff",
-    "c0": "#2563a8",
-    "c1": "#c4591c",
-    "c2": "#23855b",
-    "c3": "#8a4fa3",
-    "c4": "#9a7400",
-}
-DARK = {
-    "ink": "#e6ebf0",
-    "soft": "#95a1ae",
-    "line": "#2b3540",
-    "paper": "#12181f",
-    "c0": "#74b0f0",
-    "c1": "#f0a068",
-    "c2": "#66c79c",
-    "c3": "#c99be0",
-    "c4": "#dcbc54",
-}
-RULES = """\
-.picture { font: 13px system-ui, sans-serif; fill: var(--ink); }
-.picture .name { font-weight: 600; }
-.picture .note { fill: var(--soft); font-size: 11px; }
-.picture .rule { stroke: var(--line); stroke-width: 1; }
-.picture .axis { stroke: var(--soft); stroke-width: 1; }
-.picture .interval { stroke: var(--c0); stroke-width: 2; stroke-linecap: round; }
-.picture .solid { fill: var(--c0); }
-.picture .hollow { fill: var(--paper); stroke: var(--c0); stroke-width: 2; }
-.picture path { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
-.picture .raw { stroke-width: 1; opacity: .3; }
-.picture .band { stroke: none; opacity: .16; }
-""" + "".join(f".picture .s{i} {{ stroke: var(--c{i}); }} .picture .f{i} {{ fill: var(--c{i}); }}\n" for i in range(5))
+from rung.report.theme import LIGHT, RULES, SETTINGS, colours
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TOLD = "told:"  # begins the gid of what has a title at the pointer
+MARGIN, GAP = 16, 28  # around the pictures of a file, and between them
 _UNITS = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))  # from which size on a number is told in which unit
 
 
-def colours() -> str:
-    """The colours as variables, light and dark, for the style sheet of a page or a picture."""
-    light, dark = ("".join(f"--{name}: {value}; " for name, value in theme.items()) for theme in (LIGHT, DARK))
-    return (
-        f":root {{ color-scheme: light dark; {light}}}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}\n"
-    )
+def pictures(paints: Mapping[str, Callable[[Figure], None]], width: float, height: float) -> list[str]:
+    """What each function paints on a figure, by what it is about, as SVG for a page that has the style sheet."""
+    with _settings():
+        return [_picture(about, paint, width, height) for about, paint in paints.items()]
 
 
-def alone(body: str, width: float, height: float, about: str, margin: float = 16) -> str:
-    """A picture as a file of its own, with its style sheet, on its own ground so that it reads on any page."""
-    box = f"{-margin:g} {-margin:g} {width + 2 * margin:g} {height + 2 * margin:g}"
-    ground = f'<rect x="{-margin:g}" y="{-margin:g}" width="100%" height="100%" rx="8" style="fill: var(--paper)"/>'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" width="{width + 2 * margin:g}" class="picture" '
-        f'role="img" aria-label="{about}">\n<style>\n{colours()}{RULES}</style>\n{ground}\n{body}\n</svg>\n'
-    )
-
-
-def within(body: str, width: float, height: float, about: str) -> str:
-    """The same picture for a page that has the style sheet."""
-    return f'<svg class="picture" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{about}">{body}</svg>'
-
-
-def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers within [low, high], at most `most`, evenly spaced by 1, 2 or 5 times a power of ten.
-
-    >>> ticks(0, 3.2, 5), ticks(1, 750, 5)
-    ([0.0, 1.0, 2.0, 3.0], [200.0, 400.0, 600.0])
-    """
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
-    for step in (power, 2 * power, 5 * power, 10 * power, 20 * power):
-        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-        if last - first < most:
-            return [step * i for i in range(first, last + 1)]
-    raise AssertionError("twenty times a tenth of the range has few multiples")
+def alone(drawn: Sequence[str], columns: int, about: str) -> str:
+    """Pictures of one size as a file with its style sheet, on its own ground so that it reads on any page."""
+    width, height = map(int, re.findall(r"\d+", drawn[0].partition("viewBox")[2])[2:4])
+    full_width = min(len(drawn), columns) * (width + GAP) - GAP + 2 * MARGIN
+    full_height = -(-len(drawn) // columns) * (height + GAP) - GAP + 2 * MARGIN
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {full_width} {full_height}" width="{full_width}" '
+        f'role="img" aria-label="{escape(about)}">\n<style>\n{colours()}{RULES}</style>',
+        '<rect width="100%" height="100%" rx="8" style="fill: var(--paper)"/>',
+    ]
+    for i, picture in enumerate(drawn):
+        x, y = MARGIN + i % columns * (width + GAP), MARGIN + i // columns * (height + GAP)
+        parts.append(f'<svg x="{x}" y="{y}" width="{width}" height="{height}" {picture.removeprefix("<svg ")}')
+    return "\n".join([*parts, "</svg>\n"])
 
 
 def number(value: float, largest: float | None = None) -> str:
@@ -92,3 +56,63 @@ def number(value: float, largest: float | None = None) -> str:
     size, digits = (abs(value), 3) if largest is None else (abs(largest), 6)
     unit, letter = next(((unit, letter) for bound, unit, letter in _UNITS if size >= bound), (1.0, ""))
     return re.sub(r"e([-+])0", r"e\1", f"{value / unit:.{digits}g}").replace("e+", "e") + letter
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Our settings instead of the user's, for as long as we draw, and no word of matplotlib's about fonts."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        _import_matplotlib()
+        from matplotlib import style
+
+        with style.context(SETTINGS, after_reset=True), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _import_matplotlib() -> None:
+    """Imports it also in a shell of a notebook, whose MPLBACKEND may name a module that is not installed here."""
+    if "matplotlib" in sys.modules:
+        return
+    backend = os.environ.pop("MPLBACKEND", None)
+    import matplotlib
+
+    if backend:
+        os.environ["MPLBACKEND"] = backend
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+
+
+def _picture(about: str, paint: Callable[[Figure], None], width: float, height: float) -> str:
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    figure, written = Figure((width / 72, height / 72)), StringIO()
+    paint(figure)
+    rcParams["svg.hashsalt"] = about  # no two pictures of a page share an id
+    figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" class="picture" role="img" '
+        f'aria-label="{escape(about)}">{_body(written.getvalue())}</svg>'
+    )
+
+
+def _body(svg: str) -> str:
+    """The inside of matplotlib's SVG, with titles, variables for colours, and only the ids that something refers to."""
+    body = svg[svg.index("</defs>") + len("</defs>") : svg.rindex("</svg>")]
+    body = re.sub(rf""" id=(["']){TOLD}(.*?)\1>""", r"><title>\2</title>", body)
+    for superfluous in (r' id="[\w.]+_\d+"', r"font-family: [^;\"]*; ", r' transform="rotate\(-0 .*?\)"', r"(?<=\n) +"):
+        body = re.sub(superfluous, "", body)
+    body = re.sub(r' (?:d|x|y)="[^"]*"', lambda found: re.sub(r"\d+\.\d{2,}", _rounded, found[0]), body)
+    for name, colour in LIGHT.items():
+        body = body.replace(f": {colour}", f": var(--{name})")
+    return body.replace("xlink:href", "href")
+
+
+def _rounded(found: re.Match[str]) -> str:
+    return f"{float(found[0]):.1f}".removesuffix(".0")
