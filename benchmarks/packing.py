@@ -69,14 +69,14 @@ def in_order(batch: Batch, unit: str) -> tuple[Block, ...]:
 def step(policy: Policy, batch: Batch, plan: Plan) -> tuple[float, WorkCounter, torch.Tensor]:
     """CPU seconds of one forward and backward as planned, the work counted, and the gradient."""
     policy.plan = plan  # type: ignore[method-assign]
-    policy.counted = WorkCounter()
+    policy.work = WorkCounter()
     policy.model.zero_grad()
     algorithm = SFT()
     start = time.process_time()
     for part, outputs in policy.parts(batch, algorithm):
-        algorithm.loss(part, outputs).over(count_denominators(algorithm.units(), batch)).backward()
+        algorithm.loss(part, outputs).over(count_denominators(algorithm.terms(), batch)).backward()
     seconds = time.process_time() - start
-    return seconds, policy.counted, torch.cat([p.grad.flatten() for p in policy.parameters if p.grad is not None])
+    return seconds, policy.work, torch.cat([p.grad.flatten() for p in policy.parameters if p.grad is not None])
 
 
 def main() -> None:

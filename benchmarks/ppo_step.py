@@ -80,7 +80,7 @@ def seconds(policy: Policy, algorithm: PPO, batch: Batch) -> float:
     start = time.process_time()
     batch = algorithm.prepare(batch, policy)
     batch, _ = algorithm.credit(batch, algorithm.initial_state())
-    denominators = count_denominators(algorithm.units(), batch)
+    denominators = count_denominators(algorithm.terms(), batch)
     for parameter in policy.parameters:
         parameter.grad = None
     for part, outputs in policy.parts(batch, algorithm):

@@ -20,7 +20,9 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rung.rollout.sampler import Key, LocalSampler, Sampling
+from rung.rollout.philox import Key
+from rung.rollout.samplers import LocalSampler
+from rung.sampling import Sampling
 from rung.tiny.tokenizers import byte
 
 

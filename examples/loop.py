@@ -4,7 +4,6 @@ Run it with `python examples/loop.py`: a random two-layer model learns to answer
 """
 
 import torch
-from rung.rollout.sampler import LocalSampler
 
 from rung.algorithms.grpo import GRPO
 from rung.batch import count_denominators
@@ -16,6 +15,7 @@ from rung.models.load import load_model
 from rung.reward import RewardSet
 from rung.rollout.generate import Generator
 from rung.rollout.philox import Key
+from rung.rollout.samplers import LocalSampler
 from rung.rollout.source import RolloutSource
 from rung.sampling import Sampling
 
@@ -57,9 +57,9 @@ def main(num_steps: int = 30) -> float:
 
     reward = 0.0
     for step, batch in zip(range(num_steps), batches, strict=False):
-        denominators = count_denominators(algorithm.units(), batch)  # from masks, before any backward
+        denominators = count_denominators(algorithm.terms(), batch)  # from masks, before any backward
         optimizer.zero_grad()
-        for part, outputs in policy.parts(batch.select(algorithm.active(batch)), algorithm):
+        for part, outputs in policy.parts(batch.select(algorithm.active_rows(batch)), algorithm):
             algorithm.loss(part, outputs).over(denominators).backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters, 1.0)
         optimizer.step()

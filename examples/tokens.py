@@ -1,8 +1,8 @@
-"""Credit by token: `algorithm: {name: ./examples/tokens.py:Discounted}` gives each token an advantage of its own.
+"""Token-level credit: `algorithm: {name: ./examples/tokens.py:Discounted}` gives each token an advantage of its own.
 
-GRPO hands the advantage of a completion to all of its tokens alike. Here the last token has all of it and each one
-before it a little less: where the answer stands at the end, its tokens are blamed or praised before the small talk.
-Anything that fills (N, T) will do: a verifier's word on each step, a score of each sentence, a critic.
+GRPO gives every token of a completion the same advantage. Here the last token gets all of it and each token before it
+a little less, which suits answers whose result stands at the end. Any source of (N, T) advantages works the same way: a
+verifier of single steps, a score for each sentence, a critic.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ class Discounted(GSPOToken):
     name: ClassVar = "discounted"
 
     discount: float = Field(default=0.9, gt=0, le=1)
-    """What a token's advantage is worth one token earlier; 1 is GSPO-token itself."""
+    """The factor of an advantage for each token towards the beginning; 1 is GSPO-token itself."""
 
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
         """GRPO's advantages times `discount` for each trained token that still follows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +21,19 @@ Need = Literal[
     "reference", "old_logps", "sampled_logps", "separate_rewards", "values", "score_head", "teacher"
 ]  # fmt: skip
 State = Mapping[str, float | int | list[float]]
+
+HOOKS = frozenset({"data_kind", "needs", "terms", "readouts", "teacher_readouts", "unused_settings", "trains_on"})
+RENAMED_HOOKS = {
+    "requires": "needs",
+    "units": "terms",
+    "unit": "keep_together",
+    "reads": "readouts",
+    "reads_with_teacher": "teacher_readouts",
+    "idle_settings": "unused_settings",
+    "refuse": "check_settings",
+    "keep": "keep_groups",
+    "active": "active_rows",
+}
 
 
 class ForwardPasses(Protocol):
@@ -73,6 +86,17 @@ class Algorithm(BaseModel):
     least_batch_size: ClassVar[int] = 1
     reads_logps: ClassVar[bool] = True
     reads_rewards: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raises TypeError for a hook that is no method, or has the name that it had in an earlier version."""
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        for old, new in RENAMED_HOOKS.items():
+            if old in own:
+                raise TypeError(f"{cls.__name__}: `{old}` is called `{new}` now: rename it")
+        for hook in HOOKS & own.keys():
+            if not callable(own[hook]):
+                raise TypeError(f"{cls.__name__}: `{hook}` is a method: write `def {hook}(self): return ...`")
 
     def data_kind(self) -> DataKind | None:
         """What it learns from; None trains nothing.

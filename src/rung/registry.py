@@ -37,7 +37,8 @@ def load_object(spec: str, base: Path | None = None) -> object:
     try:
         return getattr(module, attribute)
     except AttributeError:
-        public = (name for name, value in _public(module) if callable(value))
+        own = [name for name, value in _public(module) if callable(value)]
+        public = own or getattr(module, "__all__", ())  # a package may only pass on what its modules define
         raise ConfigError(f"`{spec}`: {source} has no `{attribute}`", did_you_mean(attribute, public)) from None
 
 

@@ -9,7 +9,7 @@ import yaml
 from rung.config import load_config
 from rung.pipeline.runner import run_path
 
-COUNTING = '''
+COUNTING = """
 from pathlib import Path
 
 from rung.data.formats import Format
@@ -23,7 +23,7 @@ def convert(row, source):
 
 
 COUNTING = Format("counting", "q, a", lambda row: "q" in row, convert)
-'''
+"""
 
 
 @pytest.mark.parametrize("stages", [1, 2])

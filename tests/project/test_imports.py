@@ -105,7 +105,9 @@ def test_maths_imports_torch_and_nothing_of_ours() -> None:
     assert {package_of(other) for other in others} <= {"maths"}
 
 
-@pytest.mark.parametrize("init", sorted((ROOT / "src" / "rung").glob("*/__init__.py")), ids=lambda init: init.parent.name)
+@pytest.mark.parametrize(
+    "init", sorted((ROOT / "src" / "rung").glob("*/__init__.py")), ids=lambda init: init.parent.name
+)
 def test_every_package_says_in_a_sentence_what_it_is_for(init: Path) -> None:
     said = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
     assert said.split("\n")[0].endswith(".")

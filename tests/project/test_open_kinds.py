@@ -23,7 +23,7 @@ from rung.registry import OpenKind
 from rung.rollout.samplers import SAMPLERS
 from rung.training.trackers import TRACKERS
 
-FORMAT = '''
+FORMAT = """
 from rung.data.formats import Format
 from rung.data.records import make_example
 
@@ -33,7 +33,7 @@ def convert(row, source):
 
 
 MINE = Format("mine", "frage, antwort", lambda row: "frage" in row, convert)
-'''
+"""
 TRACKER = '''
 class MyTracker:
     """Adds a line a step to mine.txt."""
@@ -203,7 +203,9 @@ def test_a_metric_of_ones_own_is_measured_beside_those_of_every_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text("def shouting(completion: str) -> float:\n    return float(completion.isupper())\n")
+    (tmp_path / "mine.py").write_text(
+        "def shouting(completion: str) -> float:\n    return float(completion.isupper())\n"
+    )
     overrides = [
         "model=tiny:llama",
         "data={path: task:arithmetic/sft, limit: 4}",

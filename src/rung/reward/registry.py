@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,17 @@ def reward_names() -> list[str]:
 
 
 def reward_function(name: str, base: Path | None = None) -> Callable[..., Any]:
-    """The function of a registered reward, or the one that `pkg.module:fn` or `./file.py:fn` names, as it was written.
+    """The function of a registered reward, or the one that `pkg.module:fn`, `./file.py:fn` or `trl:fn` names.
 
-    Raises RewardError for an unknown name, ConfigError where an object cannot be loaded.
+    `trl:` stands for `trl.rewards:`, so that TRL's own rewards have a short name. Raises RewardError for an unknown
+    name, ConfigError where an object cannot be loaded.
     """
     if ":" not in name:
         registered = _registered_rewards()
         if name not in registered:
             raise RewardError(f"unknown reward `{name}`", did_you_mean(name, registered))
         return registered[name]
-    found = load_object(name, base)
+    found = load_object(re.sub(r"^trl:", "trl.rewards:", name), base)
     if not callable(found):
         raise RewardError(f"`{name}` is no function but a {type(found).__name__}", "name a function")
     return found
