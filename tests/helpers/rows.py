@@ -1,0 +1,12 @@
+"""Data sets as files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_rows(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Writes `name.jsonl` for each name, a row a line."""
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
