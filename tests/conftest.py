@@ -11,11 +11,12 @@ import pytest
 if TYPE_CHECKING:
     from helpers.commands import Command, Refusal
 
-pytest_plugins = ("helpers.certificate",)
+pytest_plugins = ("helpers.certificate", "pytester")
 pytest.register_assert_rewrite("helpers")  # before any of them is imported
 
 HERE = Path(__file__).parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to the others
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")

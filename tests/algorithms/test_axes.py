@@ -36,7 +36,6 @@ from rung.rollout.rollouts import Rollouts
 from rung.rollout.sampler import LocalSampler
 
 NAN = float("nan")
-
 FEW = settings(max_examples=30, deadline=None)
 
 

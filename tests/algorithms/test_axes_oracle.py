@@ -33,17 +33,11 @@ from rung.algorithms.grpo import GRPO
 from rung.batch import Batch
 
 NAN = float("nan")
-
 BONUS = {"entropy_coef": 0.2}
-
 HIGH = {"top_entropy_quantile": 0.3}
-
 DRIFT = {"off_policy_mask_threshold": 0.05}
-
 WEIGHED = {"importance_sampling_correction": "token_truncate", "importance_sampling_clip_max": 1.2}
-
 KL = {"beta": BETA, "kl_estimator": "k3"}
-
 AXES: dict[str, dict[str, Any]] = {
     "bonus": BONUS,
     "high entropy": HIGH,

@@ -27,15 +27,10 @@ BETAS = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 # Golden 24: p_s = (.7, .2, .1), p_t = (.5, .3, .2).
 STUDENT, TEACHER = (0.7, 0.2, 0.1), (0.5, 0.3, 0.2)
-
 DIVERGENCES = {0.0: 0.092033, 1.0: 0.085123, 0.5: 0.021901, 0.1: 0.008185, 0.9: 0.007695}
-
 GOLDEN = pytest.mark.parametrize(("beta", "divergence"), list(DIVERGENCES.items()))
-
 PROMPTS = [{"prompt": f"number {i}"} for i in range(32)]
-
 TOLD = [{"prompt": f"number {i}", "completion": f"it is {i}"} for i in range(32)]
-
 SHORT: dict[str, Any] = {"rollout": {"batch_size": 8, "max_completion_length": 8}}
 
 

@@ -22,7 +22,6 @@ from rung.algorithms.sft import SFT
 from rung.planner import Layout
 
 LN2 = log(2)
-
 SMOOTHED = {"robust": 0.1, "exo_pair": 0.001}
 
 

@@ -33,11 +33,8 @@ pytestmark = pytest.mark.maths
 
 # What each token of `abc` behind `p` was worth, and of `d01ef`, which has two tokens of an environment inside.
 POLICY: Table = dict.fromkeys(("pa", "ab", "bc", "pd", "1e", "ef"), 0.2)
-
 KL = {"pa": 0.2, "ab": 0.4, "bc": 0.2, "pd": 0.2, "1e": 0.4, "ef": 0.2, "d0": 7.0, "01": 7.0}
-
 REFERENCE = {pair: 0.2 * exp(-kl) for pair, kl in KL.items()}
-
 VALUES = {"p": 0.5, "a": 0.4, "b": 0.3, "d": 9.0, "0": 9.0, "1": 0.4, "e": 0.3}
 
 

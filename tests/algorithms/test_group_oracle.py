@@ -31,7 +31,6 @@ from rung.algorithms.gmpo import GMPO
 from rung.batch import Batch
 
 SCALES: tuple[Scale, ...] = ("group", "batch", "none")
-
 PENALTIES: tuple[KLEstimator | None, ...] = (None, "rho_k3", "k3")
 
 

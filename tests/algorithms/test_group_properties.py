@@ -20,7 +20,6 @@ from rung.maths import k3
 from rung.metrics import values
 
 NAN = float("nan")
-
 FEW = settings(max_examples=12, deadline=None)  # of each member
 
 

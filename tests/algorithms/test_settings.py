@@ -13,7 +13,6 @@ from rung.algorithms.group import GroupRelative
 from rung.registry import algorithm_classes
 
 pytestmark = pytest.mark.maths
-
 CLASSES = algorithm_classes()
 
 
@@ -28,7 +27,6 @@ def test_an_alpha_of_1_alone_is_not_defined(coefficient: float) -> None:
 
 
 FAMILY = sorted(name for name, cls in CLASSES.items() if issubclass(cls, GroupRelative))
-
 OF_A_ROW = {"gspo", "gspo_token", "luspo", "rloo", "gmpo"}
 
 

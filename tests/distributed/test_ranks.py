@@ -1,6 +1,5 @@
 """Two processes, with replicas or with shards, make the run of one; a run goes on with more or fewer of them."""
 
-import json
 import os
 import signal
 import socket
@@ -11,12 +10,12 @@ from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 from helpers.ranked_run import run_rank, write_path
+from helpers.rows import read_rows
 
 pytestmark = pytest.mark.process
 STAGES = ("sft", "rm", "ppo", "dapo")
@@ -57,14 +56,10 @@ def codes(ranks: Sequence[BaseProcess]) -> list[int | None]:
     return [rank.exitcode for rank in ranks]
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def assert_same_run(found: Path, wanted: Path, stages: tuple[str, ...] = STAGES) -> None:
     """The same draws, metrics to 1e-4 of their size (sums in another order, over several steps), the same weights."""
     for stage in stages:
-        for ours, theirs in zip(lines(found / stage), lines(wanted / stage), strict=True):
+        for ours, theirs in zip(*(read_rows(run / stage / "metrics.jsonl") for run in (found, wanted)), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5), stage
         ours, theirs = (load_file(run / stage / "model" / "model.safetensors") for run in (found, wanted))
         for name, weight in theirs.items():

@@ -19,21 +19,27 @@ FAMILIES = ("llama", "qwen3", "gpt2", "gemma3")
 SHAPES_EACH = 25  # x 4 families x full and LoRA = 200 random ragged batches
 
 
-def passed(
-    policy: Policy, batch: Batch, layouts: tuple[Layout, ...], token_budget: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probs (N, T) and the gradient of `WeightedSum`, in the given layouts alone."""
+def gradient_in(policy: Policy, batch: Batch, layout: Layout, token_budget: int) -> torch.Tensor:
+    """The gradient of `WeightedSum` in one layout alone."""
     policy.model.zero_grad()
     for head in (policy.value_head, policy.final_head):
         if head is not None:
             head.zero_grad()
     policy.token_budget = token_budget
-    policy.layouts = lambda: layouts  # type: ignore[method-assign]
+    policy.layouts = lambda: (layout,)  # type: ignore[method-assign]
     algorithm: Algorithm = WeightedSum()
     one = torch.tensor(1.0, dtype=torch.float64)
     for part, outputs in policy.parts(batch, algorithm):
         algorithm.loss(part, outputs).over({"all": one}).backward()
-    return policy.logps(batch), gradient(policy)
+    return gradient(policy)
+
+
+def logps_and_gradient(
+    policy: Policy, batch: Batch, layout: Layout, token_budget: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs (N, T) and the same gradient."""
+    found = gradient_in(policy, batch, layout, token_budget)
+    return policy.logps(batch), found
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -44,10 +50,10 @@ def test_layouts_agree(family: str, lora: bool) -> None:
     for number in range(SHAPES_EACH):
         batch = random_batch(generator, prompts=1 + number % 5, prompt_length=(1, 20), length=(1, 20))
         batch = with_random_weights(batch, generator)
-        expected, wanted = passed(policy, batch, ("plain",), 1)  # one row at a time, without any padding
+        expected, wanted = logps_and_gradient(policy, batch, "plain", 1)  # one row at a time, without any padding
         for layout in ("plain", "shared", "masked"):
             budget = (30, 90, 10_000)[number % 3]
-            logps, found = passed(policy, batch, (cast(Layout, layout),), budget)
+            logps, found = logps_and_gradient(policy, batch, cast(Layout, layout), budget)
             assert (logps - expected).abs().max() < 1e-5, (layout, number)
             assert relative_error(found, wanted) < 1e-5, (layout, number)
 
@@ -84,9 +90,9 @@ def test_chunked_head_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy("gemma3")
     generator = torch.Generator().manual_seed(3)
     batch = with_random_weights(random_batch(generator), generator)
-    expected = passed(policy, batch, ("shared",), 10_000)
+    expected = logps_and_gradient(policy, batch, "shared", 10_000)
     monkeypatch.setattr("rung.scoring.LOGITS_BYTES", 4 * policy.model.config.vocab_size * 3)
-    logps, found = passed(policy, batch, ("shared",), 10_000)
+    logps, found = logps_and_gradient(policy, batch, "shared", 10_000)
     torch.testing.assert_close(logps, expected[0], atol=1e-6, rtol=0)
     assert relative_error(found, expected[1]) < 1e-6
 
@@ -96,13 +102,13 @@ def test_activation_checkpointing_keeps_the_gradient_and_gives_up_the_shared_lay
     policy = tiny_policy("llama")
     generator = torch.Generator().manual_seed(4)
     batch = with_random_weights(random_batch(generator), generator)
-    expected = passed(policy, batch, ("plain",), 10_000)
+    expected = logps_and_gradient(policy, batch, "plain", 10_000)
     model = policy.model
     model.activation_checkpointing_enable({"use_reentrant": False})
     checkpointed = Policy(model)
     assert checkpointed.layouts() == ("plain", "masked")
     for layout in checkpointed.layouts():
-        logps, found = passed(Policy(model), batch, (layout,), 10_000)
+        logps, found = logps_and_gradient(Policy(model), batch, layout, 10_000)
         torch.testing.assert_close(logps, expected[0], atol=1e-5, rtol=0)
         assert relative_error(found, expected[1]) < 1e-5
 
@@ -114,7 +120,7 @@ def test_an_empty_cache_is_noticed() -> None:
     generator = torch.Generator().manual_seed(5)
     policy.model.train()
     with pytest.raises(AssertionError, match="did not fill the cache"):
-        passed(policy, with_random_weights(batch, generator), ("shared",), 10_000)
+        logps_and_gradient(policy, with_random_weights(batch, generator), "shared", 10_000)
 
 
 def test_dropout_is_off_for_good() -> None:
@@ -158,5 +164,5 @@ def test_a_gradient_is_the_same_to_the_bit_in_every_run(layout: Layout) -> None:
     policy = Policy(load_model("tiny:base")[0])  # large enough for its work to be shared out
     batch = random_batch(generator, prompts=2, rows=(32, 32), prompt_length=(40, 40), length=(10, 20))
     batch = with_random_weights(batch, generator)
-    first = passed(policy, batch, (layout,), 100_000)[1]
-    assert all(torch.equal(passed(policy, batch, (layout,), 100_000)[1], first) for _ in range(4))
+    first = gradient_in(policy, batch, layout, 100_000)
+    assert all(torch.equal(gradient_in(policy, batch, layout, 100_000), first) for _ in range(4))

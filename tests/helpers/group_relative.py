@@ -22,17 +22,11 @@ from rung.algorithms.vespo import VESPO
 from rung.batch import Batch, Outputs, count
 
 NAN = float("nan")
-
 GROUP = 4
-
 LIMIT = 11
-
 BETA = 0.3
-
 EPSILON, EPSILON_HIGH = 0.1, 0.15
-
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
-
 FAMILY: dict[str, GroupRelative] = {
     "grpo": GRPO(),
     "dr_grpo": DrGRPO(),
@@ -47,7 +41,6 @@ FAMILY: dict[str, GroupRelative] = {
     "gmpo": GMPO(),
     "reinforce_pp_baseline": ReinforcePPBaseline(),
 }
-
 MEMBERS = pytest.mark.parametrize("name", FAMILY)
 
 

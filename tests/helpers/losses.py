@@ -13,7 +13,9 @@ from helpers.batches import random_batch
 from rung.algorithm import Algorithm
 from rung.batch import Batch, Outputs, count
 
-Result = tuple[torch.Tensor, torch.Tensor]
+Result = tuple[torch.Tensor, torch.Tensor]  # a loss and its gradient
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+SEEDS = pytest.mark.parametrize("seed", range(4))
 
 
 def batch_and_logps(seed: int, group: int | None, dtype: torch.dtype) -> tuple[Batch, torch.Tensor]:
@@ -36,6 +38,7 @@ def batch_and_logps(seed: int, group: int | None, dtype: torch.dtype) -> tuple[B
 
 
 def ours(algorithm: Algorithm, batch: Batch, logps: torch.Tensor, **readouts: torch.Tensor) -> Result:
+    """The loss of an algorithm over its denominators, and its gradient by the log-probs."""
     leaf = logps.clone().requires_grad_()
     nothing = torch.zeros_like(logps)
     outputs = Outputs(
@@ -50,6 +53,7 @@ def ours(algorithm: Algorithm, batch: Batch, logps: torch.Tensor, **readouts: to
 
 
 def theirs(loss: Callable[[torch.Tensor], torch.Tensor], batch: Batch, logps: torch.Tensor) -> Result:
+    """Another implementation's loss of the log-probs, and its gradient by them."""
     leaf = logps.clone().requires_grad_()
     value = loss(leaf)
     value.backward()
@@ -58,13 +62,8 @@ def theirs(loss: Callable[[torch.Tensor], torch.Tensor], batch: Batch, logps: to
 
 
 def assert_same(mine: Result, other: Result, dtype: torch.dtype) -> tuple[Result, Result]:
-    """Both of them, which agree."""
+    """Both of them, which agree to 1e-6 in float32 and to 1e-12 in float64."""
     bound = 1e-6 if dtype == torch.float32 else 1e-12
     assert abs(float(mine[0]) - float(other[0])) < bound * max(1.0, abs(float(other[0])))
     torch.testing.assert_close(mine[1], other[1], atol=bound, rtol=bound)
     return mine, other
-
-
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-
-SEEDS = pytest.mark.parametrize("seed", range(4))

@@ -16,15 +16,13 @@ from rung.planner import Layout
 from rung.policy import Policy
 
 LAYOUTS = pytest.mark.parametrize("layout", ["plain", "shared", "masked"])
-
 TOKENS = "_abcdefghijpq012"  # `_` pads; a digit inside a completion is attended and not trained
-
 UNREAD = 100.0
-
 Table = Mapping[str, float]  # probabilities by two letters, a token and the next; or numbers by token
 
 
 def table_model(probabilities: Table) -> LlamaForCausalLM:
+    """The model whose next-token probabilities are these."""
     size = len(TOKENS)
     config = LlamaConfig(
         vocab_size=size,
@@ -57,6 +55,7 @@ def set_probabilities(model: LlamaForCausalLM, probabilities: Table) -> None:
 
 
 def head_of(numbers: Table) -> torch.nn.Linear:
+    """A head that reads the number of each token, and 100 where none is given."""
     made = torch.nn.Linear(len(TOKENS), 1, bias=False)
     with torch.no_grad():
         made.weight.copy_(torch.tensor([[numbers.get(token, UNREAD) / 4 for token in TOKENS]]))
@@ -64,6 +63,7 @@ def head_of(numbers: Table) -> torch.nn.Linear:
 
 
 def with_layout(policy: Policy, layout: Layout) -> Policy:
+    """The policy, which knows no other layout."""
     policy.layouts = lambda: (layout,)  # type: ignore[method-assign]
     return policy
 
@@ -104,6 +104,7 @@ def batch_of_answers(*rows: tuple[str, str], rewards: list[float] | None = None,
 
 
 def credited(algorithm: Algorithm, policy: Policy, batch: Batch) -> Batch:
+    """The batch as a step would get it: prepared, and with the credit of a first rollout."""
     return algorithm.credit(algorithm.prepare(batch, policy), algorithm.initial_state())[0]
 
 
@@ -116,6 +117,6 @@ def summed_losses(algorithm: Algorithm, policy: Policy, batch: Batch) -> dict[st
 def assert_close(
     actual: torch.Tensor | None, expected: list[list[float]]
 ) -> tuple[torch.Tensor | None, list[list[float]]]:
-    """Both of them, which agree."""
+    """Both of them, which agree to 1e-5."""
     torch.testing.assert_close(actual, torch.tensor(expected), atol=1e-5, rtol=0)
     return actual, expected

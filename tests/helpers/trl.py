@@ -16,14 +16,18 @@ from rung.batch import Batch
 
 
 def same(value: Any, *_: Any, **__: Any) -> Any:
+    """What a collective of one process gives back."""
     return value
 
 
 class Untouched(torch.nn.Module):
+    """A model of which only this flag is read."""
+
     is_gradient_checkpointing = False
 
 
 def trl_stub(**more: Any) -> Any:
+    """What TRL's losses read of a trainer, and what else a test gives."""
     ranks = SimpleNamespace(
         num_processes=1, device="cpu", gather=same, reduce=same, gather_for_metrics=same, parallelism_config=None
     )
@@ -41,6 +45,7 @@ def trl_stub(**more: Any) -> Any:
 def trl_grpo(
     batch: Batch, loss_type: str, algorithm: GRPO, *, by_token: bool = False
 ) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The loss of TRL's GRPO trainer for a batch, as a function of its log-probs; `by_token` has advantages a token."""
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     # One advantage a row: there TRL's `sequence` is `sequence_token` too, in value and gradient.
@@ -81,22 +86,24 @@ def trl_grpo(
     return loss
 
 
-def sided(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.cat([tensor[::2], tensor[1::2]])  # TRL: all chosen, then all rejected
+def by_side(tensor: torch.Tensor) -> torch.Tensor:
+    """The rows in TRL's order: all chosen ones, then all rejected ones."""
+    return torch.cat([tensor[::2], tensor[1::2]])
 
 
 def trl_dpo(
     batch: Batch, algorithm: DPO, log_sum_sq_probs: torch.Tensor | None = None
 ) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The loss of TRL's DPO trainer for a batch of pairs, as a function of its log-probs."""
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    mask = sided(batch.loss_mask).long()
+    mask = by_side(batch.loss_mask).long()
     assert batch.ref_logps is not None
-    ref = sided(batch.ref_logps) * mask
+    ref = by_side(batch.ref_logps) * mask
     kinds = [algorithm.loss_type] if isinstance(algorithm.loss_type, str) else list(algorithm.loss_type)
 
     def loss(logps: torch.Tensor) -> torch.Tensor:
-        log_probs = sided(logps) * mask
+        log_probs = by_side(logps) * mask
         nothing = torch.zeros_like(log_probs)
 
         def model(**_: Any) -> Any:
@@ -105,7 +112,7 @@ def trl_dpo(
                 entropy=nothing,
                 mean_logits=nothing,
                 is_top1=nothing.bool(),
-                log_sum_sq_probs=None if log_sum_sq_probs is None else sided(log_sum_sq_probs),
+                log_sum_sq_probs=None if log_sum_sq_probs is None else by_side(log_sum_sq_probs),
             )
 
         me = trl_stub(
@@ -123,7 +130,7 @@ def trl_dpo(
         )
         ones = torch.ones(len(mask), 1, dtype=torch.long)
         inputs = {
-            "input_ids": torch.cat([ones, sided(batch.completion_ids)], 1),
+            "input_ids": torch.cat([ones, by_side(batch.completion_ids)], 1),
             "attention_mask": torch.cat([ones, mask], 1),
             "completion_mask": torch.cat([0 * ones, mask], 1),
         }

@@ -10,7 +10,6 @@ from rung.algorithms.dpo import DPO
 from rung.batch import Batch
 
 pytestmark = pytest.mark.maths
-
 NAN = float("nan")
 
 
@@ -27,9 +26,7 @@ def close(actual: torch.Tensor, *expected: float) -> None:
 
 
 TRAINED = torch.tensor([[True, True], [True, False], [False, False]])
-
 ONE_GROUP = torch.zeros(2, dtype=torch.long)
-
 NO_ROWS = torch.zeros(0, dtype=torch.long)
 
 

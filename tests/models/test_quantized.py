@@ -21,11 +21,8 @@ from rung.quantized import check_4bit, quantized
 from rung.tiny.models import build
 
 installed = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-
 QLORA = {"adapter": {"lora": {"r": 4}, "load_in_4bit": True}}
-
 IDS = torch.arange(5, 45).view(2, 20)
-
 ROWS = [{"prompt": "a", "completion": "b"}]
 
 

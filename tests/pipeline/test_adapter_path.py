@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 import rung
+from helpers.rows import read_rows
 from helpers.small_path import write_small_path
 from rung.config import load_config
 from rung.data.collate import collate
@@ -25,15 +26,10 @@ from rung.path import Run, run_path
 from rung.policy import Policy
 
 LORA = {"adapter": {"lora": {"r": 4}}}
-
 DORA = {"adapter": {"lora": {"r": 4, "use_dora": True}}}
-
 PISSA = {"adapter": {"lora": {"r": 4, "init_lora_weights": "pissa"}}}
-
 FEW = {"path": "pairs.jsonl", "limit": 6}
-
 DPO = {"algorithm": "dpo", "data": FEW, "batch_size": 6, "max_steps": 3, "learning_rate": 1e-2}  # all pairs each step
-
 ONLINE = {
     "data": "prompts",
     "max_steps": 2,
@@ -41,9 +37,7 @@ ONLINE = {
     "rollout": {"batch_size": 4, "max_completion_length": 4},
     "updates": {"epochs": 1},
 }
-
 JUDGED = {"critic": "rm", "rewards": [{"name": "reward_model", "args": {"model": "stage:rm"}}]}
-
 STAGES: list[dict[str, Any]] = [
     {"name": "sft", "algorithm": "sft", "data": "train", "max_steps": 2, "learning_rate": 1e-2, **LORA},
     {"name": "rm", **DPO, "algorithm": "reward_model", "from": "sft", **LORA},
@@ -55,13 +49,9 @@ STAGES: list[dict[str, Any]] = [
     {"name": "pissa", **DPO, "from": "dora", **PISSA},
     {"name": "old", **DPO, "from": "dora", "reference": "sft", **PISSA},
 ]
-
 STARTS = {stage["name"]: stage.get("from", "tiny:llama") for stage in STAGES}
-
 ADAPTED = [stage["name"] for stage in STAGES if "adapter" in stage and stage["name"] != "rm"]
-
 PAIRED = [stage["name"] for stage in STAGES if stage["algorithm"] == "dpo"]
-
 IDS = torch.arange(5, 45).view(2, 20)
 
 
@@ -74,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def metrics(run: Run, stage: str) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run.folder / stage / "metrics.jsonl").read_text().splitlines()]
+    return read_rows(run.folder / stage / "metrics.jsonl")
 
 
 def start_of(run: Run, stage: str) -> PreTrainedModel:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import rung
+from helpers.rows import read_rows
 from helpers.small_path import write_small_path
 from rung.config import load_config
 from rung.errors import ConfigError
@@ -14,7 +15,6 @@ from rung.path import run_path
 from rung.tiny.models import build
 
 PROMPTS = [{"prompt": f"number {i}"} for i in range(32)]
-
 SHORT: dict[str, Any] = {"rollout": {"batch_size": 8, "max_completion_length": 8}}
 
 
@@ -35,8 +35,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_stage_learns_from_an_earlier_one(distilled: Path) -> None:
-    lines = (distilled / "runs/small/distill/metrics.jsonl").read_text().splitlines()
-    first, second = (json.loads(line) for line in lines)
+    first, second = read_rows(distilled / "runs/small/distill/metrics.jsonl")
     assert first["loss"] > 0
     assert second["grad_norm"] > 0
     assert not {"reward", "reward_std", "frac_reward_zero_std"} & first.keys()

@@ -14,17 +14,15 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from helpers.rows import read_rows
 from helpers.small_path import write_small_path
 from rung.config import load_config
 from rung.models import load_model
 from rung.path import Run, run_path
 
 installed = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-
 QLORA = {"adapter": {"lora": {"r": 4}, "load_in_4bit": True}}
-
 PAIRS = {"data": {"path": "pairs.jsonl", "limit": 6}, "batch_size": 6, "max_steps": 3, "learning_rate": 1e-2}
-
 STAGES: list[dict[str, Any]] = [
     {"name": "sft", "algorithm": "sft", "data": "train", "max_steps": 10, "learning_rate": 1e-2, **QLORA},
     {"name": "dpo", "algorithm": "dpo", **PAIRS, **QLORA},
@@ -41,7 +39,6 @@ STAGES: list[dict[str, Any]] = [
         **QLORA,
     },
 ]
-
 IDS = torch.arange(5, 45).view(2, 20)
 
 
@@ -59,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def metrics(run: Run, stage: str) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run.folder / stage / "metrics.jsonl").read_text().splitlines()]
+    return read_rows(run.folder / stage / "metrics.jsonl")
 
 
 @installed

@@ -30,8 +30,8 @@ def test_sft_on_the_bedrock_conversations() -> None:
     settings: dict[str, Any] = {
         "max_length": 1024,
         "max_prompt_length": 1024,
-        "batch_size": 8,
-        "max_steps": 12,
+        "batch_size": 4,
+        "max_steps": 8,
         "learning_rate": 2e-3,
     }
     stage = rung.train(SFT(), model="tiny:base", data=data("bedrock/json_mode_dataset.jsonl"), **settings)

@@ -11,7 +11,6 @@ from helpers.reward_models import save_random_reward_model
 from helpers.rows import write_rows
 
 PAIRS = [{"prompt": f"number {i}", "chosen": "yes" * (i % 3 + 1), "rejected": "no"} for i in range(8)]
-
 RANKED = [{"prompt": "a", "completions": ["b", "c"]}, {"prompt": "a", "completions": ["b", "c", "d"]}]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.repository import ROOT
+from helpers.rows import read_rows
 from rung import checkpoint
 from rung.batch import from_tree
 from rung.config import PathConfig, load_config, resolve, shipped_configs
@@ -83,7 +84,7 @@ def few(spec: Any, folder: Path, *, limit: int = ROWS) -> Any:
 
 
 def logged(run: Run, stage: str, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.folder / stage / file).read_text().splitlines()]
+    return read_rows(run.folder / stage / file)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,9 +1,6 @@
 """`make certify`: a page on which nothing is missing, and none where a check fails, is skipped or was left out."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -101,16 +98,15 @@ CHECKS = {
 }
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(("line", "says"), CHECKS.values(), ids=CHECKS)
-def test_a_run_that_leaves_a_gap_writes_no_page_and_fails(tmp_path: Path, line: str, says: str) -> None:
-    (tmp_path / "test_it.py").write_text(
-        f"def test_it(certify):\n    {line}\n\n\ndef test_of_something_else():\n    assert False\n"
+def test_a_run_that_leaves_a_gap_writes_no_page_and_fails(pytester: pytest.Pytester, line: str, says: str) -> None:
+    """A run of pytest within this one."""
+    pytester.makepyfile(
+        test_it=f"def test_it(certify):\n    {line}\n\n\ndef test_of_something_else():\n    assert False\n"
     )
-    options = ["-p", "helpers.certificate", "--certify=page.md", "--rootdir", "."]
-    command = [sys.executable, "-m", "pytest", *options, "test_it.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert f"no certificate: {says}" in done.stdout
-    assert "1 deselected" in done.stdout, "what measures nothing is not run"
-    assert not (tmp_path / "page.md").exists()
+    done = pytester.runpytest_inprocess("-p", "helpers.certificate", "--certify=page.md", "test_it.py")
+    assert done.ret == 1
+    told = done.stdout.str()
+    assert f"no certificate: {says}" in told
+    assert "1 deselected" in told, "what measures nothing is not run"
+    assert not (pytester.path / "page.md").exists()

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +11,7 @@ import yaml
 
 from helpers.commands import Command, Refusal
 from helpers.repository import ROOT
-from helpers.rows import write_rows
+from helpers.rows import read_rows, write_rows
 
 EXAMPLES = ROOT / "examples"
 JUDGE = '''
@@ -78,7 +77,7 @@ def write_config(folder: Path, algorithm: object, steps: int) -> str:
 def rewards_of(folder: Path, command: Command, algorithm: object) -> list[float]:
     """The mean reward of each step of `rung run`."""
     assert command("run", write_config(folder, algorithm, steps=32), f"output={folder / 'runs'}") == 0
-    return [json.loads(line)["reward"] for line in (folder / "runs/own/own/metrics.jsonl").read_text().splitlines()]
+    return [row["reward"] for row in read_rows(folder / "runs/own/own/metrics.jsonl")]
 
 
 def rises(rewards: list[float]) -> bool:

@@ -14,13 +14,9 @@ from rung.errors import ConfigError, UserError
 from rung.tiny.models import build
 
 PAIRS = [{"prompt": f"number {i}", "chosen": str(i), "rejected": "no"} for i in range(8)]
-
 TEXTS = [{"prompt": f"number {i}", "completion": str(i)} for i in range(8)]
-
 PROMPTS = [{"prompt": f"number {i}"} for i in range(8)]
-
 SHORT: dict[str, Any] = {"max_steps": 1, "batch_size": 8, "learning_rate": 1e-4}
-
 OPTIMIZER = """
 import torch
 
