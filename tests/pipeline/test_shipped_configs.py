@@ -1,4 +1,4 @@
-"""Every shipped config runs, in its smallest form and through the real path; what comes later is run with them."""
+"""Every shipped config runs in its smallest form through the real path."""
 
 import json
 import math

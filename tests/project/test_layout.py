@@ -1,4 +1,4 @@
-"""The house: three real folders at the top, an engine that names nothing in them, examples that hold."""
+"""The layout of the repository: three folders at the top, an engine that names nothing in them, examples that hold."""
 
 import ast
 import doctest
