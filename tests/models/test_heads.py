@@ -19,7 +19,7 @@ from rung.tiny.models import build
 
 
 class Valued(WeightedSum):
-    """Weighed log-probs and values, of an algorithm that says it needs them."""
+    """Weighted log-probs and values, of an algorithm that says it needs them."""
 
     name: ClassVar = "valued"
     needs: ClassVar = frozenset({"text", "values"})
