@@ -1,10 +1,10 @@
 """The format of a data set is found by its columns, and a row that breaks it is named."""
 
 import re
-from pathlib import Path
 
 import pytest
 
+from helpers.repository import ROOT
 from rung.data.formats import FORMATS, detect
 from rung.data.load import load_examples
 from rung.data.read import Row
@@ -80,7 +80,7 @@ def test_every_format_is_found_by_its_columns():
 
 
 def test_every_format_has_its_line_in_the_documentation():
-    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `([\w-]+)` \|.*\|.*\|.*\|$", page, re.MULTILINE)
     assert sorted(listed) == sorted(ROWS)
 

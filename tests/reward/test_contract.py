@@ -184,3 +184,29 @@ def test_a_group_reward_sees_the_rows_of_one_group_at_a_time(sample) -> None:
     samples = [sample("a"), sample("bbb", group=1), sample("cc"), sample("d", group=1)]
     assert Rewards([longest]).score(samples).totals == [0.0, 1.0, 1.0, 0.0]
     assert sizes == [2, 2]
+
+
+def test_a_check_sees_settings_and_tokenizer_before_anything_is_scored() -> None:
+    seen = []
+
+    @reward(check=lambda settings, tokenizer: seen.append((dict(settings), tokenizer)))
+    def picky(completion: str, *, level: int = 1) -> float:
+        return float(level)
+
+    Rewards([picky]).check_policy("a tokenizer")
+    assert seen == [({}, "a tokenizer")]
+
+
+def test_a_function_of_the_whole_batch_is_called_once_with_all_groups(sample) -> None:
+    calls = []
+
+    @reward(batch=True)
+    def spy(prompts: list[str], completions: list[str], *, scale: float = 1.0) -> list[float]:
+        calls.append(list(completions))
+        return [scale * len(text) for text in completions]
+
+    rewards = Rewards([spy])
+    assert rewards.score([sample("a", row=0, group=0), sample("bb", row=1, group=1)]).totals == [1.0, 2.0]
+    assert calls == [["a", "bb"]]
+    with pytest.raises(ValueError, match="group and batch"):
+        reward(group=True, batch=True)

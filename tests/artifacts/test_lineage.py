@@ -1,0 +1,50 @@
+"""The lineage of a run: it comes back as it was written, and weights are named by their hash."""
+
+import json
+
+import pytest
+
+from helpers.evaluations import evaluation, scores_before_and_after
+from rung.errors import CheckpointError
+from rung.gate import GateConfig, decide
+from rung.lineage import Lineage, StageRecord, hash_weights
+
+
+def test_a_lineage_comes_back_as_it_was_written(tmp_path):
+    gate = GateConfig.model_validate({"metric": "correct", "guards": [{"metric": "style", "tolerance": 0.01}]})
+    correct, style = scores_before_and_after(300, 90, 30, 180), scores_before_and_after(400, 20, 26, 154)
+    before, after = (evaluation({"correct": correct[i], "style": style[i]}) for i in (0, 1))
+    decision = decide(gate, before, after, {}, ())
+    sft = StageRecord(stage="sft", start="tiny:base", outcome="promoted", weights="ab", reads={"validation": 1})
+    dpo = StageRecord(stage="dpo", start="sft", outcome=decision.outcome, decision=decision, reads={"validation": 2})
+    lineage = Lineage().with_stage(sft).with_stage(dpo)
+    lineage.save(tmp_path / "lineage.json")
+    loaded = Lineage.load(tmp_path / "lineage.json")
+    assert loaded == lineage
+    assert loaded.last_promoted() == sft
+    assert loaded.reads("validation") == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["lineage.json"]
+
+
+def test_a_stage_that_ran_again_takes_its_old_place():
+    lineage = Lineage()
+    for outcome in ("kept", "promoted"):
+        lineage = lineage.with_stage(StageRecord(stage="sft", start="tiny:base", outcome=outcome))
+    assert [record.outcome for record in lineage.stages] == ["promoted"]
+
+
+def test_a_damaged_lineage_is_named(tmp_path):
+    (tmp_path / "lineage.json").write_text(json.dumps({"stages": [{"stage": 3}]}))
+    with pytest.raises(CheckpointError, match=r"lineage.json is not a lineage"):
+        Lineage.load(tmp_path / "lineage.json")
+    assert Lineage.load(tmp_path / "none.json") == Lineage()
+
+
+def test_the_hash_of_weights_depends_on_names_and_contents(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no safetensors"):
+        hash_weights(tmp_path)
+    hashes = set()
+    for name, content in [("a", b"1"), ("b", b"2"), ("b", b"3")]:
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+        hashes.add(hash_weights(tmp_path))
+    assert len(hashes) == 3

@@ -1,0 +1,128 @@
+"""LoRA on a base in 4 bits: what passes and gradients are, what is merged, and what is refused.
+
+What quantises runs where bitsandbytes is installed (`pip install rung[qlora]`), on CPU.
+"""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+import rung
+from rung.config import StageConfig
+from rung.errors import ConfigError
+from rung.models import merged, read_config, with_adapter
+from rung.quantized import check_4bit, quantized
+from rung.tiny.models import build
+
+installed = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+QLORA = {"adapter": {"lora": {"r": 4}, "load_in_4bit": True}}
+IDS = torch.arange(5, 45).view(2, 20)
+ROWS = [{"prompt": "a", "completion": "b"}]
+
+
+def stage_of(lora: dict[str, Any], **keys: Any) -> StageConfig:
+    adapter = {"lora": lora, "load_in_4bit": True}
+    return StageConfig.model_validate({"name": "one", "algorithm": "dpo", "adapter": adapter, **keys})
+
+
+@torch.no_grad()
+def logits(model: nn.Module) -> Tensor:
+    return model(IDS).logits
+
+
+def moved(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with an adapter that is not at its start."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def as_quantised(family: str) -> PreTrainedModel:
+    """A whole model whose matrices have the values that 4 bits left of them."""
+    from bitsandbytes.functional import dequantize_4bit  # type: ignore[import-not-found]
+
+    whole, model = build(family)[0], quantized(build(family)[0], stage_of({}), start=f"tiny:{family}", seed=0)
+    for name, layer in model.named_modules():
+        if hasattr(layer, "compute_dtype"):
+            weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)  # type: ignore[attr-defined]
+            target = whole.get_parameter(f"{name}.weight")
+            target.data = weight.T if family == "gpt2" else weight
+    return whole
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+def test_passes_and_gradients_are_those_of_the_values_that_are_left(family: str, dora: bool) -> None:
+    """In eval mode, and after a pass without a gradient, such as a sampler's: there bitsandbytes may repack weights."""
+    lora = {"r": 4, "use_dora": dora}
+    torch.manual_seed(0)
+    model = moved(with_adapter(quantized(build(family)[0], stage_of(lora), start=f"tiny:{family}", seed=0), lora))
+    expected = moved(with_adapter(as_quantised(family), lora))
+    expected.load_state_dict({n: p for n, p in model.named_parameters() if p.requires_grad}, strict=False)
+    torch.testing.assert_close(logits(model.eval()), logits(expected), atol=2e-5, rtol=0)
+    assert (logits(expected) - logits(build(family)[0])).abs().max() > 1e-2
+    for each in (model, expected):
+        each(IDS).logits.square().mean().backward()
+    gradients = dict(expected.named_parameters())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, gradients[name].grad, atol=1e-6, rtol=1e-4)
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "lora"),
+    [
+        ("llama", {"use_dora": True}),
+        ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["o_proj", "lm_head"]}),
+        ("gpt2", {"use_rslora": True}),
+    ],
+)
+def test_the_adapter_is_merged_into_whole_weights(family: str, lora: dict[str, Any]) -> None:
+    lora = {"r": 4, **lora}
+    model = moved(with_adapter(quantized(build(family)[0], stage_of(lora), start=f"tiny:{family}", seed=0), lora))
+    whole = moved(with_adapter(build(family)[0], lora))
+    whole.load_state_dict({n: p for n, p in model.named_parameters() if p.requires_grad}, strict=False)
+    torch.testing.assert_close(logits(merged(model)), logits(whole), atol=2e-5, rtol=0)
+    assert (logits(model) - logits(whole)).abs().max() > 1e-3, "which is not what was trained"
+
+
+def test_shards_of_a_base_in_4_bits_are_refused() -> None:
+    with pytest.raises(ConfigError, match="with `--fully-shard`") as caught:
+        check_4bit(stage_of({}), sharded=True)
+    assert "`--nproc` alone" in caught.value.remedy
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_without_bitsandbytes_it_says_how_to_install_it() -> None:
+    with pytest.raises(ConfigError, match="needs bitsandbytes, which is not installed") as caught:
+        rung.train("sft", model="tiny:llama", data=ROWS, **QLORA)
+    assert caught.value.remedy == "pip install 'rung[qlora]'"
+
+
+def test_a_model_that_could_not_be_loaded_again_is_refused() -> None:
+    with pytest.raises(ConfigError, match="given in memory"):
+        rung.train("sft", model=build("llama"), data=ROWS, **QLORA)
+
+
+def test_a_model_that_is_quantised_already_is_refused(tmp_path: Path) -> None:
+    model = build("llama")[0]
+    model.config.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    stored = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | stored))
+    with pytest.raises(ConfigError, match="kept in few bits") as caught:
+        read_config(str(tmp_path))
+    assert "load_in_4bit" in caught.value.remedy
