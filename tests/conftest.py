@@ -39,7 +39,7 @@ def small_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> "Command":
     """The real command in this process: `command("check", "path.yaml")` gives its exit code."""
-    from rung.cli import main
+    from rung.cli.main import main
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr("sys.argv", ["rung", *arguments])
@@ -67,5 +67,7 @@ def refusal(command: "Command", capsys: pytest.CaptureFixture[str]) -> "Refusal"
 def processes() -> ForkServerContext:
     """Processes that start with everything imported, each in a state of its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rung.path", "rung.reward_models", "helpers.ranked_run", "helpers.resumable_stage"])
+    context.set_forkserver_preload(
+        ["rung.pipeline.runner", "rung.models.reward_model", "helpers.ranked_run", "helpers.resumable_stage"]
+    )
     return context

@@ -14,26 +14,26 @@ from helpers.certificate import Certify
 from helpers.group_relative import by_logp_and_entropy
 from helpers.losses import batch_and_logps
 from helpers.policies import tiny_policy
-from rung.advantages import scale_over_batch, standardised_sum
 from rung.algorithms.dapo import DAPO
-from rung.algorithms.group import high_entropy
 from rung.algorithms.grpo import GRPO
-from rung.batch import Batch, Outputs, count
+from rung.algorithms.shared.group_relative import high_entropy
+from rung.batch import Batch, Outputs, count_denominators
+from rung.config.algorithms import algorithm_classes
 from rung.data.encode import encode
 from rung.data.load import load_examples
-from rung.maths import entropy_detached
+from rung.maths.advantages import scale_over_batch, standardised_sum
+from rung.maths.policy_losses import highest, not_drifted
+from rung.maths.tensors import entropy_detached
 from rung.metrics import values
-from rung.models import load_model
-from rung.objectives import highest, not_drifted
-from rung.registry import algorithm_classes
-from rung.reward import Rewards
+from rung.models.load import load_model
+from rung.reward import RewardSet
 from rung.reward.outcome import Outcome
 from rung.reward.scores import Scores
-from rung.rollout.draw import Sampling
-from rung.rollout.generate import Generator, standardised
+from rung.rollout.generate import Generator, separate_rewards
 from rung.rollout.philox import Key
-from rung.rollout.rollouts import Rollouts
-from rung.rollout.sampler import LocalSampler
+from rung.rollout.samplers import LocalSampler
+from rung.rollout.source import RolloutSource
+from rung.sampling import Sampling
 
 NAN = float("nan")
 FEW = settings(max_examples=30, deadline=None)
@@ -79,9 +79,9 @@ def test_a_step_without_a_token_of_high_entropy_has_no_bonus_and_is_no_error() -
     loss, slopes = by_logp_and_entropy(algorithm, batch, torch.stack([batch.old_logps, batch.old_logps]).float())
     assert float(loss) == 0
     assert not slopes.any()
-    assert float(count(algorithm.units(), batch)["entropy"]) > 0
+    assert float(count_denominators(algorithm.terms(), batch)["entropy"]) > 0
     whole = batch.replace_extras(high_entropy=batch.loss_mask)
-    assert float(count(algorithm.units(), whole)["entropy"]) == 3
+    assert float(count_denominators(algorithm.terms(), whole)["entropy"]) == 3
 
 
 @pytest.mark.maths
@@ -107,7 +107,7 @@ def test_a_completion_that_has_drifted_is_left_out_where_it_was_bad(certify: Cer
     ratio = 2.718281828459045**0.6
     wanted = (ratio + 2) / 3  # of the second row alone; all four are in the denominator
     assert float(loss.terms["policy"]) == pytest.approx(wanted)
-    assert float(loss.over(count(algorithm.units(), batch))) == pytest.approx(wanted / 4)
+    assert float(loss.over(count_denominators(algorithm.terms(), batch))) == pytest.approx(wanted / 4)
     assert values(loss.metrics)["off_policy_mask/dropped_mean"] == pytest.approx(0.5)
     certify("grpo", "golden", loss.terms["policy"], wanted)
 
@@ -190,7 +190,7 @@ def test_rows_without_an_advantage_are_computed_where_their_entropy_is_paid_for(
     batch, _ = batch_and_logps(0, None, torch.float64)
     batch = replace(batch, rewards=torch.ones(batch.num_rows, dtype=torch.float64))
     for algorithm, computed in ((GRPO(beta=0), False), (GRPO(beta=0, entropy_coef=0.1), True)):
-        assert algorithm.active(algorithm.credit(batch, {})[0]).any() == computed
+        assert algorithm.active_rows(algorithm.credit(batch, {})[0]).any() == computed
 
 
 def test_entropies_are_those_of_the_policy_that_sampled_and_are_made_once() -> None:
@@ -206,9 +206,9 @@ def test_entropies_are_those_of_the_policy_that_sampled_and_are_made_once() -> N
         part = batch.select(torch.tensor([row]))
         exact = policy.readout(part, entropy_detached)
         torch.testing.assert_close(found[row, : exact.shape[1]], exact[0], atol=1e-5, rtol=0)
-    calls = policy.counted.calls
+    calls = policy.work.calls
     algorithm.prepare(prepared, policy)
-    assert policy.counted.calls == calls
+    assert policy.work.calls == calls
 
 
 def digits(completions: list[str], **_: Any) -> list[float]:
@@ -232,26 +232,31 @@ def test_each_credited_reward_of_a_rollout_is_held_against_its_group() -> None:
         sampling=Sampling(max_completion_length=5),
         key=Key(seed=0, stage="apart", purpose="rollout"),
         samples=4,
-        rewards=Rewards(judges),
+        rewards=RewardSet(judges),
         tokenizer=tokenizer,
+        keeps_separate_rewards=True,
     )
     prompts = encode(examples, tokenizer, max_prompt_length=64, max_length=None, report=report)
     made = generator(prompts, [0, 1, 2], 0)
     told = [[row["rewards"][label] for label in ("digits", "short", "length")] for row in made.table]
     columns = torch.tensor([[NAN if value is None else value for value in row] for row in told])
-    wanted = standardised_sum(columns, torch.tensor([1.0, 1.0, -0.5]), made.batch.group_of)
-    torch.testing.assert_close(made.batch.extras["standardised_rewards"], wanted)
+    assert made.batch.reward_weights == {"digits": 1.0, "short": 1.0, "length": -0.5}
+    for label, column in zip(("digits", "short", "length"), columns.unbind(1), strict=True):
+        torch.testing.assert_close(made.batch.separate_rewards[label], column, equal_nan=True)
+    wanted = scale_over_batch(standardised_sum(columns, torch.tensor([1.0, 1.0, -0.5]), made.batch.group_of))
+    credited, _ = GRPO(num_generations=4, multi_objective_aggregation="normalize_then_sum").credit(made.batch, {})
+    assert credited.advantages is not None
+    torch.testing.assert_close(credited.advantages[:, 0], wanted * made.batch.loss_mask[:, 0])
     assert wanted.any()
-    assert "standardised_rewards" not in replace(generator, rewards=Rewards([]))(prompts, [0, 1, 2], 0).batch.extras
+    assert not replace(generator, keeps_separate_rewards=False)(prompts, [0, 1, 2], 0).batch.separate_rewards
 
 
 def test_an_unscored_row_has_no_place_among_rewards_by_themselves() -> None:
     """Of its group of three the third has no total, since another reward failed: the others are -1 and 1 over .7071."""
-    batch = random_batch(torch.Generator().manual_seed(0), prompts=1, rows=(3, 3))
-    batch = replace(batch, rewards=torch.tensor([0.0, 1.0, NAN]))
     outcomes = [Outcome("scored", value) for value in (0.0, 1.0, 9.0)]
     scores = Scores(totals=[0.0, 1.0, None], task_totals=[], by_reward={"a": outcomes}, groups=[0, 0, 0])
-    found = standardised(scores, {"a": 1.0}, batch)
+    column = separate_rewards(scores, ["a"])["a"]
+    found = standardised_sum(column[:, None], torch.ones(1), torch.zeros(3, dtype=torch.long))
     assert found[:2].tolist() == [pytest.approx(-0.707007), pytest.approx(0.707007)]
     assert found[2].isnan()
 
@@ -293,8 +298,8 @@ def test_a_model_is_trained_with_all_of_them() -> None:
     assert told[0] == 0
     assert told[1] is not None
     assert told[1] > 0
-    assert isinstance(stage.source, Rollouts)
+    assert isinstance(stage.source, RolloutSource)
     assert stage.source.rollout is not None
     batch = stage.source.rollout
     assert int(high_entropy(batch).sum()) == 1 + (int(batch.loss_mask.sum()) - 1) // 2
-    assert batch.extras["standardised_rewards"].any()
+    assert batch.separate_rewards.keys() == {"digits", "short"}

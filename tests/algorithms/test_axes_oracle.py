@@ -26,11 +26,11 @@ from helpers.group_relative import (
 )
 from helpers.losses import Result, assert_same, batch_and_logps
 from helpers.trl import trl_stub
-from rung.advantages import standardised_sum
-from rung.algorithms.axes import Level
-from rung.algorithms.group import GroupRelative
 from rung.algorithms.grpo import GRPO
+from rung.algorithms.shared.group_relative import GroupRelative
+from rung.algorithms.shared.options import Level
 from rung.batch import Batch
+from rung.maths.advantages import standardised_sum
 
 NAN = float("nan")
 BONUS = {"entropy_coef": 0.2}

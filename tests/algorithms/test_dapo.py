@@ -70,7 +70,7 @@ def test_groups_that_the_task_cannot_tell_apart_are_drawn_anew() -> None:
     task = torch.tensor([1, 0, 1, 1, 0, 0, 1, NAN])
     shaped = [1.0, 1.0, 1.0, 0.0, 0.0, -1.0, 1.0, NAN]
     batch = answered([3, 4, 3, 20, 3, 20, 3, 3], shaped, limit=20, group=2, task_rewards=task)
-    assert DAPO().keep(batch).tolist() == [True, False, False, False]
+    assert DAPO().keep_groups(batch).tolist() == [True, False, False, False]
 
 
 def test_the_rollout_is_filled_in_a_bounded_number_of_draws() -> None:

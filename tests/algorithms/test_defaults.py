@@ -10,10 +10,10 @@ import torch
 from pydantic import ValidationError
 
 from rung.algorithm import Algorithm
-from rung.algorithms.group import GroupRelative, num_high_entropy
+from rung.algorithms.shared.group_relative import GroupRelative, num_high_entropy
+from rung.algorithms.shared.pairs import chosen_tokens
 from rung.batch import Batch
-from rung.pairs import chosen_tokens
-from rung.registry import algorithm_classes
+from rung.config.algorithms import algorithm_classes
 
 CLASSES = algorithm_classes()
 NAMES = sorted(CLASSES)
@@ -238,25 +238,25 @@ NEEDS = {
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_alone_needs_this_data_and_these_models(name: str) -> None:
     cls = CLASSES[name]
-    assert cls().requires() == NEEDS[name]
+    assert cls().needs() == NEEDS[name]
     assert cls().makes_policy() is (name != "reward_model")
     assert cls.reads_logps is (name != "reward_model"), "the LM head is left out where nothing reads it"
     if "reference" in NEEDS[name] and name not in ("dpo", "kto"):
-        assert cls.model_validate({"beta": 0}).requires() == NEEDS[name] - {"reference"}
+        assert cls.model_validate({"beta": 0}).needs() == NEEDS[name] - {"reference"}
 
 
 def test_a_kl_or_a_correction_needs_what_it_is_made_of() -> None:
     for name in NAMES:
         if issubclass(cls := CLASSES[name], GroupRelative):
-            assert "reference" in cls.model_validate({"beta": 0.01}).requires()
-            assert "reference" not in cls.model_validate({"beta": 0}).requires()
+            assert "reference" in cls.model_validate({"beta": 0.01}).needs()
+            assert "reference" not in cls.model_validate({"beta": 0}).needs()
             if name != "vespo":
                 corrected = cls.model_validate({"importance_sampling_correction": "token_truncate"})
-                assert corrected.requires() - cls().requires() == {"sampled_logps"}
+                assert corrected.needs() - cls().needs() == {"sampled_logps"}
             apart = {"multi_objective_aggregation": "normalize_then_sum", "beta": 0}
             apart |= {"overlong_buffer": 0} if name == "dapo" else {}
-            assert cls.model_validate(apart).requires() == ON_POLICY | {"standardised_rewards"}
-    assert CLASSES["distill"].model_validate({"completions": "data"}).requires() == {"text", "teacher"}
+            assert cls.model_validate(apart).needs() == ON_POLICY | {"standardised_rewards"}
+    assert CLASSES["distill"].model_validate({"completions": "data"}).needs() == {"text", "teacher"}
 
 
 ROWS, TOKENS = {"policy": "rows"}, {"policy": "tokens"}
@@ -278,7 +278,7 @@ UNITS: dict[str, Mapping[str, Any]] = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_alone_averages_over_what_its_paper_averages_over(name: str) -> None:
-    assert CLASSES[name]().units() == UNITS[name]
+    assert CLASSES[name]().terms() == UNITS[name]
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_name_alone_averages_over_what_its_paper_averages_over(name: str) -> N
     ],
 )
 def test_a_setting_may_change_what_is_averaged_over(name: str, settings: dict[str, Any], units: Any) -> None:
-    assert CLASSES[name].model_validate(settings).units() == units
+    assert CLASSES[name].model_validate(settings).terms() == units
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -309,7 +309,7 @@ def test_the_turns_of_an_assistant_are_trained_and_all_where_that_is_asked_for(n
 def test_a_part_holds_both_sides_of_a_pair_and_any_row_of_the_others(name: str) -> None:
     cls = CLASSES[name]
     of_pairs = "pairs" in NEEDS[name]
-    assert cls.unit == ("group" if of_pairs else "row")
+    assert cls.keep_together == ("group" if of_pairs else "row")
     assert cls.group_size == (2 if of_pairs and name != "reward_model" else None), "a reward model ranks any number"
     assert cls.least_batch_size == (2 if name == "kto" else 1), "an answer of another row is what kto compares with"
 
@@ -351,13 +351,13 @@ def test_a_row_that_moves_nothing_is_not_computed(name: str, settings: dict[str,
         row_ids=("a", "b", "c", "d"),
         advantages=torch.tensor([[0.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, 0.0]]),
     )
-    assert CLASSES[name].model_validate(settings).active(batch).tolist() == COMPUTED[rows]
+    assert CLASSES[name].model_validate(settings).active_rows(batch).tolist() == COMPUTED[rows]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("prompt", "reward_model")])
 def test_what_is_read_of_the_logits_is_said_in_nats_and_has_no_gradient(name: str) -> None:
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, log(3), -inf, -inf]], requires_grad=True)
-    read = CLASSES[name]().reads()
+    read = CLASSES[name]().readouts()
     wanted = {"entropy": [log(4), log(4) - 0.75 * log(3)], "top_logp": [-log(4), log(0.75)]}
     assert read.keys() == (wanted.keys() if NEEDS[name] & {"pairs", "text"} else {"entropy"})
     for key, readout in read.items():
@@ -369,7 +369,7 @@ def test_what_is_read_of_the_logits_is_said_in_nats_and_has_no_gradient(name: st
 @pytest.mark.parametrize("name", [name for name in NAMES if issubclass(CLASSES[name], GroupRelative)])
 def test_entropy_has_a_gradient_where_it_is_paid_for(name: str) -> None:
     logits = torch.tensor([[0.0, log(3)]], requires_grad=True)
-    paid, free = (CLASSES[name].model_validate({"entropy_coef": coef}).reads()["entropy"] for coef in (0.1, 0))
+    paid, free = (CLASSES[name].model_validate({"entropy_coef": coef}).readouts()["entropy"] for coef in (0.1, 0))
     assert paid(logits).requires_grad
     assert not free(logits).requires_grad
     assert paid(logits).tolist() == free(logits).tolist() == [pytest.approx(log(4) - 0.75 * log(3))]

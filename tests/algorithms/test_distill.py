@@ -17,10 +17,11 @@ from helpers.losses import DTYPES, Result, assert_same
 from helpers.policies import gradient, relative_error, tiny_policy
 from helpers.table_model import LAYOUTS, batch_of_answers, summed_losses, table_model, with_layout
 from rung.algorithms.distill import Distill
-from rung.batch import Batch, Outputs, count
-from rung.maths import forward_kl, jensen_shannon, reverse_kl
-from rung.planner import Layout
-from rung.policy import Policy, spread
+from rung.batch import Batch, Outputs, count_denominators
+from rung.forward.planner import Layout
+from rung.forward.policy import Policy, scatter_to_mask
+from rung.maths.tensors import forward_kl, jensen_shannon, reverse_kl
+from rung.sampling import Sampling
 from rung.tiny.models import build
 
 BETAS = (0.0, 0.1, 0.5, 0.9, 1.0)
@@ -39,7 +40,7 @@ def logits_of(*probabilities: float) -> Tensor:
 
 
 def divergence_of(beta: float) -> Callable[[Tensor, Tensor], Tensor]:
-    return Distill(beta=beta).reads_with_teacher()["divergence"]
+    return Distill(beta=beta).teacher_readouts()["divergence"]
 
 
 @pytest.mark.maths
@@ -109,9 +110,9 @@ def ours(distill: Distill, batch: Batch, logits: Tensor, teachers: Tensor, tempe
     leaf = logits.clone().requires_grad_()
     mask = batch.loss_mask
     pairs = leaf[mask] / temperature, teachers[mask] / temperature
-    read = {name: spread(readout(*pairs), mask) for name, readout in distill.reads_with_teacher().items()}
+    read = {name: scatter_to_mask(readout(*pairs), mask) for name, readout in distill.teacher_readouts().items()}
     outputs = Outputs(logps=torch.full(mask.shape, torch.nan), readouts={**read, "entropy": torch.zeros(mask.shape)})
-    loss = distill.loss(batch, outputs).over(count(distill.units(), batch))
+    loss = distill.loss(batch, outputs).over(count_denominators(distill.terms(), batch))
     loss.backward()
     assert leaf.grad is not None
     return loss.detach(), leaf.grad
@@ -150,7 +151,7 @@ def test_a_forward_equals_trls_over_the_same_hidden_states(beta: float) -> None:
     from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
     policy = taught("llama", "gpt2")
-    policy.temperature = 1.3
+    policy.sampling = Sampling(max_completion_length=1, temperature=1.3)
     batch = random_batch(torch.Generator().manual_seed(4))
     value, grad = stepped(policy, batch, Distill(beta=beta))
     models: Any = (policy.causal_lm, policy.teacher)
@@ -182,7 +183,7 @@ def stepped(policy: Policy, batch: Batch, distill: Distill, *, token_budget: int
     """The loss over one step, and its gradient."""
     policy.model.zero_grad()
     policy.token_budget = token_budget
-    denominators, total = count(distill.units(), batch), 0.0
+    denominators, total = count_denominators(distill.terms(), batch), 0.0
     for part, outputs in policy.parts(batch, distill):
         loss = distill.loss(part, outputs).over(denominators)
         loss.backward()
@@ -200,7 +201,7 @@ def test_layouts_and_chunks_agree(student: str, teacher: str, beta: float, monke
     value, grad = stepped(with_layout(policy, "plain"), batch, Distill(beta=beta), token_budget=1)
     assert value > 0
     for size in (2**28, 3 * 2 * 4 * policy.causal_lm.config.vocab_size):
-        monkeypatch.setattr("rung.scoring.LOGITS_BYTES", size)
+        monkeypatch.setattr("rung.forward.logprobs.LOGITS_BYTES", size)
         for layout in ("plain", "shared", "masked"):
             found, other = stepped(with_layout(policy, layout), batch, Distill(beta=beta), token_budget=60)
             assert found == pytest.approx(value, rel=1e-5)

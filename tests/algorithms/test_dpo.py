@@ -19,7 +19,7 @@ from helpers.table_model import LAYOUTS, batch_of_answers, policy_with_values, s
 from helpers.trl import trl_dpo
 from rung.algorithms.dpo import DPO, LOSSES, OF_THE_DIFFERENCE
 from rung.algorithms.sft import SFT
-from rung.planner import Layout
+from rung.forward.planner import Layout
 
 LN2 = log(2)
 SMOOTHED = {"robust": 0.1, "exo_pair": 0.001}
@@ -254,8 +254,8 @@ def test_what_is_not_trained_plays_no_part(dpo: DPO, seed: int) -> None:
 
 
 def test_weights_need_a_readout_that_other_losses_do_not_pay_for() -> None:
-    assert "log_sum_sq_probs" in DPO(use_weighting=True).reads()
-    assert "log_sum_sq_probs" not in DPO().reads()
+    assert "log_sum_sq_probs" in DPO(use_weighting=True).readouts()
+    assert "log_sum_sq_probs" not in DPO().readouts()
 
 
 def test_dft_learns_from_what_it_is_shown() -> None:
@@ -298,7 +298,7 @@ def test_a_setting_is_taken_where_the_loss_reads_it_and_nowhere_else(
     kind: str, settings: dict[str, Any], readers: set[str]
 ) -> None:
     if kind in readers:
-        assert made(kind, **settings).units()
+        assert made(kind, **settings).terms()
     else:
         with pytest.raises(ValidationError, match=f"`{next(iter(settings))}` has no effect on `{kind}`"):
             made(kind, **settings)

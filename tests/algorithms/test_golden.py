@@ -25,9 +25,9 @@ from rung.algorithms.dapo import DAPO
 from rung.algorithms.gspo import GSPO, GSPOToken
 from rung.algorithms.ppo import PPO
 from rung.algorithms.reward_model import RewardModel
-from rung.batch import count
-from rung.planner import Layout
-from rung.policy import Policy
+from rung.batch import count_denominators
+from rung.forward.planner import Layout
+from rung.forward.policy import Policy
 
 pytestmark = pytest.mark.maths
 
@@ -241,9 +241,11 @@ def test_a_verdict_is_read_at_the_last_attended_token(
     Two pairs. b and 0 hold 1.5, e holds .5; the second chosen row ends in a token that is attended and not trained.
     """
     algorithm = RewardModel.model_validate(settings)
-    policy = with_layout(Policy(table_model({}), final_head=head_of({"b": 1.5, "0": 1.5, "e": 0.5})), layout)
+    policy = with_layout(Policy(table_model({}), score_head=head_of({"b": 1.5, "0": 1.5, "e": 0.5})), layout)
     batch = batch_of_answers(("p", "ab"), ("p", "cde"), ("qqp", "a0"), ("qqp", "e"))
     batch = batch.replace_extras(margin=torch.full((4,), margin))
-    mean = summed_losses(algorithm, policy, batch)["pairs"] / float(count(algorithm.units(), batch)["pairs"])
+    mean = summed_losses(algorithm, policy, batch)["pairs"] / float(
+        count_denominators(algorithm.terms(), batch)["pairs"]
+    )
     assert mean == pytest.approx(loss, abs=1e-5)
     certify("reward_model", "golden", mean, loss)

@@ -8,14 +8,14 @@ import torch
 
 from helpers.batches import random_batch
 from helpers.certificate import Certify
-from rung.algorithms.axes import KLEstimator
 from rung.algorithms.cispo import CISPO
 from rung.algorithms.gmpo import GMPO
-from rung.algorithms.group import GroupRelative
 from rung.algorithms.grpo import GRPO
 from rung.algorithms.gspo import GSPO
 from rung.algorithms.rloo import RLOO
 from rung.algorithms.sapo import SAPO
+from rung.algorithms.shared.group_relative import GroupRelative
+from rung.algorithms.shared.options import KLEstimator
 from rung.algorithms.vespo import VESPO
 from rung.batch import Batch, Outputs
 

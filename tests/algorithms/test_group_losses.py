@@ -10,12 +10,12 @@ from helpers.batches import random_batch
 from helpers.certificate import Certify
 from helpers.group_relative import FAMILY, MEMBERS, one_row
 from helpers.losses import ours
-from rung.algorithms.axes import KLEstimator
 from rung.algorithms.cispo import CISPO
 from rung.algorithms.gmpo import GMPO
 from rung.algorithms.grpo import GRPO
 from rung.algorithms.gspo import LUSPO
 from rung.algorithms.sapo import SAPO
+from rung.algorithms.shared.options import KLEstimator
 from rung.algorithms.vespo import VESPO
 from rung.metrics import values
 

@@ -26,8 +26,8 @@ from helpers.group_relative import (
 )
 from helpers.losses import assert_same, batch_and_logps, ours, theirs
 from helpers.trl import trl_stub
-from rung.algorithms.axes import KLEstimator, Level, Scale
 from rung.algorithms.gmpo import GMPO
+from rung.algorithms.shared.options import KLEstimator, Level, Scale
 from rung.batch import Batch
 
 SCALES: tuple[Scale, ...] = ("group", "batch", "none")

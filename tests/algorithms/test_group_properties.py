@@ -12,11 +12,11 @@ import rung
 from helpers.batches import random_batch
 from helpers.group_relative import FAMILY, MEMBERS
 from helpers.losses import batch_and_logps, ours
-from rung import registry
 from rung.algorithm import Algorithm
-from rung.batch import Batch, Outputs, count
+from rung.batch import Batch, Outputs, count_denominators
 from rung.config import load_config, resolve
-from rung.maths import k3
+from rung.config.algorithms import make_algorithm
+from rung.maths.tensors import k3
 from rung.metrics import values
 
 NAN = float("nan")
@@ -36,7 +36,7 @@ def test_equal_rewards_give_no_advantage_and_no_gradient(name: str, seed: int) -
     batch = credited(algorithm, replace(batch, rewards=torch.full((batch.num_rows,), 0.3, dtype=torch.float64)))
     assert batch.advantages is not None
     assert not batch.advantages.any()
-    assert not algorithm.active(batch).any()
+    assert not algorithm.active_rows(batch).any()
     assert not ours(algorithm, batch, logps)[1].any()
 
 
@@ -126,8 +126,8 @@ def test_a_row_whose_tokens_are_all_masked_counts_and_costs_nothing(name: str) -
     batch, logps = batch_and_logps(0, None, torch.float64)
     cut = torch.arange(batch.num_rows) == 1
     batch = credited(algorithm, replace(batch, truncated=cut))
-    assert not algorithm.active(batch)[1]
-    assert float(count(algorithm.units(), batch)["policy"]) == (
+    assert not algorithm.active_rows(batch)[1]
+    assert float(count_denominators(algorithm.terms(), batch)["policy"]) == (
         float(batch.loss_mask.sum()) if algorithm.reduction == "token_mean" else batch.num_rows
     )
     _, gradient = ours(algorithm, batch, logps)
@@ -140,7 +140,7 @@ def test_metrics_of_the_kl_are_there_where_a_reference_is_kept(name: str) -> Non
     batch, logps = batch_and_logps(0, None, torch.float64)
     for beta in (0.0, 0.1):
         algorithm = FAMILY[name].model_copy(update={"beta": beta})
-        assert ("reference" in algorithm.requires()) == bool(beta)
+        assert ("reference" in algorithm.needs()) == bool(beta)
         shown = values(
             algorithm.loss(
                 credited(algorithm, batch), Outputs(logps=logps, readouts={"entropy": torch.zeros_like(logps)})
@@ -159,7 +159,7 @@ def lower(completions: list[str], **columns: Any) -> list[float]:
 @pytest.mark.parametrize("name", ["rloo", "cispo", "sapo", "vespo", "gmpo", "reinforce_pp", "reinforce_pp_baseline"])
 def test_a_tiny_model_learns(name: str) -> None:
     stage = rung.train(
-        registry.algorithm({"name": name, "num_generations": 8}),
+        make_algorithm({"name": name, "num_generations": 8}),
         model="tiny:llama",
         data=[{"prompt": f"number {i}"} for i in range(4)],
         rewards=lower,

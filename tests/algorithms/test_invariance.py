@@ -10,8 +10,8 @@ from helpers.policies import gradient, relative_error, tiny_policy
 from helpers.steps import ALGORITHMS, after_one_step, padded, permuted, step_batch
 from rung.algorithms.dapo import DAPO
 from rung.batch import Batch
-from rung.loop import steps
-from rung.ranks import Ranks
+from rung.distributed.ranks import Ranks
+from rung.training.loop import steps
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -58,7 +58,7 @@ def test_rows_without_advantage_count_and_are_not_computed() -> None:
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     next(steps(policy, ALGORITHMS["dapo"], [batch], optimizer, schedule, ranks=Ranks(), max_grad_norm=1e9))
     live = (batch.advantages != 0).any(1)
-    assert policy.counted.head_rows == int(batch.loss_mask[live].sum()) < int(batch.loss_mask.sum())
+    assert policy.work.head_rows == int(batch.loss_mask[live].sum()) < int(batch.loss_mask.sum())
     found = gradient(policy)
 
     class Everything(DAPO):

@@ -25,11 +25,11 @@ from rung.data.collate import collate
 from rung.data.encode import encode
 from rung.data.load import load_examples
 from rung.data.records import as_unpaired
-from rung.data.report import Report
+from rung.data.report import DataReport
+from rung.distributed.ranks import Ranks
 from rung.errors import DataError
-from rung.planner import Layout
-from rung.policy import Policy
-from rung.ranks import Ranks
+from rung.forward.planner import Layout
+from rung.forward.policy import Policy
 from rung.tiny.models import build
 
 LABELLED = [
@@ -216,7 +216,7 @@ def test_labels_reach_the_loss_and_pairs_are_taken_apart() -> None:
 
     def batch_of(rows: list[dict[str, Any]]) -> Batch:
         examples = [one for example in load_examples(rows)[0] for one in as_unpaired(example)]
-        encoded = encode(examples, tokenizer, max_prompt_length=None, max_length=None, report=Report())
+        encoded = encode(examples, tokenizer, max_prompt_length=None, max_length=None, report=DataReport())
         return collate(encoded, pad_id=0)
 
     given, apart = batch_of(LABELLED), batch_of(PAIRS)

@@ -15,12 +15,12 @@ import torch
 
 import rung
 from helpers.certificate import Certify
+from rung.config.algorithms import algorithm_names, make_algorithm
 from rung.metrics import merge, values
-from rung.registry import algorithm, algorithm_names
-from rung.stage import Stage
-from rung.stopping import validation_loss
+from rung.training.early_stopping import validation_loss
+from rung.training.stage import Stage
 
-NAMES = [name for name in algorithm_names() if algorithm(name).requires()]
+NAMES = [name for name in algorithm_names() if make_algorithm(name).needs()]
 SEEDS = range(3)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SAMPLES = 48  # a rollout, of however many prompts
@@ -93,7 +93,7 @@ def of_text(name: str, seed: int) -> Learnt:
 def of_pairs(name: str, seed: int) -> Learnt:
     """Of held-out pairs nine in ten come out in order, which they did not before."""
     stage = offline(name, seed, pairs(), 12)
-    key = "accuracy" if "final" in stage.algorithm.requires() else "rewards/accuracies"
+    key = "accuracy" if "final" in stage.algorithm.needs() else "rewards/accuracies"
     before = held_out(stage)[key]
     assert before < 0.9
     list(stage)
@@ -127,7 +127,7 @@ def bound(rewards: list[float], side: int) -> float:
 
 
 def sampling(name: str, seed: int, **settings: Any) -> Stage:
-    size = SAMPLES // algorithm(name).samples_per_prompt()
+    size = SAMPLES // make_algorithm(name).samples_per_prompt()
     return trained(
         name,
         seed,
@@ -155,7 +155,7 @@ def of_a_teacher(name: str, seed: int) -> Learnt:
 
 def learnt(name: str, seed: int) -> Learnt:
     kinds = {"teacher": of_a_teacher, "text": of_text, "unpaired": of_labels, "pairs": of_pairs, "prompts": of_samples}
-    needs = algorithm(name).requires()
+    needs = make_algorithm(name).needs()
     return next(made for need, made in kinds.items() if need in needs)(name, seed)
 
 

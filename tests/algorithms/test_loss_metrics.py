@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rung.batch import Batch, Outputs
+from rung.config.algorithms import algorithm_classes
 from rung.metrics import values
-from rung.registry import algorithm_classes
 
 pytestmark = pytest.mark.maths
 CLASSES = algorithm_classes()

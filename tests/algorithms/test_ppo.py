@@ -15,10 +15,11 @@ import rung
 from helpers.batches import random_batch
 from helpers.certificate import Certify
 from helpers.policies import tiny_policy
-from rung import advantages, maths
 from rung.algorithms.ppo import PPO
-from rung.batch import Batch, Loss, Outputs, concat, count
+from rung.batch import Batch, Loss, Outputs, concat, count_denominators
 from rung.config import load_config, resolve
+from rung.maths import advantages
+from rung.maths import tensors as maths
 from rung.metrics import values
 
 NAN = float("nan")
@@ -247,7 +248,7 @@ def test_the_first_update_is_reinforce_and_clips_nothing(seed: int) -> None:
     assert batch.returns is not None
     logps, predicted = batch.old_logps.clone().requires_grad_(), batch.values.clone().requires_grad_()
     loss = lost(algorithm, batch, logps, predicted)
-    loss.over(count(algorithm.units(), batch)).backward()
+    loss.over(count_denominators(algorithm.terms(), batch)).backward()
     tokens = batch.loss_mask.sum()
     assert logps.grad is not None
     assert predicted.grad is not None
@@ -285,8 +286,8 @@ def test_the_first_update_of_a_real_policy_has_ratio_1_and_the_values_of_its_rol
 
 
 def test_a_reference_is_kept_only_where_the_kl_counts() -> None:
-    assert "reference" in PPO().requires()
-    assert "reference" not in PPO(beta=0).requires()
+    assert "reference" in PPO().needs()
+    assert "reference" not in PPO(beta=0).needs()
     batch = replace(rollout(**GOLDEN), ref_logps=None)
     advantages, returns = credited(PPO(beta=0, lam=1), batch)
     close(returns, [[1, 1, 1]])

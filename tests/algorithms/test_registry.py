@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from rung import registry
+from rung.config import algorithms
 from rung.errors import ConfigError, RewardError, UserError
+from rung.reward import registry as rewards
 
 MINE = '''
 from typing import ClassVar, Literal
@@ -20,7 +22,8 @@ from rung.algorithm import Algorithm
 class Mine(Algorithm):
     """An algorithm of a user's own."""
     name: ClassVar = "mine"
-    needs: ClassVar = frozenset({"pairs"})
+    def data_kind(self):
+        return "pairs"
     beta: float = Field(default=0.1, gt=0)
     kind: Literal["a", "b"] = "a"
 
@@ -57,17 +60,17 @@ def plugin(tmp_path, monkeypatch):
 
 
 def test_an_algorithm_in_a_users_own_file_needs_no_registration(folder) -> None:
-    made = registry.algorithm({"name": "./mine.py:Mine", "beta": 0.5}, folder)
+    made = algorithms.make_algorithm({"name": "./mine.py:Mine", "beta": 0.5}, folder)
     assert type(made).name == "mine"
     assert made.model_dump() == {"beta": 0.5, "kind": "a"}
-    assert registry.algorithm(made) is made
+    assert algorithms.make_algorithm(made) is made
 
 
 def test_one_file_gives_one_class_however_often_it_is_named_and_another_after_an_edit(folder) -> None:
-    first = registry.algorithm_class("./mine.py:Mine", folder)
-    assert registry.algorithm_class(f"{folder}/mine.py:Mine") is first
+    first = algorithms.algorithm_class("./mine.py:Mine", folder)
+    assert algorithms.algorithm_class(f"{folder}/mine.py:Mine") is first
     (folder / "mine.py").write_text(MINE.replace("0.1", "0.2"))
-    assert registry.algorithm("./mine.py:Mine", folder).model_dump()["beta"] == 0.2
+    assert algorithms.make_algorithm("./mine.py:Mine", folder).model_dump()["beta"] == 0.2
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_one_file_gives_one_class_however_often_it_is_named_and_another_after_an
 )
 def test_a_wrong_algorithm_says_what_it_is_and_what_to_do(folder, spec, what, remedy) -> None:
     with pytest.raises(ConfigError) as caught:
-        registry.algorithm(spec, folder)
+        algorithms.make_algorithm(spec, folder)
     assert what in caught.value.what
     assert remedy in caught.value.remedy
 
@@ -102,19 +105,19 @@ def test_a_file_that_fails_on_import_is_named_with_its_error(tmp_path, text) -> 
 
 
 def test_rewards_are_found_by_name_module_and_file(tmp_path) -> None:
-    assert "final_number" in registry.reward_names()
-    by_name = registry.reward_function("final_number")
-    assert registry.reward_function("rung.rewards.final_number:final_number") is by_name
+    assert "final_number" in rewards.reward_names()
+    by_name = rewards.reward_function("final_number")
+    assert rewards.reward_function("rung.rewards.final_number:final_number") is by_name
     (tmp_path / "r.py").write_text("def score(completion):\n    return 1.0\nlimit = 3\n")
-    assert registry.reward_function("./r.py:score", tmp_path)("x") == 1.0
+    assert rewards.reward_function("./r.py:score", tmp_path)("x") == 1.0
     with pytest.raises(RewardError, match="no function but a int"):
-        registry.reward_function("./r.py:limit", tmp_path)
+        rewards.reward_function("./r.py:limit", tmp_path)
 
 
 def test_helpers_of_a_reward_module_are_no_rewards() -> None:
-    assert "normalized" not in registry.reward_names()
+    assert "normalized" not in rewards.reward_names()
     with pytest.raises(RewardError) as caught:
-        registry.reward_function("normalised_match")
+        rewards.reward_function("normalised_match")
     assert "did you mean `normalized_match`" in caught.value.remedy
 
 
@@ -122,31 +125,31 @@ def test_helpers_of_a_reward_module_are_no_rewards() -> None:
 def test_an_entry_point_adds_rewards_by_module_or_by_object(plugin, value) -> None:
     text = "from rung.reward import reward\n@reward()\ndef brand_new(completion: str) -> float:\n    return 1.0\n"
     plugin(text, f"[rung.rewards]\nany = {value}\n")
-    assert "brand_new" in registry.reward_names()
-    assert registry.reward_function("brand_new")("x") == 1.0
+    assert "brand_new" in rewards.reward_names()
+    assert rewards.reward_function("brand_new")("x") == 1.0
 
 
 def test_an_entry_point_adds_algorithms(plugin) -> None:
     plugin(MINE, "[rung.algorithms]\nany = plugged:Mine\n")
-    assert "mine" in registry.algorithm_names()
-    assert registry.algorithm({"name": "mine", "kind": "b"}).model_dump()["kind"] == "b"
+    assert "mine" in algorithms.algorithm_names()
+    assert algorithms.make_algorithm({"name": "mine", "kind": "b"}).model_dump()["kind"] == "b"
 
 
 def test_two_objects_of_one_name_are_an_error_that_names_both(plugin) -> None:
     text = "from rung.reward import reward\n@reward()\ndef final_number(completion: str) -> float:\n    return 1.0\n"
     plugin(text, "[rung.rewards]\nany = plugged\n")
     with pytest.raises(UserError, match="two rewards are called `final_number`") as caught:
-        registry.reward_names()
+        rewards.reward_names()
     assert "plugged:final_number" in caught.value.what
     assert "rung.rewards.final_number:final_number" in caught.value.what
 
 
 def test_every_shipped_algorithm_is_registered_under_its_own_name() -> None:
-    for name, cls in registry.algorithm_classes().items():
+    for name, cls in algorithms.algorithm_classes().items():
         assert cls.name == name
 
 
 def test_looking_up_a_reward_does_not_load_torch() -> None:
-    program = "import sys; from rung import registry; registry.reward_names(); sys.exit('torch' in sys.modules)"
+    program = "import sys; from rung import registry; rewards.reward_names(); sys.exit('torch' in sys.modules)"
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", program], env=path, check=False).returncode == 0

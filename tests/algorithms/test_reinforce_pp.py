@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from helpers.batches import random_batch
 from helpers.certificate import Certify
 from helpers.losses import batch_and_logps, ours
-from rung import advantages, maths
 from rung.algorithms.grpo import GRPO
 from rung.algorithms.reinforce_pp import ReinforcePP, ReinforcePPBaseline
 from rung.batch import Batch, Outputs
+from rung.maths import advantages
+from rung.maths import tensors as maths
 from rung.metrics import values
 
 NAN = float("nan")
@@ -203,8 +204,8 @@ def test_the_kl_that_is_paid_for_is_shown_once_a_rollout() -> None:
     shown = values(algorithm.rollout_metrics(algorithm.credit(batch, {})[0], {}))
     assert shown == {"kl/sequence_sum": pytest.approx(0.35)}
     assert not ReinforcePP(beta=0).rollout_metrics(batch, {})
-    assert "reference" in algorithm.requires()
-    assert "reference" not in ReinforcePP(beta=0).requires()
+    assert "reference" in algorithm.needs()
+    assert "reference" not in ReinforcePP(beta=0).needs()
 
 
 @pytest.mark.maths

@@ -16,13 +16,13 @@ from helpers.certificate import Certify
 from helpers.policies import gradient, tiny_policy
 from rung.algorithms.dpo import DPO
 from rung.algorithms.reward_model import RewardModel
-from rung.batch import Batch, Outputs, count
+from rung.batch import Batch, Outputs, count_denominators
 from rung.data.collate import collate
 from rung.data.encode import encode
 from rung.data.load import load_examples
-from rung.data.report import Report
+from rung.data.report import DataReport
+from rung.forward.policy import Policy
 from rung.metrics import merge, values
-from rung.policy import Policy
 from rung.tiny.models import build
 from rung.tiny.tokenizers import EOS_ID
 
@@ -47,8 +47,8 @@ def groups_of(*sizes: int, **extras: Tensor) -> Batch:
 
 def loss_of(algorithm: RewardModel, batch: Batch, scores: Tensor) -> Tensor:
     """The loss of a step: over denominators that are counted from the batch."""
-    outputs = Outputs(logps=torch.zeros(batch.completion_ids.shape), final=scores)
-    return algorithm.loss(batch, outputs).over(count(algorithm.units(), batch))
+    outputs = Outputs(logps=torch.zeros(batch.completion_ids.shape), scores=scores)
+    return algorithm.loss(batch, outputs).over(count_denominators(algorithm.terms(), batch))
 
 
 def placed_policy(table: dict[int, float]) -> Policy:
@@ -64,10 +64,10 @@ def placed_policy(table: dict[int, float]) -> Policy:
     model.base_model.register_forward_hook(place, with_kwargs=True)
     head = torch.nn.Linear(model.config.hidden_size, 1, bias=False)
     torch.nn.init.ones_(head.weight)
-    return Policy(model, final_head=head)
+    return Policy(model, score_head=head)
 
 
-@pytest.mark.parametrize("module", ["rung.algorithms.reward_model", "rung.reward_models"])
+@pytest.mark.parametrize("module", ["rung.algorithms.reward_model", "rung.models.reward_model"])
 def test_the_examples_in_the_docstrings_hold(module: str) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(module))
     assert attempted > 0
@@ -86,13 +86,15 @@ def test_the_loss_of_a_pair_with_verdicts_placed_at_the_last_attended_token(
     """s = (1.5, .5): -log sigma(1); with margin .5: -log sigma(.5); with c = .01: + .01 x 2^2. EOS (1) holds .5."""
     example = {"prompt": "ab", "chosen": "cd", "rejected": "ef", "margin": margin}
     tokenizer = build("llama")[1]
-    encoded = encode(load_examples([example])[0], tokenizer, max_prompt_length=None, max_length=None, report=Report())
+    encoded = encode(
+        load_examples([example])[0], tokenizer, max_prompt_length=None, max_length=None, report=DataReport()
+    )
     batch = collate(encoded, pad_id=0)
     batch.completion_ids[0, -1] = 2  # the chosen row ends in another token than the rejected one
     algorithm = RewardModel(**settings)
     policy = placed_policy({2: 1.5, EOS_ID: 0.5})
     total = sum(
-        algorithm.loss(part, outputs).over(count(algorithm.units(), batch)).item()
+        algorithm.loss(part, outputs).over(count_denominators(algorithm.terms(), batch)).item()
         for part, outputs in policy.parts(batch, algorithm)
     )
     assert total == pytest.approx(expected, abs=1e-5)
@@ -116,7 +118,7 @@ def test_a_pair_is_a_ranking_of_two() -> None:
     tokenizer = build("llama")[1]
     batches = [
         collate(
-            encode(load_examples(given)[0], tokenizer, max_prompt_length=None, max_length=None, report=Report()),
+            encode(load_examples(given)[0], tokenizer, max_prompt_length=None, max_length=None, report=DataReport()),
             pad_id=0,
         )
         for given in (rows, ranked)
@@ -133,7 +135,7 @@ def test_metrics_of_two_parts_are_those_of_the_whole() -> None:
     scores = torch.tensor([2.0, 1.0, 0.0, 1.5, 2.0])
     parts = [groups_of(3), groups_of(2)]
     losses = [
-        RewardModel().loss(part, Outputs(logps=torch.zeros(part.num_rows, 1), final=final))
+        RewardModel().loss(part, Outputs(logps=torch.zeros(part.num_rows, 1), scores=final))
         for part, final in zip(parts, (scores[:3], scores[3:]), strict=True)
     ]
     seen = values(merge(loss.metrics for loss in losses))
@@ -193,9 +195,9 @@ def test_no_token_of_a_reward_model_meets_the_lm_head() -> None:
         policy = tiny_policy("llama", heads=True)
         for part, outputs in policy.parts(batch, algorithm):
             assert bool(outputs.logps.isnan().all()) == (rows == 0), "what was not computed is no number"
-            algorithm.loss(part, outputs).over(count(algorithm.units(), batch)).backward()
-        assert policy.counted.head_rows == rows
-        assert policy.counted.positions > 0
+            algorithm.loss(part, outputs).over(count_denominators(algorithm.terms(), batch)).backward()
+        assert policy.work.head_rows == rows
+        assert policy.work.positions > 0
         found[algorithm.name] = gradient(policy)
     assert found["reward_model"].any()
     assert torch.equal(found["reward_model"], found["reading"])
@@ -212,10 +214,10 @@ def test_under_lora_the_head_is_trained_and_pairs_are_learnt() -> None:
         learning_rate=1e-2,
         max_steps=12,
     )
-    assert isinstance(stage.policy.final_head, torch.nn.Linear)
-    before = stage.policy.final_head.weight.detach().clone()
+    assert isinstance(stage.policy.score_head, torch.nn.Linear)
+    before = stage.policy.score_head.weight.detach().clone()
     steps = list(stage)
-    assert not torch.equal(before, stage.policy.final_head.weight)
+    assert not torch.equal(before, stage.policy.score_head.weight)
     assert values(steps[-1].metrics)["accuracy"] == 1.0
 
 

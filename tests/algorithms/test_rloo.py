@@ -13,10 +13,11 @@ from helpers.certificate import Certify
 from helpers.group_relative import GROUP, LIMIT
 from helpers.losses import assert_same, ours, theirs
 from helpers.trl import trl_stub
-from rung import advantages, maths
 from rung.algorithms.grpo import GRPO
 from rung.algorithms.rloo import RLOO
 from rung.batch import Batch
+from rung.maths import advantages
+from rung.maths import tensors as maths
 
 NAN = float("nan")
 
@@ -206,5 +207,5 @@ def test_the_kl_changes_advantages_and_nothing_else(seed: int) -> None:
 def test_rows_without_an_advantage_are_not_computed_though_there_is_a_kl() -> None:
     """The KL is paid for in the reward, so a row that is no better than the others teaches nothing."""
     batch = RLOO(beta=0.1).credit(group(1.0, 1.0, 1.0), {})[0]
-    assert not RLOO(beta=0.1).active(batch).any()
-    assert GRPO(beta=0.1).active(batch).all()
+    assert not RLOO(beta=0.1).active_rows(batch).any()
+    assert GRPO(beta=0.1).active_rows(batch).all()

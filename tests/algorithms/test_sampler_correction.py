@@ -11,20 +11,20 @@ import torch
 from helpers.group_relative import FAMILY
 from helpers.losses import assert_same, batch_and_logps, ours, theirs
 from helpers.trl import trl_stub
-from rung.algorithms.axes import Correction
-from rung.algorithms.group import GroupRelative
 from rung.algorithms.grpo import GRPO
+from rung.algorithms.shared.group_relative import GroupRelative
+from rung.algorithms.shared.options import Correction
 from rung.batch import Batch, Completion
 from rung.data.encode import encode
 from rung.data.load import load_examples
+from rung.maths.policy_losses import dropped, sequence_mismatch, token_mismatch, truncated
 from rung.metrics import values
-from rung.models import load_model
-from rung.objectives import dropped, sequence_mismatch, token_mismatch, truncated
-from rung.reward import Rewards
-from rung.rollout.draw import Sampling
+from rung.models.load import load_model
+from rung.reward import RewardSet
 from rung.rollout.generate import Generator
 from rung.rollout.philox import Key
-from rung.rollout.sampler import LocalSampler, Prompt
+from rung.rollout.samplers import LocalSampler, Prompt
+from rung.sampling import Sampling
 
 NAN = float("nan")
 MODES: tuple[Correction, ...] = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
@@ -128,8 +128,8 @@ def test_a_sampler_that_agrees_changes_nothing(name: str, mode: Correction) -> N
     found = ours(corrected, corrected.credit(batch, {})[0], logps)
     expected = ours(FAMILY[name], FAMILY[name].credit(batch, {})[0], logps)
     torch.testing.assert_close(found, expected, atol=0, rtol=0)
-    assert "sampled_logps" in corrected.requires()
-    assert "sampled_logps" not in FAMILY[name].requires()
+    assert "sampled_logps" in corrected.needs()
+    assert "sampled_logps" not in FAMILY[name].needs()
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Drifted:
 
 
 def sampled_by(sampler: Any, algorithm: GroupRelative) -> Batch:
-    from rung.policy import Policy
+    from rung.forward.policy import Policy
 
     model, tokenizer = load_model("tiny:llama")
     examples, report = load_examples([{"prompt": f"number {i}"} for i in range(3)])
@@ -161,7 +161,7 @@ def sampled_by(sampler: Any, algorithm: GroupRelative) -> Batch:
         sampling=Sampling(max_completion_length=5),
         key=Key(seed=0, stage="drift", purpose="rollout"),
         samples=4,
-        rewards=Rewards([lambda completions, **_: [float(len(text)) for text in completions]]),
+        rewards=RewardSet([lambda completions, **_: [float(len(text)) for text in completions]]),
         tokenizer=tokenizer,
     )
     prompts = encode(examples, tokenizer, max_prompt_length=64, max_length=None, report=report)

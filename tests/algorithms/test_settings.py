@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from helpers.repository import ROOT
 from rung.algorithms.dpo import DPO
-from rung.algorithms.group import GroupRelative
-from rung.registry import algorithm_classes
+from rung.algorithms.shared.group_relative import GroupRelative
+from rung.config.algorithms import algorithm_classes
 
 pytestmark = pytest.mark.maths
 CLASSES = algorithm_classes()
@@ -37,9 +37,9 @@ def test_one_ratio_a_row_is_not_added_up_token_by_token(name: str) -> None:
             with pytest.raises(ValidationError, match=f"`reduction: {reduction}` adds up the one ratio"):
                 CLASSES[name].model_validate({"reduction": reduction})
         else:
-            assert CLASSES[name].model_validate({"reduction": reduction}).units()
+            assert CLASSES[name].model_validate({"reduction": reduction}).terms()
     for reduction in ("row_mean", "row_sum"):
-        assert CLASSES[name].model_validate({"reduction": reduction}).units() == {"policy": "rows"}
+        assert CLASSES[name].model_validate({"reduction": reduction}).terms() == {"policy": "rows"}
 
 
 @pytest.mark.parametrize("name", ["grpo", "sapo"])
@@ -47,7 +47,7 @@ def test_one_ratio_a_row_is_not_added_up_token_by_token(name: str) -> None:
 def test_the_level_of_the_ratio_decides_what_may_be_added_up(name: str, level: str) -> None:
     settings = {"importance_sampling_level": level, "reduction": "token_mean"}
     if level == "token":
-        assert CLASSES[name].model_validate(settings).units() == {"policy": "tokens"}
+        assert CLASSES[name].model_validate(settings).terms() == {"policy": "tokens"}
     else:
         with pytest.raises(ValidationError, match="adds up the one ratio"):
             CLASSES[name].model_validate(settings)

@@ -13,9 +13,9 @@ from helpers.batches import random_batch
 from helpers.group_relative import FAMILY
 from helpers.losses import batch_and_logps, ours
 from helpers.repository import ROOT
-from rung import registry
 from rung.algorithms.gspo import GSPOToken
 from rung.batch import Batch
+from rung.config.algorithms import make_algorithm
 
 EXAMPLE = ROOT / "examples" / "tokens.py"
 
@@ -57,7 +57,7 @@ def test_without_a_discount_the_example_is_gspo_token(example: ModuleType, seed:
 
 
 def test_the_example_is_named_by_its_path_and_its_settings_are_checked() -> None:
-    made = registry.algorithm({"name": f"{EXAMPLE}:Discounted", "discount": 0.8})
+    made = make_algorithm({"name": f"{EXAMPLE}:Discounted", "discount": 0.8})
     assert made.model_dump()["discount"] == 0.8
     assert type(made).name == "discounted"
 

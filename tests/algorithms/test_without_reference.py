@@ -22,8 +22,8 @@ from rung.algorithm import Algorithm
 from rung.algorithms.cpo import CPO
 from rung.algorithms.orpo import ORPO
 from rung.algorithms.simpo import SimPO
-from rung.batch import Batch, count
-from rung.planner import Layout
+from rung.batch import Batch, count_denominators
+from rung.forward.planner import Layout
 
 CHOSEN = {"pa": exp(-0.7), "ab": exp(-0.1)}  # `ab` behind p: mean -.4, sum -.8
 Loss = Callable[[torch.Tensor], torch.Tensor]
@@ -33,7 +33,7 @@ def shares(made: Algorithm, layout: Layout, table: dict[str, float], *rows: tupl
     """Each term of a step over its denominator."""
     policy = policy_with_values(layout, table, {}, {})
     batch = batch_of_answers(*rows)
-    denominators = count(made.units(), batch)
+    denominators = count_denominators(made.terms(), batch)
     return {name: total / float(denominators[name]) for name, total in summed_losses(made, policy, batch).items()}
 
 
@@ -228,8 +228,8 @@ def test_sides_that_are_as_likely_cost_ln_2(made: Algorithm, loss: float, certif
     batch = replace(batch, loss_mask=mask, completion_mask=mask)
     even = logps[::2].repeat_interleave(2, 0)
     term = "odds" if isinstance(made, ORPO) else "pairs"
-    nll = float(-(even * mask)[::2].sum() / mask[::2].sum()) if "nll" in made.units() else 0.0
-    assert set(made.units()) <= {term, "nll"}
+    nll = float(-(even * mask)[::2].sum() / mask[::2].sum()) if "nll" in made.terms() else 0.0
+    assert set(made.terms()) <= {term, "nll"}
     found = ours(made, batch, even)[0]
     assert float(found) == pytest.approx(loss + nll, abs=1e-12)
     certify(made.name, "golden", found, loss + nll)

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from helpers.evaluations import evaluation, scores_before_and_after
+from rung.artifacts.lineage import Lineage, StageRecord, hash_weights
+from rung.config.gate import GateConfig
 from rung.errors import CheckpointError
-from rung.gate import GateConfig, decide
-from rung.lineage import Lineage, StageRecord, hash_weights
+from rung.evaluation.gate import decide
 
 
 def test_a_lineage_comes_back_as_it_was_written(tmp_path):

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rung.artifacts.lineage import Lineage, StageRecord
+from rung.artifacts.locate import locate, suggest_models
 from rung.errors import CheckpointError, ConfigError
-from rung.lineage import Lineage, StageRecord
-from rung.locate import check_hub, locate, near
+from rung.models.names import check_hub
 
 
 def stage(run: Path, name: str, *, start: str = "tiny:base", model: bool = True, done: bool = True) -> None:
@@ -122,7 +123,7 @@ def test_a_stage_of_a_run_moved_elsewhere_is_found_by_its_folder(runs: Path, tmp
     ("spec", "name"), [("whole", "run:whole"), ("whole/stf", "run:whole/sft"), ("lama", "tiny:llama")]
 )
 def test_a_name_without_its_prefix_is_suggested(runs: Path, spec: str, name: str):
-    assert f"`{name}`" in near(spec, runs)
+    assert f"`{name}`" in suggest_models(spec, runs)
 
 
 def test_a_hub_that_cannot_be_asked_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

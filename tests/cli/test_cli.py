@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from helpers.commands import Command
 from helpers.repository import ROOT
-from rung.console import blocks
-from rung.registry import algorithm_class, algorithm_names
-from rung.show import algorithms, default_sources
+from rung.cli.show import algorithms, default_sources
+from rung.config.algorithms import algorithm_class, algorithm_names
 from rung.tiny.models import build
+from rung.utils.console import blocks
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.config import PathConfig, load_config, parse_config, resolve, shipped_configs
-from rung.config.load import merge, read_yaml
-from rung.config.models import StageConfig
-from rung.config.sizes import AUTO, SIZES, defaults_file
-from rung.config.spelling import spelling
+from rung.config.algorithms import algorithm_classes, make_algorithm
+from rung.config.defaults import AUTO, SIZES, defaults_file
+from rung.config.load import merge
+from rung.config.migration import spelling
+from rung.config.schema import StageConfig
 from rung.errors import ConfigError
-from rung.registry import algorithm, algorithm_classes
+from rung.utils.yaml_file import read_yaml
 
 PATH = {
     "name": "path",
@@ -175,7 +176,7 @@ def test_an_old_spelling_is_told_what_to_write_in_a_stage_and_in_its_algorithm(f
     assert f"unknown key `first.{old}`" in caught.what
     assert caught.remedy.startswith(("write `", "leave it out"))
     with pytest.raises(ConfigError) as inside:
-        resolve(load_config(file, [f"first.algorithm={{name: sft, {old}: 1}}"]))
+        resolve(load_config(file, [f"first.algorithm={{name: sft, {old}: 1}}"]), "tiny")
     assert inside.value.what == f"stage `first`: algorithm `sft`: unknown key `{old}`"
     assert inside.value.remedy == caught.remedy
 
@@ -261,7 +262,7 @@ def test_a_config_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
 
 def test_auto_is_filled_by_size_and_what_is_given_stays(file: Path) -> None:
     config = load_config(file, ["first.learning_rate=0.5"])
-    tiny, large = resolve(config), resolve(config, "large")
+    tiny, large = resolve(config, "tiny"), resolve(config, "large")
     assert stage(tiny, "first").learning_rate == stage(large, "first").learning_rate == 0.5
     assert stage(tiny, "first").batch_size != stage(large, "first").batch_size
     assert "auto" not in str({key: value for key, value in tiny.dump().items() if key != "stages"})
@@ -270,8 +271,8 @@ def test_auto_is_filled_by_size_and_what_is_given_stays(file: Path) -> None:
 
 
 def test_resolving_twice_changes_nothing_and_a_dump_is_read_back_equal(file: Path) -> None:
-    once = resolve(load_config(file))
-    assert resolve(once).dump() == once.dump()
+    once = resolve(load_config(file), "tiny")
+    assert resolve(once, "tiny").dump() == once.dump()
     again = parse_config(yaml.safe_load(yaml.safe_dump(once.dump())), source="dump", base=file.parent)
     assert again.dump() == once.dump()
 
@@ -287,7 +288,7 @@ def test_a_variant_takes_the_defaults_of_what_it_varies_and_an_own_algorithm_tho
     raw = {"name": "n", "model": "tiny:llama", "rewards": ["exact_match"], "stages": stages}
     made = [
         one.model_copy(update={"name": "", "algorithm": {}})
-        for one in resolve(parse_config(raw, source="", base=tmp_path)).stages
+        for one in resolve(parse_config(raw, source="", base=tmp_path), "tiny").stages
     ]
     assert made[0] == made[1]
     assert made[2] == made[3]
@@ -296,12 +297,12 @@ def test_a_variant_takes_the_defaults_of_what_it_varies_and_an_own_algorithm_tho
 
 def test_of_rollout_and_batch_size_one_follows_from_the_other(file: Path) -> None:
     sampled = ["second.algorithm=grpo", "second.updates.minibatches=2"]
-    by_rollout = resolve(load_config(file, [*sampled, "second.rollout.batch_size=12"]))
-    by_batch = resolve(load_config(file, [*sampled, "second.batch_size=6"]))
+    by_rollout = resolve(load_config(file, [*sampled, "second.rollout.batch_size=12"]), "tiny")
+    by_batch = resolve(load_config(file, [*sampled, "second.batch_size=6"]), "tiny")
     assert stage(by_rollout, "second").batch_size == 6
     assert stage(by_batch, "second").rollout.batch_size == 12
     with pytest.raises(ConfigError, match="second"):
-        resolve(load_config(file, [*sampled, "second.rollout.batch_size=12", "second.batch_size=4"]))
+        resolve(load_config(file, [*sampled, "second.rollout.batch_size=12", "second.batch_size=4"]), "tiny")
 
 
 @pytest.mark.parametrize("size", [*SIZES, "large"])
@@ -316,5 +317,5 @@ def test_defaults_hold_a_value_for_every_auto_and_nothing_else(size: str) -> Non
 def test_every_shipped_config_parses_and_resolves(name: str) -> None:
     config = resolve(load_config(name), "tiny")
     assert config.base == Path.cwd()
-    trained = [one for one in config.stages if algorithm(one.algorithm).requires()]
+    trained = [one for one in config.stages if make_algorithm(one.algorithm).needs()]
     assert all(one.max_steps or one.num_train_epochs for one in trained)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rung.data.encode import ALONE, NO_STOP, encode, encode_prompt
 from rung.data.load import load_examples
 from rung.data.records import Message
-from rung.data.report import Report
+from rung.data.report import DataReport
 from rung.errors import DataError
 
 EOS, BOS = 1, 2
@@ -15,7 +15,7 @@ ASKED = "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
 
 
 def run(rows, tokenizer, *, max_prompt_length=None, max_length=None, **settings):
-    report = Report()
+    report = DataReport()
     examples, _ = load_examples(rows)
     limits = {"max_prompt_length": max_prompt_length, "max_length": max_length}
     return encode(examples, tokenizer, report=report, **limits, **settings), report
@@ -172,7 +172,7 @@ def test_turns_that_the_template_refuses_are_an_error_or_counted(build):
     rows = [{"messages": [{"role": "system", "content": "s"}, *turns("u", "a")]}, {"messages": turns("u", "a")}]
     with pytest.raises(DataError, match=r"rows:1: the chat template refuses the turns \(no system turns\)"):
         run(rows, strict)
-    encoded, report = run(rows, strict, on_bad="skip")
+    encoded, report = run(rows, strict, on_bad_row="skip")
     assert len(encoded) == 1
     assert report.num_dropped == 1
 

@@ -20,11 +20,11 @@ def written(tmp_path, rows):
 def test_a_bad_row_is_an_error_by_default(tmp_path):
     with pytest.raises(DataError, match=r"rows\.jsonl, row 100: `prompt` is empty") as caught:
         load_examples(written(tmp_path, [*GOOD, BAD]), base=tmp_path)
-    assert "on_bad: skip" in caught.value.remedy
+    assert "on_bad_row: skip" in caught.value.remedy
 
 
 def test_a_skipped_row_is_counted_by_cause(tmp_path):
-    examples, report = load_examples(written(tmp_path, [*GOOD, BAD]), base=tmp_path, on_bad="skip")
+    examples, report = load_examples(written(tmp_path, [*GOOD, BAD]), base=tmp_path, on_bad_row="skip")
     assert len(examples) == 99
     assert report.as_dict()["dropped"] == {"`prompt` is empty": {"count": 1, "first": ["rows.jsonl:100"]}}
     assert (report.rows, report.examples) == (100, 99)
@@ -34,17 +34,19 @@ def test_a_line_that_cannot_be_read_is_a_bad_row(tmp_path):
     written(tmp_path, GOOD)
     with (tmp_path / "rows.jsonl").open("ab") as file:
         file.write(b'{"prompt": "cut of')
-    examples, report = load_examples("rows.jsonl", base=tmp_path, on_bad="skip")
+    examples, report = load_examples("rows.jsonl", base=tmp_path, on_bad_row="skip")
     assert len(examples) == 99
     assert list(report.dropped) == ["not valid JSON"]
 
 
 def test_a_quarantined_row_is_kept_aside(tmp_path):
     aside = tmp_path / "run" / "bad.jsonl"
-    load_examples(written(tmp_path, [*GOOD, BAD]), base=tmp_path, on_bad="quarantine", quarantine=aside)
+    _, report = load_examples(written(tmp_path, [*GOOD, BAD]), base=tmp_path, on_bad_row="quarantine")
+    report.write_quarantine(aside)
     assert [json.loads(line)["row"] for line in aside.read_text().splitlines()] == [BAD]
     before = sorted(tmp_path.rglob("*"))
-    _, report = load_examples("rows.jsonl", base=tmp_path, on_bad="quarantine")
+    _, report = load_examples("rows.jsonl", base=tmp_path, on_bad_row="skip")
+    report.write_quarantine(aside.with_name("none.jsonl"))
     assert report.num_dropped == 1
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -52,8 +54,8 @@ def test_a_quarantined_row_is_kept_aside(tmp_path):
 def test_too_many_bad_rows_are_an_error_in_any_case(tmp_path):
     spec = written(tmp_path, [*GOOD, BAD, BAD, BAD])
     with pytest.raises(DataError, match=r"row 100: .*3 of 102 rows are bad"):
-        load_examples(spec, base=tmp_path, on_bad="skip")
-    assert len(load_examples(spec, base=tmp_path, on_bad="skip", max_bad_share=0.05)[0]) == 99
+        load_examples(spec, base=tmp_path, on_bad_row="skip")
+    assert len(load_examples(spec, base=tmp_path, on_bad_row="skip", max_bad_share=0.05)[0]) == 99
 
 
 def test_mapped_columns_take_the_place_of_ours(tmp_path):
@@ -131,7 +133,7 @@ def test_exact_duplicates_are_counted_and_kept():
 
 
 def test_reports_of_two_sources_add_up():
-    (_, one), (_, two) = load_examples([*GOOD, BAD], on_bad="skip"), load_examples([{"text": "a", "label": "x"}])
+    (_, one), (_, two) = load_examples([*GOOD, BAD], on_bad_row="skip"), load_examples([{"text": "a", "label": "x"}])
     both = one.merge(two)
     assert (both.rows, both.examples, both.num_dropped, both.labels) == (101, 100, 1, ("x",))
     assert one.rows == 100

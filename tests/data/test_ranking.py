@@ -8,7 +8,7 @@ import torch
 from rung.data.collate import collate
 from rung.data.encode import encode
 from rung.data.load import load_examples
-from rung.data.report import Report
+from rung.data.report import DataReport
 from rung.errors import DataError
 
 CHAT = [{"role": "user", "content": "Why?"}]
@@ -20,7 +20,7 @@ def answer(text: str) -> list[dict[str, str]]:
 
 def batch_of(rows, tokenizer, **limits):
     settings: dict[str, Any] = {"max_prompt_length": None, "max_length": None} | limits
-    return collate(encode(load_examples(rows)[0], tokenizer, report=Report(), **settings), pad_id=0)
+    return collate(encode(load_examples(rows)[0], tokenizer, report=DataReport(), **settings), pad_id=0)
 
 
 def test_a_ranking_is_one_group_with_the_best_row_first(plain) -> None:

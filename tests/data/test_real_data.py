@@ -8,7 +8,7 @@ import pytest
 from rung.data.collate import collate
 from rung.data.encode import encode
 from rung.data.load import load_examples
-from rung.data.report import Report
+from rung.data.report import DataReport
 
 pytestmark = pytest.mark.real_data
 
@@ -17,7 +17,7 @@ def test_the_bedrock_sample_is_500_conversations_with_their_system_turn(real_dat
     examples, report = load_examples(str(real_data / "bedrock/json_mode_dataset.jsonl"))
     assert (len(examples), len({e.group for e in examples}), report.formats) == (500, 499, {"messages": 500})
     assert {e.messages[0]["content"] for e in examples if e.messages} == {"JSON Mode: Enabled"}
-    encoded = encode(examples[:50], chat, max_prompt_length=None, max_length=None, report=Report())
+    encoded = encode(examples[:50], chat, max_prompt_length=None, max_length=None, report=DataReport())
     for one in encoded:
         trained = [i for i, now in zip(one.answers[0].ids, one.answers[0].trained, strict=True) if now]
         assert trained.pop() == chat.eos_token_id
@@ -33,7 +33,7 @@ def test_banking77_is_10003_rows_of_77_labels(real_data):
 def test_the_labelled_solutions_give_2429_pairs_of_731_questions(real_data, plain):
     examples, _ = load_examples(str(real_data / "gsm8k/example_model_solutions.jsonl"))
     assert (len(examples), len({e.group for e in examples})) == (2_429, 731)
-    encoded = encode(examples[:40], plain, max_prompt_length=None, max_length=None, report=Report())
+    encoded = encode(examples[:40], plain, max_prompt_length=None, max_length=None, report=DataReport())
     batch = collate(encoded, pad_id=0)
     assert (batch.num_groups, batch.num_rows) == (40, 80)
     assert batch.num_prompts == len({e.group for e in examples[:40]})

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from rung.data.encode import ALONE, encode, encode_prompt
 from rung.data.load import load_examples
-from rung.data.report import Report
+from rung.data.report import DataReport
 from rung.rewards.reward_model import _row
-from rung.rollout.decode import Ending
+from rung.rollout.decode import StopCriteria
 
 PAD, EOS, BOS = 0, 1, 2
 SPECIAL = ["<pad>", "</s>", "<s>", "<unk>", "<turn>"]
@@ -96,7 +96,7 @@ def tokenizer_of(family, template=None):
 
 
 def run(row, tokenizer, **settings):
-    report = Report()
+    report = DataReport()
     (encoded,) = encode(
         load_examples([row])[0], tokenizer, max_prompt_length=None, max_length=None, report=report, **settings
     )
@@ -230,7 +230,7 @@ def test_a_reward_model_reads_sampled_ids_as_it_was_trained_to_read_told_ones(fa
 
 def stopped_at(tokenizer, ids, *stop):
     """How many tokens are drawn before a stop text ends them; None where it does not."""
-    ending = Ending(tokenizer, (EOS,), stop)
+    ending = StopCriteria(tokenizer, (EOS,), stop)
     return next((n for n in range(1, len(ids) + 1) if ending.stopped(torch.tensor([ids[:n]])).item()), None)
 
 

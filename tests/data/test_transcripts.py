@@ -5,7 +5,7 @@ import pytest
 from rung.data.encode import encode
 from rung.data.formats.transcripts import JOINED
 from rung.data.load import load_examples
-from rung.data.report import Report
+from rung.data.report import DataReport
 from rung.errors import DataError
 
 TEA = "\n\nHuman: Tea?\n\nAssistant: Green or black?\n\nHuman: Green: what else?"
@@ -48,7 +48,7 @@ def test_two_transcripts_are_a_pair_whose_prompt_is_all_but_the_last_reply():
 
 def test_the_pair_is_trained_on_the_last_reply_behind_what_the_sampler_sees(chat):
     example, _ = one(pair(f"{TEA}\n\nAssistant: Here.", f"{TEA}\n\nAssistant: No."))
-    (encoded,) = encode([example], chat, max_prompt_length=None, max_length=None, report=Report())
+    (encoded,) = encode([example], chat, max_prompt_length=None, max_length=None, report=DataReport())
     asked = [user("Tea?"), assistant("Green or black?"), user("Green: what else?")]
     assert list(encoded.prompt_ids) == chat.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
     assert [chat.decode(answer.ids) for answer in encoded.answers] == ["Here.<eos>\n", "No.<eos>\n"]
@@ -141,7 +141,7 @@ def test_a_broken_dialogue_is_named_with_its_row_and_column(row, said):
     with pytest.raises(DataError, match=said) as caught:
         load_examples([row])
     assert caught.value.what.startswith("rows, row 1: ")
-    assert "on_bad" in caught.value.remedy
+    assert "on_bad_row" in caught.value.remedy
 
 
 def test_a_row_that_is_no_transcript_among_many_is_named():

@@ -9,12 +9,12 @@ import pytest
 from rung.batch import Completion
 from rung.data.records import Example, Message, Messages, make_example
 from rung.errors import CheckpointError, DataError, RewardError
-from rung.evaluate import Evaluation, estimate, evaluate
-from rung.fewshot import with_shots
-from rung.reward import Rewards, reward
+from rung.evaluation.evaluate import Evaluation, estimate, evaluate
+from rung.evaluation.fewshot import with_shots
+from rung.evaluation.statistics import wilson
+from rung.reward import RewardSet, reward
 from rung.rollout.philox import Key
-from rung.rollout.sampler import Sampling
-from rung.statistics import wilson
+from rung.sampling import Sampling
 from rung.tiny.tokenizers import EOS_ID, byte
 
 TOKENIZER = byte()
@@ -65,7 +65,7 @@ def shot(country: str, capital: str) -> Example:
 
 def evaluated(answers: Sequence[str], metrics: Sequence = ("exact_match",), **settings) -> Evaluation:
     given = {"sampling": GREEDY, "key": KEY, "examples": items()} | settings
-    with Rewards(metrics) as scorers:
+    with RewardSet(metrics) as scorers:
         return evaluate(Parrot(answers), TOKENIZER, given.pop("examples"), scorers, **given)
 
 
@@ -122,7 +122,7 @@ def test_items_of_one_group_widen_the_interval():
 
 def test_string_shots_stand_before_the_question():
     parrot = Parrot(["Paris", "Rome", "Madrid", "Lima"])
-    with Rewards(["exact_match"]) as scorers:
+    with RewardSet(["exact_match"]) as scorers:
         evaluate(parrot, TOKENIZER, items(), scorers, shots=[shot("Chad", "N'Djamena")], sampling=GREEDY, key=KEY)
     assert TOKENIZER.decode(list(parrot.asked[0])) == "capital of Chad? N'Djamena\n\ncapital of France? "
     assert parrot.visits == [0, 1, 2, 3]
@@ -216,7 +216,7 @@ def test_rows_of_another_evaluation_are_refused(tmp_path):
 def test_what_cannot_be_evaluated_is_known_before_anything_is_sampled(change, error, message):
     parrot = Parrot([])
     given = {"examples": items(), "metrics": ["exact_match"], "shots": []} | change
-    with Rewards(given["metrics"]) as scorers, pytest.raises(error, match=message):
+    with RewardSet(given["metrics"]) as scorers, pytest.raises(error, match=message):
         evaluate(parrot, TOKENIZER, given["examples"], scorers, shots=given["shots"], sampling=GREEDY, key=KEY)
     assert parrot.asked == []
 

@@ -4,9 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from helpers.evaluations import evaluation, scores_before_and_after
-from rung.comparison import compare, pooled_ratio
+from rung.config.gate import GateConfig
 from rung.errors import UserError
-from rung.gate import Decision, GateConfig, Limit, decide
+from rung.evaluation.comparison import compare, pooled_ratio
+from rung.evaluation.gate import Decision, Limit, decide
 
 CORRECT = GateConfig.model_validate({"metric": "correct"})
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rung.statistics import (
+from rung.evaluation.statistics import (
     cluster_variance,
     detectable_difference,
     holm,

@@ -11,9 +11,10 @@ from helpers.policies import WeightedSum, gradient, relative_error, tiny_policy
 from rung.algorithm import Algorithm
 from rung.batch import Batch
 from rung.errors import ConfigError
-from rung.models import load_model
-from rung.planner import Layout
-from rung.policy import Policy
+from rung.forward.planner import Layout
+from rung.forward.policy import Policy
+from rung.models.load import load_model
+from rung.sampling import Sampling
 
 FAMILIES = ("llama", "qwen3", "gpt2", "gemma3")
 SHAPES_EACH = 25  # x 4 families x full and LoRA = 200 random ragged batches
@@ -22,7 +23,7 @@ SHAPES_EACH = 25  # x 4 families x full and LoRA = 200 random ragged batches
 def gradient_in(policy: Policy, batch: Batch, layout: Layout, token_budget: int) -> torch.Tensor:
     """The gradient of `WeightedSum` in one layout alone."""
     policy.model.zero_grad()
-    for head in (policy.value_head, policy.final_head):
+    for head in (policy.value_head, policy.score_head):
         if head is not None:
             head.zero_grad()
     policy.token_budget = token_budget
@@ -78,7 +79,7 @@ def test_log_probs_equal_a_plain_transformers_forward(family: str) -> None:
 def test_temperature_divides_the_logits() -> None:
     policy = tiny_policy("llama")
     batch = random_batch(torch.Generator().manual_seed(2))
-    policy.temperature = 2.0
+    policy.sampling = Sampling(max_completion_length=1, temperature=2.0)
     with torch.no_grad():
         ids = torch.cat([batch.prompt_ids[0][batch.prompt_mask[0]], batch.completion_ids[0][:1]])
         logits = policy.model(input_ids=ids[None]).logits[0, -2].float()
@@ -91,7 +92,7 @@ def test_chunked_head_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(3)
     batch = with_random_weights(random_batch(generator), generator)
     expected = logps_and_gradient(policy, batch, "shared", 10_000)
-    monkeypatch.setattr("rung.scoring.LOGITS_BYTES", 4 * policy.model.config.vocab_size * 3)
+    monkeypatch.setattr("rung.forward.logprobs.LOGITS_BYTES", 4 * policy.model.config.vocab_size * 3)
     logps, found = logps_and_gradient(policy, batch, "shared", 10_000)
     torch.testing.assert_close(logps, expected[0], atol=1e-6, rtol=0)
     assert relative_error(found, expected[1]) < 1e-6

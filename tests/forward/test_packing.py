@@ -9,8 +9,8 @@ import rung
 from helpers.batches import random_batch, with_random_weights
 from helpers.policies import WeightedSum, gradient, relative_error, tiny_policy
 from rung.batch import Batch, concat
-from rung.planner import Block, Cost, Layout, Part, plan
-from rung.policy import Policy
+from rung.forward.planner import Block, Cost, Layout, Part, plan
+from rung.forward.policy import Policy
 
 FAMILIES = ("llama", "qwen3", "gpt2", "gemma3")
 SHAPES_EACH = 12
@@ -133,7 +133,7 @@ def test_short_documents_of_uneven_lengths_are_packed_and_padding_is_gone() -> N
             policy.layouts = lambda layouts=layouts: layouts  # type: ignore[method-assign]
             for _ in policy.parts(batch, WeightedSum()):
                 pass
-            counted.append(policy.counted)
+            counted.append(policy.work)
         alone, joined = counted
         assert joined.positions <= 1.05 * sum(lengths) < alone.positions
         assert joined.calls < alone.calls
@@ -181,4 +181,4 @@ def test_a_stage_on_raw_text_packs_it(model: str) -> None:
         pass
     tokens = int(batch.lengths.sum()) + batch.num_rows
     assert tokens >= 1500
-    assert stage.policy.counted.positions <= 1.1 * tokens
+    assert stage.policy.work.positions <= 1.1 * tokens

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from helpers.batches import random_batch, with_random_weights
 from helpers.policies import WeightedSum, tiny_policy
 from rung.batch import Batch
-from rung.planner import Cost, Layout, Part, cut, plan
+from rung.forward.planner import Cost, Layout, Part, cut, plan
 
 COSTS = {"tiny": Cost.of(20_000, 32, 2), "toy": Cost.of(2_800_000, 256, 4), "small": Cost.of(440_000_000, 1024, 28)}
 LAYOUTS: tuple[Layout, ...] = ("plain", "shared", "masked")
@@ -31,8 +31,8 @@ def test_a_group_of_eight_computes_its_prompt_once_and_little_padding(
         policy = tiny_policy("llama")
         for _ in policy.parts(batch, WeightedSum()):
             pass
-        assert policy.counted.positions <= prompts * prompt_length + 1.4 * int(batch.lengths.sum())
-        assert policy.counted.head_rows == int(batch.loss_mask.sum())
+        assert policy.work.positions <= prompts * prompt_length + 1.4 * int(batch.lengths.sum())
+        assert policy.work.head_rows == int(batch.loss_mask.sum())
 
 
 def padded_positions(batch: Batch, layout: Layout, part: Part) -> int:

@@ -10,18 +10,18 @@ from helpers.batches import random_batch
 from helpers.policies import gradient, relative_error, tiny_policy
 from helpers.steps import ALGORITHMS, policy_for, step_batch
 from rung.algorithms.grpo import GRPO
-from rung.batch import count
+from rung.batch import count_denominators
 from rung.config import parse_config, resolve
-from rung.config.sizes import native_precision
-from rung.planner import Layout
-from rung.policy import Policy
+from rung.config.defaults import native_precision
+from rung.forward.planner import Layout
+from rung.forward.policy import Policy
 
 
 def passed(policy: Policy, name: str) -> torch.Tensor:
     """The gradient of one step on the recorded batch of an algorithm."""
     algorithm = ALGORITHMS[name]
     batch = algorithm.prepare(step_batch(algorithm), policy)
-    denominators = count(algorithm.units(), batch)
+    denominators = count_denominators(algorithm.terms(), batch)
     for part, outputs in policy.parts(batch, algorithm):
         algorithm.loss(part, outputs).over(denominators).backward()
     return gradient(policy)

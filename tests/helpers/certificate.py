@@ -240,7 +240,7 @@ class Certificate:
         if exitstatus or self.skipped:
             self.faults = ["not every test passed" if exitstatus else f"{self.skipped} tests were skipped"]
         else:
-            from rung.registry import algorithm_names
+            from rung.config.algorithms import algorithm_names
 
             names = algorithm_names()
             self.faults = faults(self.records, names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rung.evaluate import Evaluation, Lengths, Row, estimate
+from rung.evaluation.evaluate import Evaluation, Lengths, Row, estimate
 
 Scores = Sequence[float | None]
 

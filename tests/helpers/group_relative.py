@@ -8,18 +8,18 @@ import torch
 
 from helpers.batches import random_batch
 from helpers.losses import Result
-from rung.algorithms.axes import Level
 from rung.algorithms.cispo import CISPO
 from rung.algorithms.dapo import DAPO
 from rung.algorithms.gmpo import GMPO
-from rung.algorithms.group import GroupRelative
 from rung.algorithms.grpo import GRPO, DrGRPO
 from rung.algorithms.gspo import GSPO, LUSPO, GSPOToken
 from rung.algorithms.reinforce_pp import ReinforcePPBaseline
 from rung.algorithms.rloo import RLOO
 from rung.algorithms.sapo import SAPO
+from rung.algorithms.shared.group_relative import GroupRelative
+from rung.algorithms.shared.options import Level
 from rung.algorithms.vespo import VESPO
-from rung.batch import Batch, Outputs, count
+from rung.batch import Batch, Outputs, count_denominators
 
 NAN = float("nan")
 GROUP = 4
@@ -94,7 +94,7 @@ def by_logp_and_entropy(algorithm: GroupRelative, batch: Batch, both: torch.Tens
     """The loss and its gradient (2, N, T) by log-probs and entropies."""
     leaf = both.clone().requires_grad_()
     outputs = Outputs(logps=leaf[0], readouts={"entropy": leaf[1]})
-    loss = algorithm.loss(batch, outputs).over(count(algorithm.units(), batch))
+    loss = algorithm.loss(batch, outputs).over(count_denominators(algorithm.terms(), batch))
     loss.backward()
     assert leaf.grad is not None
     return loss.detach(), leaf.grad * batch.loss_mask

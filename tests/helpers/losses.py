@@ -11,7 +11,7 @@ import torch
 
 from helpers.batches import random_batch
 from rung.algorithm import Algorithm
-from rung.batch import Batch, Outputs, count
+from rung.batch import Batch, Outputs, count_denominators
 
 Result = tuple[torch.Tensor, torch.Tensor]  # a loss and its gradient
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
@@ -44,9 +44,9 @@ def ours(algorithm: Algorithm, batch: Batch, logps: torch.Tensor, **readouts: to
     outputs = Outputs(
         logps=leaf,
         readouts={"entropy": nothing, "top_logp": nothing, **readouts},
-        values=nothing if "values" in algorithm.requires() else None,
+        values=nothing if "values" in algorithm.needs() else None,
     )
-    loss = algorithm.loss(batch, outputs).over(count(algorithm.units(), batch))
+    loss = algorithm.loss(batch, outputs).over(count_denominators(algorithm.terms(), batch))
     loss.backward()
     assert leaf.grad is not None
     return loss.detach(), leaf.grad * batch.loss_mask

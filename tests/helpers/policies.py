@@ -1,14 +1,15 @@
 """Tiny policies, and an algorithm whose loss touches every output of a forward pass."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 
 from rung.algorithm import Algorithm
-from rung.batch import Batch, Loss, Outputs
-from rung.maths import entropy, masked_sum
-from rung.models import with_adapter
-from rung.policy import Policy
+from rung.batch import Batch, Denominator, Loss, Outputs, Readout
+from rung.forward.policy import Policy
+from rung.maths.tensors import entropy, masked_sum
+from rung.models.load import with_adapter
 from rung.tiny.models import build
 
 
@@ -16,16 +17,20 @@ class WeightedSum(Algorithm):
     """A loss that touches all of a forward pass: weighted log-probs, entropy, values and verdicts."""
 
     name: ClassVar = "weighted_sum"
-    terms: ClassVar = {"all": "rows"}
-    readouts: ClassVar = {"entropy": entropy}
+
+    def terms(self) -> Mapping[str, Denominator]:
+        return {"all": "rows"}
+
+    def readouts(self) -> Mapping[str, Readout]:
+        return {"entropy": entropy}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
         total = masked_sum(outputs.logps * batch.extras["weights"] + outputs.readouts["entropy"], batch.loss_mask).sum()
-        if outputs.values is not None and outputs.final is not None:
+        if outputs.values is not None and outputs.scores is not None:
             total = (
                 total
                 + masked_sum(outputs.values**2, batch.loss_mask).sum()
-                + (outputs.final * batch.extras["rows"]).sum()
+                + (outputs.scores * batch.extras["rows"]).sum()
             )
         return Loss({"all": total})
 
@@ -51,5 +56,5 @@ def tiny_policy(family: str, *, lora: bool = False, heads: bool = False) -> Poli
     return Policy(
         model,
         value_head=torch.nn.Linear(hidden, 1) if heads else None,
-        final_head=torch.nn.Linear(hidden, 1, bias=False) if heads else None,
+        score_head=torch.nn.Linear(hidden, 1, bias=False) if heads else None,
     )

@@ -8,7 +8,7 @@ import torch
 from helpers.rows import write_rows
 from rung.config import load_config
 from rung.errors import UserError
-from rung.path import run_path
+from rung.pipeline.runner import run_path
 
 CONFIG = """
 model: tiny:llama

@@ -6,9 +6,11 @@ from pathlib import Path
 import yaml
 
 from rung.config import parse_config, resolve
-from rung.fit import fit
-from rung.ranks import Ranks
-from rung.signals import StopFlag
+from rung.config.defaults import algorithm_of
+from rung.distributed.ranks import Ranks
+from rung.pipeline.stage_settings import stage_settings
+from rung.pipeline.train_stage import train_stage
+from rung.utils.signals import StopFlag
 
 STEPS = 22
 
@@ -50,7 +52,7 @@ STAGES = {
 }
 
 
-def train_stage(work: Path, stage: str, folder: Path) -> None:
+def train_or_resume(work: Path, stage: str, folder: Path) -> None:
     """Trains the stage, or what is left of it; exits with 75 where it was asked to stop."""
     raw = {
         "name": "test",
@@ -58,11 +60,10 @@ def train_stage(work: Path, stage: str, folder: Path) -> None:
         "stages": [{"name": stage, "max_steps": STEPS, "save_steps": 3, **STAGES[stage]}],
     }
     (work / "config.yaml").write_text(yaml.safe_dump(raw))
-    config = resolve(parse_config(raw, source="test", base=work))
+    config = resolve(parse_config(raw, source="test", base=work), "tiny")
     with StopFlag() as stop:
-        done = fit(
-            config.stages[0],
-            config,
+        done = train_stage(
+            stage_settings(config.stages[0], config, algorithm_of(config.stages[0], work)),
             start="tiny:llama",
             reference=None,
             critic="tiny:llama" if config.stages[0].critic == "start" else None,

@@ -28,9 +28,9 @@ from rung.algorithms.sft import SFT
 from rung.algorithms.simpo import SimPO
 from rung.algorithms.vespo import VESPO
 from rung.batch import Batch, concat
-from rung.loop import steps
-from rung.policy import Policy
-from rung.ranks import Ranks
+from rung.distributed.ranks import Ranks
+from rung.forward.policy import Policy
+from rung.training.loop import steps
 
 ALGORITHMS: dict[str, Algorithm] = {
     "sft": SFT(),
@@ -93,7 +93,7 @@ def step_batch(algorithm: Algorithm, seed: int = 0) -> Batch:
             "sampled_logps": -5.4 + 0.1 * torch.randn(noise.shape, generator=generator),
         },
     )
-    return algorithm.credit(batch, {})[0] if "prompts" in algorithm.requires() else batch
+    return algorithm.credit(batch, {})[0] if "prompts" in algorithm.needs() else batch
 
 
 def policy_for(algorithm: Algorithm) -> Policy:
@@ -101,12 +101,12 @@ def policy_for(algorithm: Algorithm) -> Policy:
 
     A reference that is read beyond the log-probs that the batch has is another random model, and so is a teacher.
     """
-    policy = tiny_policy("llama", heads=bool({"values", "final"} & algorithm.requires()))
-    if "values" in algorithm.requires():
+    policy = tiny_policy("llama", heads=bool({"values", "final"} & algorithm.needs()))
+    if "values" in algorithm.needs():
         policy.critic = deepcopy(policy.model)
-    if "unpaired" in algorithm.requires():
+    if "unpaired" in algorithm.needs():
         policy.reference = with_other_weights(policy.snapshot())
-    if "teacher" in algorithm.requires():
+    if "teacher" in algorithm.needs():
         policy.teacher = with_other_weights(policy.snapshot())
     return policy
 

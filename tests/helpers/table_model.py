@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rung.algorithm import Algorithm
 from rung.batch import Batch
-from rung.planner import Layout
-from rung.policy import Policy
+from rung.forward.planner import Layout
+from rung.forward.policy import Policy
 
 LAYOUTS = pytest.mark.parametrize("layout", ["plain", "shared", "masked"])
 TOKENS = "_abcdefghijpq012"  # `_` pads; a digit inside a completion is attended and not trained
@@ -111,7 +111,7 @@ def credited(algorithm: Algorithm, policy: Policy, batch: Batch) -> Batch:
 def summed_losses(algorithm: Algorithm, policy: Policy, batch: Batch) -> dict[str, float]:
     """The sums that a step would divide by its denominators."""
     losses = [algorithm.loss(part, outputs).terms for part, outputs in policy.parts(batch, algorithm)]
-    return {name: sum(float(loss[name].detach()) for loss in losses) for name in algorithm.units()}
+    return {name: sum(float(loss[name].detach()) for loss in losses) for name in algorithm.terms()}
 
 
 def assert_close(

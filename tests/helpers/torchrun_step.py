@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from helpers.steps import ALGORITHMS, policy_for, step_batch
-from rung.loop import steps
-from rung.ranks import Ranks, launched
-from rung.shards import whole
+from rung.distributed.fsdp import full_tensor
+from rung.distributed.ranks import Ranks, init_ranks
+from rung.training.loop import steps
 
 
 def one_step(name: str, ranks: Ranks, token_budget: int) -> dict[str, torch.Tensor]:
@@ -30,12 +30,12 @@ def one_step(name: str, ranks: Ranks, token_budget: int) -> dict[str, torch.Tens
     next(steps(policy, algorithm, [share], optimizer, schedule, ranks=ranks, max_grad_norm=1e9))
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.parameters]
     return {
-        "gradient": torch.cat([whole(grad).flatten().double() for grad in grads]),
-        "weights": torch.cat([whole(p.detach()).flatten().double() for p in policy.parameters]),
+        "gradient": torch.cat([full_tensor(grad).flatten().double() for grad in grads]),
+        "weights": torch.cat([full_tensor(p.detach()).flatten().double() for p in policy.parameters]),
     }
 
 
-with launched() as ranks:
+with init_ranks() as ranks:
     for name in ALGORITHMS:
         for kind, budget in (("replicas", 8192), ("shards", 40)):
             made = one_step(name, replace(ranks, sharded=kind == "shards"), budget)

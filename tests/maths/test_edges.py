@@ -5,9 +5,12 @@ from math import exp, expm1, log, sqrt
 import pytest
 import torch
 
-from rung import advantages, maths, objectives, pair_losses
 from rung.algorithms.dpo import DPO
 from rung.batch import Batch
+from rung.maths import advantages
+from rung.maths import policy_losses as objectives
+from rung.maths import preference_losses as pair_losses
+from rung.maths import tensors as maths
 
 pytestmark = pytest.mark.maths
 NAN = float("nan")

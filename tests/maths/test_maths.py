@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.certificate import Certify
-from rung import advantages, maths, pair_losses
+from rung.maths import advantages
+from rung.maths import preference_losses as pair_losses
+from rung.maths import tensors as maths
 
 pytestmark = pytest.mark.maths
 
@@ -90,7 +92,7 @@ def test_k3_is_bounded_where_exp_would_overflow() -> None:
 def test_soft_overlong_punishment(certify: Certify) -> None:
     """Limit 20, buffer 4: free up to 16 tokens, then a quarter a token, never below -1."""
     lengths = torch.tensor([10, 16, 17, 18, 20, 21])
-    certify("dapo", "golden", *close(advantages.soft_overlong(lengths, 20, 4), [0, 0, -0.25, -0.5, -1, -1]))
+    certify("dapo", "golden", *close(advantages.overlong_penalty(lengths, 20, 4), [0, 0, -0.25, -0.5, -1, -1]))
 
 
 def test_pair_losses(certify: Certify) -> None:

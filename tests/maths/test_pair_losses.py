@@ -8,10 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.pair_losses import alpha_divergence, discopop, log_odds
+from rung.maths.preference_losses import alpha_divergence, discopop, log_odds
 
 
-@pytest.mark.parametrize("module", ["rung.pair_losses", "rung.pairs", "rung.maths"])
+@pytest.mark.parametrize(
+    "module", ["rung.maths.preference_losses", "rung.algorithms.shared.pairs", "rung.maths.tensors"]
+)
 def test_the_examples_in_the_docstrings_hold(module: str) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(module))
     assert attempted > 0

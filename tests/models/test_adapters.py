@@ -8,9 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 from helpers.commands import Command, Refusal
-from rung.adapters import base_of, check_base, fingerprint
 from rung.errors import ConfigError
-from rung.models import load_model, load_outline, save_adapter, with_adapter
+from rung.models.adapters import base_of, check_base, fingerprint
+from rung.models.load import load_meta_model, load_model, save_adapter, with_adapter
 from rung.tiny.models import build
 
 
@@ -38,7 +38,7 @@ def test_an_adapter_is_its_base_with_the_adapter_in_its_weights(adapter: Path):
     torch.testing.assert_close(model(ids).logits, expected(ids).logits)
     assert all(weight.requires_grad for weight in model.parameters())
     assert len(tokenizer) == model.config.vocab_size
-    assert load_outline(adapter)[0].config == model.config
+    assert load_meta_model(adapter)[0].config == model.config
 
 
 def test_a_fingerprint_tells_trained_and_merged_weights_apart():

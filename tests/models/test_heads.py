@@ -10,11 +10,11 @@ import torch
 import rung
 from helpers.batches import random_batch, with_random_weights
 from helpers.policies import WeightedSum, gradient, relative_error, tiny_policy
-from rung.algorithm import Algorithm
+from rung.algorithm import Algorithm, DataKind, Need
 from rung.errors import ConfigError
-from rung.heads import fresh_head, load_critic, zero_head
-from rung.opening import add_heads
-from rung.policy import Policy
+from rung.forward.policy import Policy
+from rung.models.heads import fresh_head, load_critic, zero_head
+from rung.pipeline.build_stage import add_heads
 from rung.tiny.models import build
 
 
@@ -22,7 +22,12 @@ class Valued(WeightedSum):
     """Weighted log-probs and values, of an algorithm that says it needs them."""
 
     name: ClassVar = "valued"
-    needs: ClassVar = frozenset({"text", "values"})
+
+    def data_kind(self) -> DataKind:
+        return "text"
+
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"values"})
 
 
 def _batch():

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rung.errors import ConfigError
-from rung.models import check_adapter, empty_model, load_outline, num_positions
+from rung.models.load import check_adapter, load_meta_model, meta_model, num_positions
 from rung.tiny.models import build
 
 
@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_outline_has_the_shape_and_the_tokenizer_and_no_weights(folder: Path) -> None:
-    model, tokenizer = load_outline(folder)
+    model, tokenizer = load_meta_model(folder)
     assert model.device.type == "meta"
     assert num_positions(model) == 512
     assert len(tokenizer) == model.config.vocab_size
@@ -28,10 +28,10 @@ def test_an_outline_has_the_shape_and_the_tokenizer_and_no_weights(folder: Path)
 
 @pytest.mark.parametrize("lora", [{}, {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}, {"r": 2}])
 def test_an_adapter_is_checked_without_weights(folder: Path, lora: dict[str, Any]) -> None:
-    check_adapter(empty_model(str(folder)), lora)
+    check_adapter(meta_model(str(folder)), lora)
 
 
 @pytest.mark.parametrize("lora", [{"r": 0}, {"target_modules": ["none"]}, {"init_lora_weights": "pisa"}, {"bias": "x"}])
 def test_an_adapter_that_peft_refuses_is_refused_without_weights(folder: Path, lora: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"adapter\.lora"):
-        check_adapter(empty_model(str(folder)), lora)
+        check_adapter(meta_model(str(folder)), lora)

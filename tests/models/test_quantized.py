@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 import rung
 from rung.config import StageConfig
 from rung.errors import ConfigError
-from rung.models import merged, read_config, with_adapter
-from rung.quantized import check_4bit, quantized
+from rung.models.load import merge_adapter, read_config, with_adapter
+from rung.models.quantization import quantize
+from rung.pipeline.requirements import check_4bit
 from rung.tiny.models import build
 
 installed = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -29,6 +30,11 @@ ROWS = [{"prompt": "a", "completion": "b"}]
 def stage_of(lora: dict[str, Any], **keys: Any) -> StageConfig:
     adapter = {"lora": lora, "load_in_4bit": True}
     return StageConfig.model_validate({"name": "one", "algorithm": "dpo", "adapter": adapter, **keys})
+
+
+def quantized(family: str, lora: dict[str, Any]) -> PreTrainedModel:
+    kept = lora.get("modules_to_save", ())
+    return quantize(build(family)[0], kept=kept, dtype=torch.float32, start=f"tiny:{family}", seed=0)
 
 
 @torch.no_grad()
@@ -50,7 +56,7 @@ def as_quantised(family: str) -> PreTrainedModel:
     """A whole model whose matrices have the values that 4 bits left of them."""
     from bitsandbytes.functional import dequantize_4bit  # type: ignore[import-not-found]
 
-    whole, model = build(family)[0], quantized(build(family)[0], stage_of({}), start=f"tiny:{family}", seed=0)
+    whole, model = build(family)[0], quantized(family, {})
     for name, layer in model.named_modules():
         if hasattr(layer, "compute_dtype"):
             weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)  # type: ignore[attr-defined]
@@ -67,7 +73,7 @@ def test_passes_and_gradients_are_those_of_the_values_that_are_left(family: str,
     """In eval mode, and after a pass without a gradient, such as a sampler's: there bitsandbytes may repack weights."""
     lora = {"r": 4, "use_dora": dora}
     torch.manual_seed(0)
-    model = moved(with_adapter(quantized(build(family)[0], stage_of(lora), start=f"tiny:{family}", seed=0), lora))
+    model = moved(with_adapter(quantized(family, lora), lora))
     expected = moved(with_adapter(as_quantised(family), lora))
     expected.load_state_dict({n: p for n, p in model.named_parameters() if p.requires_grad}, strict=False)
     torch.testing.assert_close(logits(model.eval()), logits(expected), atol=2e-5, rtol=0)
@@ -92,10 +98,10 @@ def test_passes_and_gradients_are_those_of_the_values_that_are_left(family: str,
 )
 def test_the_adapter_is_merged_into_whole_weights(family: str, lora: dict[str, Any]) -> None:
     lora = {"r": 4, **lora}
-    model = moved(with_adapter(quantized(build(family)[0], stage_of(lora), start=f"tiny:{family}", seed=0), lora))
+    model = moved(with_adapter(quantized(family, lora), lora))
     whole = moved(with_adapter(build(family)[0], lora))
     whole.load_state_dict({n: p for n, p in model.named_parameters() if p.requires_grad}, strict=False)
-    torch.testing.assert_close(logits(merged(model)), logits(whole), atol=2e-5, rtol=0)
+    torch.testing.assert_close(logits(merge_adapter(model)), logits(whole), atol=2e-5, rtol=0)
     assert (logits(model) - logits(whole)).abs().max() > 1e-3, "which is not what was trained"
 
 

@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from torch import nn
 
 from helpers.batches import random_batch
 from helpers.reward_models import random_reward_model
 from rung.algorithms.reward_model import RewardModel
 from rung.batch import Batch
 from rung.errors import UserError
-from rung.heads import fresh_head
-from rung.models import with_adapter
-from rung.policy import Policy
-from rung.reward_models import check_judge, load_reward_model, reference_scores, save_reward_model, score_rows
+from rung.forward.policy import Policy
+from rung.models.heads import fresh_head
+from rung.models.load import with_adapter
+from rung.models.reward_model import check_can_be_reward_model, load_reward_model, save_reward_model, score_rows
+from rung.pipeline.train_stage import reference_scores
 from rung.tiny.models import build
 
 
@@ -31,7 +33,10 @@ def test_a_saved_reward_model_gives_the_scores_of_the_policy_over_their_scale(tm
     expected = torch.zeros(batch.num_rows)
     for i in range(0, batch.num_rows, 2):
         expected[i : i + 2] = reference_scores(policy, RewardModel(), [batch.select(torch.tensor([i, i + 1]))])
-    save_reward_model(policy, tokenizer, tmp_path, reference_scores(policy, RewardModel(), [batch]))
+    assert isinstance(policy.score_head, nn.Linear)
+    save_reward_model(
+        policy.model, policy.score_head, tokenizer, tmp_path, reference_scores(policy, RewardModel(), [batch])
+    )
     assert (tmp_path / "adapter").exists() == lora
 
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=1)
@@ -48,7 +53,8 @@ def test_a_saved_reward_model_gives_the_scores_of_the_policy_over_their_scale(tm
 def test_scores_do_not_depend_on_the_parts(tmp_path) -> None:
     policy, tokenizer = random_reward_model("qwen3"), build("qwen3")[1]
     batch = random_batch(torch.Generator().manual_seed(2), group=2, prompts=6)
-    save_reward_model(policy, tokenizer, tmp_path, torch.tensor([0.0, 2.0]))
+    assert isinstance(policy.score_head, nn.Linear)
+    save_reward_model(policy.model, policy.score_head, tokenizer, tmp_path, torch.tensor([0.0, 2.0]))
     model, rows = load_reward_model(str(tmp_path / "model"))[0], rows_of(batch)
     alone = [score_rows(model, [row], token_budget=1)[0] for row in rows]
     for budget in (1, 60, 10_000):
@@ -59,16 +65,16 @@ def test_a_tokenizer_that_pads_with_eos_and_an_unknown_family_are_refused() -> N
     from transformers import CLIPConfig
 
     model, tokenizer = build("llama")
-    check_judge(model.config, tokenizer)
+    check_can_be_reward_model(model.config, tokenizer)
     tokenizer.pad_token = tokenizer.eos_token
     with pytest.raises(UserError, match=r"pads with EOS.*\n.*pad_token"):
-        check_judge(model.config, tokenizer)
+        check_can_be_reward_model(model.config, tokenizer)
     with pytest.raises(UserError, match="no sequence classifier for a model of type `clip`"):
-        check_judge(CLIPConfig(), build("llama")[1])
+        check_can_be_reward_model(CLIPConfig(), build("llama")[1])
 
 
 def test_a_lora_of_the_models_own_layers_leaves_the_head_alone() -> None:
     """The head is no part of the model that the adapter wraps: it is trained whole."""
     model = with_adapter(build("llama")[0], {"r": 2})
-    policy = Policy(model, final_head=fresh_head(model))
-    assert "final_head.weight" in policy.named_parameters()
+    policy = Policy(model, score_head=fresh_head(model))
+    assert "score_head.weight" in policy.named_parameters()

@@ -15,15 +15,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import rung
 from helpers.rows import read_rows
 from helpers.small_path import write_small_path
+from rung.artifacts.lineage import hash_weights
 from rung.config import load_config
 from rung.data.collate import collate
 from rung.data.encode import encode
 from rung.data.load import load_examples
-from rung.data.report import Report
-from rung.lineage import hash_weights
-from rung.models import load_model
-from rung.path import Run, run_path
-from rung.policy import Policy
+from rung.data.report import DataReport
+from rung.forward.policy import Policy
+from rung.models.load import load_model
+from rung.pipeline.runner import Run, run_path
 
 LORA = {"adapter": {"lora": {"r": 4}}}
 DORA = {"adapter": {"lora": {"r": 4, "use_dora": True}}}
@@ -104,7 +104,7 @@ def chosen(model: PreTrainedModel, folder: Path) -> float:
     """The mean log-prob of the chosen answers, of the pairs that every step of `DPO` learns from."""
     tokenizer = load_model("tiny:llama")[1]
     examples = load_examples(FEW, base=folder, seed=42)[0]
-    encoded = encode(examples, tokenizer, max_prompt_length=None, max_length=None, report=Report())
+    encoded = encode(examples, tokenizer, max_prompt_length=None, max_length=None, report=DataReport())
     return float(Policy(model).logps(collate(encoded, pad_id=0))[::2].sum(1).mean())
 
 
@@ -143,7 +143,7 @@ def test_a_reward_model_under_lora_saves_a_head_that_moved(run: Run) -> None:
         data=[{"prompt": "a", "chosen": "b", "rejected": "c"}],
         max_steps=1,
         **LORA,
-    ).policy.final_head
+    ).policy.score_head
     assert isinstance(fresh, torch.nn.Linear)
     moved = (head - fresh.weight).abs().max().item()
     assert 1e-3 < moved < 1e-1, "three steps of at most 0.01 from where the same seed begins"

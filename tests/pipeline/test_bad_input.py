@@ -110,14 +110,14 @@ def written(config: dict[str, Any]) -> str:
         pytest.param(SFT | {"data": "cut.jsonl.gz"}, "cut.jsonl.gz", "again", id="truncated gz"),
         pytest.param(SFT | {"data": "latin.jsonl"}, "latin.jsonl, row 2: not UTF-8", "fix the row", id="not UTF-8"),
         pytest.param(SFT | {"data": "latin.csv"}, "latin.csv, line 3: not UTF-8", "UTF-8", id="csv not UTF-8"),
-        pytest.param(DPO | {"data": "same.jsonl"}, "same.jsonl, row 2", "on_bad", id="chosen equals rejected"),
+        pytest.param(DPO | {"data": "same.jsonl"}, "same.jsonl, row 2", "on_bad_row", id="chosen equals rejected"),
         pytest.param(
             SFT | {"data": "long.jsonl", "max_prompt_length": 20, "on_overlong": "error"},
             "long.jsonl:2",
             "on_overlong",
             id="prompt over the budget",
         ),
-        pytest.param(SFT | {"data": "silent.jsonl"}, "silent.jsonl, row 2", "on_bad", id="no trained token"),
+        pytest.param(SFT | {"data": "silent.jsonl"}, "silent.jsonl, row 2", "on_bad_row", id="no trained token"),
         pytest.param(SFT | {"name": "../out"}, "'../out'", "letters", id="name leaves the folder"),
         pytest.param({"stages": [{"name": "../out", **SFT}]}, "'../out'", "letters", id="stage name leaves"),
         pytest.param(SFT | {"name": "/out"}, "'/out'", "letters", id="absolute name"),
@@ -250,7 +250,7 @@ def test_bad_rows_within_the_cap_are_set_aside_and_the_run_goes_on(
 ) -> None:
     rows = [{"prompt": f"number {i}", "completion": "" if i == 30 else str(i)} for i in range(60)]
     write_rows(home, {"mostly": rows})
-    config = SFT | {"data": "mostly.jsonl", "on_bad": "quarantine"}
+    config = SFT | {"data": "mostly.jsonl", "on_bad_row": "quarantine"}
     assert command("check", written(config)) == 0
     assert "dropped 1" in capsys.readouterr().out
     assert not (home / "runs").exists()

@@ -11,7 +11,7 @@ from helpers.rows import read_rows
 from helpers.small_path import write_small_path
 from rung.config import load_config
 from rung.errors import ConfigError
-from rung.path import run_path
+from rung.pipeline.runner import run_path
 from rung.tiny.models import build
 
 PROMPTS = [{"prompt": f"number {i}"} for i in range(32)]

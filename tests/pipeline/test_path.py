@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from helpers.small_path import write_small_path
+from rung.artifacts.lineage import Lineage, hash_weights
 from rung.config import PathConfig, load_config
 from rung.errors import ConfigError
-from rung.lineage import Lineage, hash_weights
-from rung.path import Run, run_path
+from rung.pipeline.runner import Run, run_path
 
 
 def config(folder: Path, overrides: Sequence[str] = ()) -> PathConfig:
@@ -43,7 +43,7 @@ def test_each_stage_starts_from_the_last_promoted_one(done: Run) -> None:
 
 
 def test_a_stage_hands_over_a_model_that_loads_and_its_weights_are_in_the_lineage(done: Run) -> None:
-    from rung.models import load_model
+    from rung.models.load import load_model
 
     record = done.lineage.stage("sft")
     assert record is not None

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from helpers.rows import read_rows
 from helpers.small_path import write_small_path
 from rung.config import load_config
-from rung.models import load_model
-from rung.path import Run, run_path
+from rung.models.load import load_model
+from rung.pipeline.runner import Run, run_path
 
 installed = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 QLORA = {"adapter": {"lora": {"r": 4}, "load_in_4bit": True}}

@@ -10,7 +10,7 @@ import torch
 import rung
 from rung.algorithms.dpo import DPO
 from rung.algorithms.sft import SFT
-from rung.stage import Stage
+from rung.training.stage import Stage
 
 pytestmark = [
     pytest.mark.real_data,

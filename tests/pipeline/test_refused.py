@@ -13,11 +13,11 @@ import yaml
 import rung
 from helpers.commands import Command
 from helpers.rows import write_rows
-from rung.check import check
 from rung.config import load_config, parse_config
-from rung.config.models import named
+from rung.config.algorithms import algorithm_classes, make_algorithm
+from rung.config.schema import as_named
 from rung.errors import ConfigError, DataError, UserError
-from rung.registry import algorithm, algorithm_classes
+from rung.pipeline.check import check
 from rung.tiny.models import build
 
 CASES: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())
@@ -47,8 +47,8 @@ def path_of(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def learning(stage: dict[str, Any]) -> dict[str, str]:
-    needs = algorithm_classes()[named(stage["algorithm"])["name"]].needs
-    return next(({"data": file} for kind, file in DATA.items() if kind in needs), {})
+    kind = algorithm_classes()[as_named(stage["algorithm"])["name"]].model_construct().data_kind()
+    return {"data": DATA[kind]} if kind in DATA else {}
 
 
 def write_home(home: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_step_without_a_trained_token_is_refused_and_not_a_loss_of_0() -> None
     """Every answer is cut off after two tokens and left out of the loss: TRL logs such a step as loss 0."""
     masked = {"name": "grpo", "num_generations": 2, "reduction": "token_mean", "mask_truncated_completions": True}
     stage = rung.train(
-        algorithm(masked),
+        make_algorithm(masked),
         model="tiny:llama",
         data=ROWS["prompts"],
         rewards=lambda completion: float(len(completion)),
@@ -112,7 +112,7 @@ def test_a_step_without_a_trained_token_is_refused_and_not_a_loss_of_0() -> None
 
 
 def test_python_refuses_what_the_command_refuses() -> None:
-    made = algorithm({"name": "simpo", "beta": 0.1})
+    made = make_algorithm({"name": "simpo", "beta": 0.1})
     with pytest.raises(ConfigError, match=r"stage `train`: `simpo_gamma` 1 at `beta` 0.1 asks for 10 nats a token"):
         rung.train(made, model="tiny:llama", data=ROWS["pairs"])
 

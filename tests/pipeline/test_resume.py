@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers.certificate import Certify
-from helpers.resumable_stage import REWARD, STAGES, STEPS, train_stage
+from helpers.resumable_stage import REWARD, STAGES, STEPS, train_or_resume
 from helpers.rows import write_rows
 
 pytestmark = pytest.mark.process
@@ -42,7 +42,7 @@ def whole(work: Path, processes: ForkServerContext) -> Callable[[str], Path]:
 
 def run(processes: ForkServerContext, work: Path, stage: str, folder: Path, kill_at: int | None, number: int) -> int:
     """One process; sent a signal once so many steps are logged. Returns its exit code."""
-    process = processes.Process(target=train_stage, args=(work, stage, folder))
+    process = processes.Process(target=train_or_resume, args=(work, stage, folder))
     process.start()
     log = folder / "metrics.jsonl"
     while process.is_alive():

@@ -14,14 +14,16 @@ from torch import Tensor
 from helpers.certificate import Certify
 from helpers.resumable_stage import REWARD
 from helpers.rows import write_rows
-from rung.checkpoint import checkpoint_path
 from rung.config import parse_config, resolve
-from rung.fit import fit
-from rung.ranks import Ranks
-from rung.registry import algorithm, algorithm_names
-from rung.signals import StopFlag
+from rung.config.algorithms import algorithm_names, make_algorithm
+from rung.config.defaults import algorithm_of
+from rung.distributed.ranks import Ranks
+from rung.pipeline.stage_settings import stage_settings
+from rung.pipeline.train_stage import train_stage
+from rung.training.checkpoint import checkpoint_path
+from rung.utils.signals import StopFlag
 
-NAMES = [name for name in algorithm_names() if algorithm(name).requires()]
+NAMES = [name for name in algorithm_names() if make_algorithm(name).needs()]
 STEPS = 5  # two epochs of the rows; a whole rollout, and one step of the next
 MODEL = "tiny:llama"
 SAMPLED = {
@@ -47,22 +49,32 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stage_of(name: str) -> dict[str, Any]:
     """A stage that has whatever the algorithm may keep: a critic of its own, a teacher, half a rollout."""
-    needs = algorithm(name).requires()
+    algorithm = make_algorithm(name)
+    needs, kind = algorithm.needs(), algorithm.data_kind()
     stage = {"name": name, "algorithm": name, "max_steps": STEPS, "save_steps": STEPS - 1, "learning_rate": 1e-2}
-    rows = {"data": "texts.jsonl" if "text" in needs else "pairs.jsonl", "batch_size": 4}
+    rows = {"data": "texts.jsonl" if kind == "text" else "pairs.jsonl", "batch_size": 4}
     models = {"critic": "start"} if "values" in needs else {"teacher": "tiny:qwen3"} if "teacher" in needs else {}
-    return {**stage, **(SAMPLED if "prompts" in needs else rows), **models}
+    return {**stage, **(SAMPLED if kind == "prompts" else rows), **models}
 
 
 def trained(name: str, work: Path, folder: Path, *, by_step: bool = False) -> None:
     raw = {"name": "resume", "model": MODEL, "stages": [stage_of(name)]}
-    config = resolve(parse_config(raw, source="test", base=work))
+    config = resolve(parse_config(raw, source="test", base=work), "tiny")
     stage = config.stages[0]
+    settings = stage_settings(stage, config, algorithm_of(stage, work))
     stop = StopFlag()
     stop.requested = by_step  # asked before it begins: it takes one step and saves
-    models = {"critic": MODEL if stage.critic else None, "teacher": stage.teacher}
     calls = [
-        fit(stage, config, start=MODEL, reference=None, **models, folder=folder, ranks=Ranks(), stop=stop)
+        train_stage(
+            settings,
+            start=MODEL,
+            reference=None,
+            critic=MODEL if stage.critic else None,
+            teacher=stage.teacher,
+            folder=folder,
+            ranks=Ranks(),
+            stop=stop,
+        )
         for _ in range(STEPS if by_step else 1)
     ]
     assert calls == [False] * (len(calls) - 1) + [True]

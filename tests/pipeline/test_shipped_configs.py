@@ -11,17 +11,17 @@ import pytest
 
 from helpers.repository import ROOT
 from helpers.rows import read_rows
-from rung import checkpoint
 from rung.batch import from_tree
-from rung.config import PathConfig, load_config, resolve, shipped_configs
-from rung.config.models import TokenBatch
-from rung.config.sizes import kind_of
-from rung.path import Run, run_path
-from rung.registry import algorithm
+from rung.config import PathConfig, load_config, shipped_configs
+from rung.config.algorithms import make_algorithm
+from rung.config.schema import TokenBatch
+from rung.models.reward_model import load_reward_model, score_rows
+from rung.pipeline.model_size import resolve_by_model
+from rung.pipeline.runner import Run, run_path
 from rung.reward import RewardSpec
-from rung.reward_models import load_reward_model, score_rows
-from rung.state import unflatten
 from rung.tiny.tasks import names, rows
+from rung.training import checkpoint
+from rung.training.run_state import unflatten
 
 CONFIGS = ROOT / "configs"
 NAMES = sorted(f"{file.parent.name}/{file.stem}" for file in CONFIGS.glob("*/*.yaml") if file.parent.name != "defaults")
@@ -46,10 +46,10 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> RunOf:
 
 def smallest(config: PathConfig, folder: Path) -> PathConfig:
     """The same path with two steps a stage, few rows, and short answers; every choice of an algorithm stays."""
-    config = resolve(config)
+    config = resolve_by_model(config)
     stages: dict[str, dict[str, Any]] = {}
     for stage in config.stages:
-        kind = kind_of(algorithm(stage.algorithm, config.base))
+        kind = make_algorithm(stage.algorithm, config.base).data_kind()
         if kind is None:
             continue
         batch_size = TokenBatch(tokens=256) if isinstance(stage.batch_size, TokenBatch) else 2
@@ -96,7 +96,7 @@ def test_a_shipped_config_runs(name: str, run_of: RunOf) -> None:
     config = load_config(name)
     assert [record.stage for record in run.lineage.stages] == [stage.name for stage in config.stages]
     for record, stage in zip(run.lineage.stages, config.stages, strict=True):
-        if kind_of(algorithm(stage.algorithm, config.base)) is None:
+        if make_algorithm(stage.algorithm, config.base).data_kind() is None:
             continue
         steps = logged(run, stage.name)
         assert [step["step"] for step in steps] == [1, STEPS]

@@ -7,7 +7,7 @@ import torch
 
 from helpers.certificate import ABOUT, NONE, TOLERANCES, Record, at_most, deviation, faults, page, precision
 from helpers.repository import ROOT
-from rung.registry import algorithm_names
+from rung.config.algorithms import algorithm_names
 
 PAGE = ROOT / "docs" / "certificate.md"
 

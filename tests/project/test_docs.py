@@ -11,10 +11,9 @@ from typing import NamedTuple
 import pytest
 
 from helpers.repository import ROOT
-from rung.cli import main
+from rung.cli.main import main
 from rung.config import load_config, shipped_configs
-from rung.config.sizes import kind_of
-from rung.registry import algorithm
+from rung.config.algorithms import make_algorithm
 
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -60,7 +59,7 @@ def shortened(arguments: list[str]) -> list[str]:
     config = load_config(arguments[1], [word for word in arguments[2:] if not word.startswith("--")])
     more: list[str] = []
     for stage in config.stages:
-        kind = kind_of(algorithm(stage.algorithm, config.base))
+        kind = make_algorithm(stage.algorithm, config.base).data_kind()
         more += [f"{stage.name}.max_steps=1", f"{stage.name}.batch_size=2"] if kind else []
         if kind == "prompts":
             Path("varied.py").write_text(VARIED)

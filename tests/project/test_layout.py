@@ -16,7 +16,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 import rung
 from helpers.repository import ROOT
-from rung.registry import algorithm_names
+from rung.config.algorithms import algorithm_names
 
 ENGINE = ROOT / "src" / "rung"
 FOLDERS = ("algorithms", "rewards", "configs")
@@ -102,7 +102,7 @@ def test_the_examples_in_docstrings_hold(name: str) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("module", ["rung", "rung.cli"])
+@pytest.mark.parametrize("module", ["rung", "rung.cli.main"])
 def test_importing_the_command_loads_nothing_heavy(module: str) -> None:
     heavy = ("torch", "transformers", "datasets", "wandb", "scipy", "numpy", "pydantic", "yaml")
     code = f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"

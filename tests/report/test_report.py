@@ -2,20 +2,28 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from matplotlib.colors import same_color
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich.console import Console
 
 from helpers.evaluations import evaluation, scores_before_and_after
-from rung.comparison import Goal
+from rung.artifacts.lineage import Lineage, StageRecord
+from rung.config.gate import GateConfig
 from rung.errors import CheckpointError
-from rung.evaluate import Evaluation
-from rung.gate import GateConfig, decide
-from rung.lineage import Lineage, StageRecord
+from rung.evaluation.evaluate import Evaluation
+from rung.evaluation.gate import decide
 from rung.report import Entry, Report, read, render, sections, write
+from rung.report.chart import chart, paint
+from rung.reward.decorator import Goal
 
+SVG = "{http://www.w3.org/2000/svg}"
 GOALS: dict[str, Goal] = {"dangerous": "min"}
 EVIL = "<script>alert(1)</script> | [x](http://x) `a` \x1b[31m\nnext"
 
@@ -64,6 +72,10 @@ def written(tmp_path_factory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("run")
     write(folder, pharmacy_report())
     return (folder / "report.md").read_text(), (folder / "report.html").read_text()
+
+
+def xs(line: Line2D) -> list[float]:
+    return np.asarray(line.get_xdata()).tolist()
 
 
 def table(title: str) -> list[tuple[str, ...]]:
@@ -224,9 +236,86 @@ def test_the_page_is_whole_and_loads_nothing(written):
     reader = Reader()
     reader.feed(html)
     assert (reader.depth, reader.sources) == (0, ())
-    svg = ElementTree.fromstring(re.search(r"<svg.*?</svg>", html, re.DOTALL).group())  # type: ignore[union-attr]
-    assert len(svg.findall(".//circle")) == 10
-    assert len(svg.findall(".//circle[@class='hollow']")) == 2, "the control was not promoted"
+
+
+def test_every_stage_and_metric_has_a_dot_with_its_interval_filled_where_it_was_promoted(written):
+    """Of 200 items SFT has 100 right, the control 98 and DAPO 150; Wilson's interval of none ends at 1.88 %."""
+    report = pharmacy_report()
+    figure = Figure(dpi=72)
+    paint(figure, report, ["correct", "dangerous"], 1)
+    correct, dangerous = figure.axes
+    assert [axes.get_title("left") for axes in figure.axes] == ["correct", "dangerous"]
+    assert [axes.get_xlim() for axes in figure.axes] == [(0, 1)] * 2
+    assert [label.get_text() for label in correct.get_yticklabels()] == [
+        *("prompting", "prompting, 4 shots", "sft", "longer", "dapo")
+    ]
+    assert correct.yaxis_inverted(), "the first stage is on top"
+    for axes, values in (correct, [0, 0, 0.5, 0.49, 0.75]), (dangerous, [1, 1, 0.5, 0.51, 0.25]):
+        assert [np.asarray(line.get_ydata()).tolist() for line in axes.lines] == [[i, i, i] for i in range(5)]
+        assert [xs(line)[1] for line in axes.lines] == values
+        assert [line.get_markevery() for line in axes.lines] == [[1]] * 5, "the dot is at the value"
+    estimates = [entry.evaluation.metrics["correct"] for entry in report.final]
+    ends = [(xs(line)[0], xs(line)[2]) for line in correct.lines]
+    assert ends == [(estimate.low, estimate.high) for estimate in estimates]
+    assert ends[0] == (0, pytest.approx(0.0188, abs=1e-4))
+    filled = [same_color(line.get_markerfacecolor(), line.get_color()) for line in correct.lines]
+    assert filled == [True, True, True, False, True], "the control was not promoted"
+    svg = ElementTree.fromstring(re.search(r"<svg.*?</svg>", written[1], re.DOTALL).group())  # type: ignore[union-attr]
+    assert svg.attrib["role"] == "img"
+    assert svg.attrib["aria-label"] == "pharmacy: correct, dangerous by stage, with 95 % intervals"
+    dots = [group for group in svg.iter(f"{SVG}g") if group.find(f"{SVG}title") is not None]
+    assert [group.find(f"{SVG}title").text for group in dots] == [  # type: ignore[union-attr]
+        *("correct 0.0 %", "correct 0.0 %", "correct 50.0 %", "correct 49.0 %", "correct 75.0 %"),
+        *("dangerous 100.0 %", "dangerous 100.0 %", "dangerous 50.0 %", "dangerous 51.0 %", "dangerous 25.0 %"),
+    ]
+    fills = [next(group.iter(f"{SVG}use")).attrib["style"].partition(";")[0] for group in dots]
+    assert fills.count("fill: var(--paper)") == 2
+    assert fills.count("fill: var(--c0)") == 8
+    zero, half, most = (float(next(dots[i].iter(f"{SVG}use")).attrib["x"]) for i in (0, 2, 4))
+    assert (half - zero) / (most - zero) == pytest.approx(0.5 / 0.75, abs=0.002)
+    line = next(dots[2].iter(f"{SVG}path")).attrib["d"]
+    low, middle, high = (float(x) for x in re.findall(r"[ML] (\S+)", line))
+    assert middle == half
+    pixels = (half - zero) / 0.5
+    assert [zero + pixels * end for end in ends[2]] == pytest.approx([low, high], abs=0.2)
+
+
+def test_a_metric_that_is_no_share_is_drawn_from_0_and_one_without_a_value_not_at_all():
+    evaluations = [evaluation({"tokens": scores, "empty": [None] * 3}) for scores in ([20.0, 30, 40], [-5.0, -6, -4])]
+    entries = [Entry(f"stage {i}", each) for i, each in enumerate(evaluations)]
+    figure = Figure(dpi=72)
+    paint(figure, Report(name="x", lineage=Lineage(), metrics=["tokens"], test=entries[:1]), ["tokens", "empty"], 2)
+    tokens, empty = figure.axes
+    assert tokens.get_xlim() == (0, pytest.approx(entries[0].evaluation.metrics["tokens"].high))
+    assert not empty.lines
+    figure = Figure(dpi=72)
+    paint(figure, Report(name="x", lineage=Lineage(), metrics=["tokens"], test=entries[1:]), ["tokens"], 1)
+    assert figure.axes[0].get_xlim() == (pytest.approx(entries[1].evaluation.metrics["tokens"].low), 0)
+
+
+def test_a_score_without_an_interval_is_a_dot_alone():
+    figure = Figure(dpi=72)
+    report = Report(name="x", lineage=Lineage(), metrics=["tokens"], test=[Entry("sft", evaluation({"tokens": [5.0]}))])
+    assert report.test[0].evaluation.metrics["tokens"].low is None
+    paint(figure, report, ["tokens"], 1)
+    (dot,) = figure.axes[0].lines
+    assert np.isnan(xs(dot)).tolist() == [True, False, True]
+    drawn = ElementTree.fromstring(chart(report))
+    (group,) = (group for group in drawn.iter(f"{SVG}g") if group.find(f"{SVG}title") is not None)
+    assert len(list(group.iter(f"{SVG}use"))) == 1
+
+
+def test_many_metrics_stand_in_rows_of_about_as_many_each():
+    figure = Figure(dpi=72)
+    names = [f"m{i}" for i in range(7)]
+    entries = [Entry("sft", evaluation({name: [0.0, 1.0] for name in names}))]
+    report = Report(name="x", lineage=Lineage(), metrics=names, test=entries)
+    paint(figure, report, names, 2)
+    tops = [round(axes.get_position().y1, 6) for axes in figure.axes]
+    assert [tops.count(top) for top in dict.fromkeys(tops)] == [4, 3]
+    drawn = chart(report)
+    assert [drawn.count(f">{name}<") for name in names] == [1] * 7
+    assert chart(replace(report, metrics=["other"])) == ""
 
 
 def test_a_run_without_a_test_set_shows_validation_and_one_without_evaluations_its_stages():

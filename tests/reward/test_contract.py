@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from rung.errors import ConfigError, RewardError, UserError
-from rung.reward import Rewards, RewardSpec, Verdict, reward
+from rung.reward import RewardSet, RewardSpec, Verdict, reward
 
 
 def cites(completion: str, source: str, *, strict: bool = False) -> float:
@@ -31,14 +31,14 @@ def test_a_declared_reward_stays_a_plain_function() -> None:
 
 
 def test_columns_are_read_by_parameter_name_or_by_the_name_that_the_config_gives(sample) -> None:
-    rewards = Rewards([{"name": "exact_match", "columns": {"answer": "truth"}}])
+    rewards = RewardSet([{"name": "exact_match", "columns": {"answer": "truth"}}])
     rewards.check(["truth"])
     assert rewards.score([sample("4", truth="4"), sample("5", truth="4")]).totals == [1.0, 0.0]
 
 
 def test_a_missing_column_names_the_nearest_one() -> None:
     with pytest.raises(RewardError, match="no column `answer`") as caught:
-        Rewards(["exact_match"]).check(["answers", "id"])
+        RewardSet(["exact_match"]).check(["answers", "id"])
     assert "did you mean `answers`?" in caught.value.remedy
 
 
@@ -46,7 +46,7 @@ def test_a_column_with_a_default_may_be_absent(sample) -> None:
     def polite(completion: str, word: str = "yes") -> float:
         return float(word in completion)
 
-    rewards = Rewards([polite])
+    rewards = RewardSet([polite])
     rewards.check([])
     assert rewards.score([sample("yes")]).totals == [1.0]
     assert rewards.score([sample("yes", word="no")]).totals == [0.0]
@@ -54,7 +54,7 @@ def test_a_column_with_a_default_may_be_absent(sample) -> None:
 
 def test_a_column_that_hides_behind_a_standard_field_is_refused() -> None:
     with pytest.raises(RewardError, match="column `completion`"):
-        Rewards([cites]).check(["source", "completion"])
+        RewardSet([cites]).check(["source", "completion"])
 
 
 @pytest.mark.parametrize(
@@ -75,23 +75,23 @@ def test_a_column_that_hides_behind_a_standard_field_is_refused() -> None:
 )
 def test_a_wrong_entry_says_what_it_is_and_what_to_do(entry, what, remedy) -> None:
     with pytest.raises(UserError) as caught:
-        Rewards([entry])
+        RewardSet([entry])
     assert what in caught.value.what
     assert remedy in caught.value.remedy
 
 
 def test_a_list_of_a_config_becomes_the_tuple_that_a_setting_asks_for(sample) -> None:
-    rewards = Rewards([RewardSpec(name="label", args={"labels": ["A", "B"]})])
+    rewards = RewardSet([RewardSpec(name="label", args={"labels": ["A", "B"]})])
     assert rewards.score([sample("B", answer="B")]).totals == [1.0]
-    rewards = Rewards([functools.partial(graded, tolerance=0.1)])
+    rewards = RewardSet([functools.partial(graded, tolerance=0.1)])
     assert rewards.rewards[0].range == (0, 1)
 
 
 def test_two_rewards_of_one_name_need_labels() -> None:
     entries = [{"name": "exact_match"}, {"name": "exact_match", "columns": {"answer": "other"}}]
     with pytest.raises(RewardError, match="two rewards are called `exact_match`"):
-        Rewards(entries)
-    Rewards([entries[0], {**entries[1], "label": "other"}])
+        RewardSet(entries)
+    RewardSet([entries[0], {**entries[1], "label": "other"}])
 
 
 @pytest.mark.parametrize("clip", [[1, -1], [0, 0], [0, float("inf")]])
@@ -114,7 +114,7 @@ def test_parameters_that_cannot_be_named_are_refused() -> None:
 
     for function in (positional, greedy):
         with pytest.raises(RewardError):
-            Rewards([function])
+            RewardSet([function])
 
 
 def test_an_impossible_declaration_fails_where_it_is_written() -> None:
@@ -125,18 +125,18 @@ def test_an_impossible_declaration_fails_where_it_is_written() -> None:
 
 
 def test_less_is_better_makes_a_metric_that_may_be_a_reward_with_a_negative_weight(sample) -> None:
-    assert Rewards([harm]).rewards[0].role == "metric"
-    assert Rewards([harm]).goals == {"harm": "min"}
-    rewards = Rewards([{"name": "output_tokens", "role": "reward", "weight": -1.0}])
+    assert RewardSet([harm]).rewards[0].role == "metric"
+    assert RewardSet([harm]).goals == {"harm": "min"}
+    rewards = RewardSet([{"name": "output_tokens", "role": "reward", "weight": -1.0}])
     assert rewards.score([sample("abc")]).totals == [-3.0]
 
 
 def test_a_file_beside_the_config_gives_rewards(tmp_path, sample) -> None:
     (tmp_path / "mine.py").write_text("def loud(completion: str) -> float:\n    return float(completion.isupper())\n")
-    rewards = Rewards(["./mine.py:loud"], base=tmp_path)
+    rewards = RewardSet(["./mine.py:loud"], base=tmp_path)
     assert rewards.score([sample("YES")]).by_reward["loud"][0].value == 1.0
     with pytest.raises(ConfigError, match="no `lout`"):
-        Rewards(["./mine.py:lout"], base=tmp_path)
+        RewardSet(["./mine.py:lout"], base=tmp_path)
 
 
 def test_standard_fields_are_text_and_messages_whatever_the_form_of_the_data(sample) -> None:
@@ -150,7 +150,7 @@ def test_standard_fields_are_text_and_messages_whatever_the_form_of_the_data(sam
         return {"role": "assistant", "content": text}
 
     chat = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"})
-    Rewards([spy]).score([sample("yes"), sample((assistant("no"),), prompt=chat, row=1)])
+    RewardSet([spy]).score([sample("yes"), sample((assistant("no"),), prompt=chat, row=1)])
     assert seen[0] == (
         "Why?",
         "yes",
@@ -166,7 +166,7 @@ def test_a_verdict_carries_parts_that_are_logged_and_not_summed(sample) -> None:
     def judge(completion: str) -> Verdict:
         return Verdict(0.5, parts={"tone": 1.0, "facts": 0.0}, note="dry")
 
-    scores = Rewards([judge]).score([sample()])
+    scores = RewardSet([judge]).score([sample()])
     assert scores.totals == [0.5]
     assert scores.by_reward["judge"][0].parts == {"tone": 1.0, "facts": 0.0}
     assert scores.by_reward["judge"][0].note == "dry"
@@ -182,7 +182,7 @@ def test_a_group_reward_sees_the_rows_of_one_group_at_a_time(sample) -> None:
         return [float(len(text) == best) for text in completion]
 
     samples = [sample("a"), sample("bbb", group=1), sample("cc"), sample("d", group=1)]
-    assert Rewards([longest]).score(samples).totals == [0.0, 1.0, 1.0, 0.0]
+    assert RewardSet([longest]).score(samples).totals == [0.0, 1.0, 1.0, 0.0]
     assert sizes == [2, 2]
 
 
@@ -193,7 +193,7 @@ def test_a_check_sees_settings_and_tokenizer_before_anything_is_scored() -> None
     def picky(completion: str, *, level: int = 1) -> float:
         return float(level)
 
-    Rewards([picky]).check_policy("a tokenizer")
+    RewardSet([picky]).check_policy("a tokenizer")
     assert seen == [({}, "a tokenizer")]
 
 
@@ -205,7 +205,7 @@ def test_a_function_of_the_whole_batch_is_called_once_with_all_groups(sample) ->
         calls.append(list(completions))
         return [scale * len(text) for text in completions]
 
-    rewards = Rewards([spy])
+    rewards = RewardSet([spy])
     assert rewards.score([sample("a", row=0, group=0), sample("bb", row=1, group=1)]).totals == [1.0, 2.0]
     assert calls == [["a", "bb"]]
     with pytest.raises(ValueError, match="group and batch"):

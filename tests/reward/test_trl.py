@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from rung.errors import RewardError
-from rung.reward import RewardPolicy, Rewards
+from rung.reward import RewardPolicy, RewardSet
 
 
 def test_values_arrive_by_keyword_as_lists_with_every_column(sample) -> None:
@@ -17,7 +17,7 @@ def test_values_arrive_by_keyword_as_lists_with_every_column(sample) -> None:
         seen.update(columns, prompts=prompts, completions=completions, completion_ids=completion_ids)
         return [1.0, None]
 
-    rewards = Rewards([batched])
+    rewards = RewardSet([batched])
     rewards.check(["answer"])
     scores = rewards.score([sample("a", answer="x"), sample("bb", row=1)], step=5)
     assert scores.totals == [1.0, None]
@@ -33,8 +33,8 @@ def test_named_columns_are_required_and_may_be_renamed(sample) -> None:
         return [float(c == a) for c, a in zip(completions, answer, strict=True)]
 
     with pytest.raises(RewardError, match="no column `answer`"):
-        Rewards([correct]).check(["truth"])
-    assert Rewards([correct]).score([sample("a", answer="a")]).totals == [1.0]
+        RewardSet([correct]).check(["truth"])
+    assert RewardSet([correct]).score([sample("a", answer="a")]).totals == [1.0]
 
 
 def test_extra_columns_and_metrics_are_kept(sample) -> None:
@@ -43,7 +43,7 @@ def test_extra_columns_and_metrics_are_kept(sample) -> None:
         log_metric("letters", sum(map(len, completions)))
         return [0.0] * len(completions)
 
-    scores = Rewards([logs]).score([sample("ab"), sample("c", row=1)])
+    scores = RewardSet([logs]).score([sample("ab"), sample("c", row=1)])
     assert scores.columns == {"first_letter": ["a", "c"]}
     assert scores.metrics()["letters"].value() == 3.0
 
@@ -53,7 +53,7 @@ def test_an_object_is_named_after_its_class(sample) -> None:
         def __call__(self, completions, **columns):
             return [float("please" in text) for text in completions]
 
-    assert Rewards([Polite()]).score([sample("please")]).by_reward["Polite"][0].value == 1.0
+    assert RewardSet([Polite()]).score([sample("please")]).by_reward["Polite"][0].value == 1.0
 
 
 def test_async_functions_wait_together(sample) -> None:
@@ -65,7 +65,7 @@ def test_async_functions_wait_together(sample) -> None:
             await asyncio.sleep(0)
         return float(len(completion))
 
-    assert Rewards([judge]).score([sample("a"), sample("bb"), sample("ccc")]).totals == [1.0, 2.0, 3.0]
+    assert RewardSet([judge]).score([sample("a"), sample("bb"), sample("ccc")]).totals == [1.0, 2.0, 3.0]
 
 
 def test_an_async_function_past_its_deadline_times_out_alone(sample) -> None:
@@ -75,7 +75,7 @@ def test_an_async_function_past_its_deadline_times_out_alone(sample) -> None:
         return 1.0
 
     policy = RewardPolicy(timeout_s=0.2, max_error_rate=1.0)
-    scores = Rewards([judge], policy).score([sample("ok"), sample("hang")])
+    scores = RewardSet([judge], policy).score([sample("ok"), sample("hang")])
     assert [outcome.kind for outcome in scores.by_reward["judge"]] == ["scored", "timeout"]
     assert scores.totals == [1.0, None]
 
@@ -86,7 +86,7 @@ def test_the_rewards_of_trl_run_by_name_and_as_objects_and_agree_with_ours(sampl
 
     ours = {"name": "soft_overlong", "args": {"max_length": 20, "buffer": 4}}
     samples = [sample("x" * n, row=n) for n in (10, 16, 17, 18, 20, 21)]
-    by_reward = Rewards([ours, get_soft_overlong_punishment(20, 4)]).score(samples).by_reward
+    by_reward = RewardSet([ours, get_soft_overlong_punishment(20, 4)]).score(samples).by_reward
     first, second = ([outcome.value for outcome in outcomes] for outcomes in by_reward.values())
     assert first == second
 
@@ -94,4 +94,4 @@ def test_the_rewards_of_trl_run_by_name_and_as_objects_and_agree_with_ours(sampl
     chats = [
         sample([{"role": "assistant", "content": text}], prompt=[{"role": "user", "content": "?"}]) for text in texts
     ]
-    assert Rewards(["trl.rewards:think_format_reward"]).score(chats).totals == [1.0, 0.0]
+    assert RewardSet(["trl.rewards:think_format_reward"]).score(chats).totals == [1.0, 0.0]

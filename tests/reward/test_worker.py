@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rung.errors import RewardError
-from rung.reward import RewardPolicy, Rewards, Verdict, reward
+from rung.reward import RewardPolicy, RewardSet, Verdict, reward
 
 pytestmark = pytest.mark.process
 
@@ -78,7 +78,7 @@ def ended(pid: int) -> bool:
 
 def test_a_hung_reward_times_out_its_process_group_is_killed_and_the_next_call_scores(folder, sample, tmp_path) -> None:
     note = tmp_path / "pids"
-    with Rewards(["./mine.py:judge"], LENIENT, base=folder) as rewards:
+    with RewardSet(["./mine.py:judge"], LENIENT, base=folder) as rewards:
         rewards.check(["answer"])
         texts = ["yes", "hang", "yes"]
         scores = rewards.score([sample(text, row=i, answer=str(note)) for i, text in enumerate(texts)])
@@ -89,7 +89,7 @@ def test_a_hung_reward_times_out_its_process_group_is_killed_and_the_next_call_s
 
 def test_what_comes_back_is_judged_again_and_a_dead_process_is_an_error(folder, sample) -> None:
     texts = ["verdict", "abstain", "nan", "bool", "object", "raise", "input", "die", "yes"]
-    with Rewards([{"name": "./mine.py:judge", "args": {"labels": ["a"]}}], LENIENT, base=folder) as rewards:
+    with RewardSet([{"name": "./mine.py:judge", "args": {"labels": ["a"]}}], LENIENT, base=folder) as rewards:
         outcomes = rewards.score([sample(text, row=i, answer="") for i, text in enumerate(texts)]).by_reward["judge"]
     assert kinds(outcomes) == ["scored", "abstained", "error", "error", "error", "error", "scored", "error", "scored"]
     assert (outcomes[0].value, outcomes[0].parts, outcomes[0].note) == (0.5, {"tone": 1}, "dry")
@@ -102,7 +102,7 @@ def test_what_comes_back_is_judged_again_and_a_dead_process_is_an_error(folder, 
 def test_a_policy_deadline_sends_every_reward_to_the_worker_which_never_loads_torch(folder, sample) -> None:
     policy = RewardPolicy(timeout_s=30)
     names = ["./mine.py:torch_is_loaded", "./mine.py:batched", "final_number", "rung.rewards.exact_match:exact_match"]
-    with Rewards(names, policy, base=folder) as rewards:
+    with RewardSet(names, policy, base=folder) as rewards:
         scores = rewards.score([sample("18", answer="18"), sample("7", row=1, answer="18")], step=4)
     found = {label: [outcome.value for outcome in outcomes] for label, outcomes in scores.by_reward.items()}
     assert found == {
@@ -114,14 +114,14 @@ def test_a_policy_deadline_sends_every_reward_to_the_worker_which_never_loads_to
     assert scores.columns == {"letters": [2, 1]}
 
 
-def worker_of(rewards: Rewards) -> int:
+def worker_of(rewards: RewardSet) -> int:
     process = rewards._worker._process
     assert process is not None
     return process.pid
 
 
 def test_closing_ends_the_process_and_so_does_forgetting_to(folder, sample) -> None:
-    rewards = Rewards(["./mine.py:judge"], base=folder)
+    rewards = RewardSet(["./mine.py:judge"], base=folder)
     assert rewards.score([sample("yes", answer="")]).totals == [1.0]
     first = worker_of(rewards)
     rewards.close()
@@ -159,10 +159,10 @@ def test_a_function_without_an_address_cannot_have_a_deadline() -> None:
         return Verdict(0.0)
 
     with pytest.raises(RewardError, match="process of its own") as caught:
-        Rewards([local])
+        RewardSet([local])
     assert "./my_rewards.py:score" in caught.value.remedy
 
 
 def test_a_column_that_json_cannot_hold_is_named(folder, sample) -> None:
-    with Rewards(["./mine.py:judge"], base=folder) as rewards, pytest.raises(RewardError, match=r"`judge`.*not JSON"):
+    with RewardSet(["./mine.py:judge"], base=folder) as rewards, pytest.raises(RewardError, match=r"`judge`.*not JSON"):
         rewards.score([sample("yes", answer=object())])

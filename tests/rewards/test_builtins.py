@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.registry import modules, reward_function, reward_names
+from rung.registry import package_modules
+from rung.reward.registry import reward_function, reward_names
 from rung.rewards.exact_match import exact_match, normalized_match
 from rung.rewards.final_number import final_number
 from rung.rewards.json_valid import json_valid
@@ -24,7 +25,9 @@ from rung.rewards.token_f1 import token_f1
 LABELS = ("card", "card_lost", "refund")
 
 
-@pytest.mark.parametrize("module", list(modules("rewards")), ids=lambda module: module.__name__.rpartition(".")[2])
+@pytest.mark.parametrize(
+    "module", list(package_modules("rung.rewards")), ids=lambda module: module.__name__.rpartition(".")[2]
+)
 def test_the_examples_of_a_reward_hold(module) -> None:
     failed, attempted = doctest.testmod(module)
     assert attempted > 0, "every reward shows an example"
@@ -141,7 +144,7 @@ def test_length_never_pays_for_more() -> None:
 
 @pytest.mark.parametrize("name", reward_names())
 def test_every_registered_reward_declares_a_range_or_is_a_metric(name) -> None:
-    from rung.reward.contract import declaration
+    from rung.reward.decorator import declaration
 
     declared = declaration(reward_function(name))
     assert declared.range is not None or declared.role == "metric"

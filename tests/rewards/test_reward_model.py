@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from rung.heads import fresh_head
-from rung.policy import Policy
-from rung.reward import Rewards, Sample
-from rung.reward_models import save_reward_model
+from rung.models.heads import fresh_head
+from rung.models.reward_model import save_reward_model
+from rung.reward import RewardSet, Sample
 from rung.rewards.reward_model import reward_model
 from rung.tiny.models import build
 
@@ -29,7 +28,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Any]:
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
     torch.manual_seed(0)
-    save_reward_model(Policy(model, final_head=fresh_head(model)), tokenizer, folder, torch.tensor([1.0, 5.0]))
+    save_reward_model(model, fresh_head(model), tokenizer, folder, torch.tensor([1.0, 5.0]))
     loaded = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=1).eval()
     return str(folder / "model"), loaded, tokenizer
 
@@ -73,7 +72,7 @@ def test_a_row_beyond_the_models_positions_abstains_and_the_others_are_scored(ju
             row_id=str(row), group=0,
         )  # fmt: skip
 
-    rewards = Rewards([{"name": "reward_model", "args": {"model": judge[0]}}])
+    rewards = RewardSet([{"name": "reward_model", "args": {"model": judge[0]}}])
     scores = rewards.score([sample(0, ids(judge, "x")), sample(1, ids(judge, "x" * 600))])
     outcomes = scores.by_reward["reward_model"]
     assert [outcome.kind for outcome in outcomes] == ["scored", "abstained"]

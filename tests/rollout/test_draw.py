@@ -10,8 +10,9 @@ from scipy.stats import chisquare
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from rung.errors import ConfigError
-from rung.rollout.draw import Sampling, draw, inverse_cdf, keep_min_p, keep_top_k, keep_top_p, truncate
+from rung.rollout.draw import draw, inverse_cdf, keep_min_p, keep_top_k, keep_top_p, truncate
 from rung.rollout.philox import Key, uniforms
+from rung.sampling import Sampling
 
 
 def sampling(**changes) -> Sampling:

@@ -9,7 +9,9 @@ from peft import LoraConfig, get_peft_model
 
 from rung.batch import Completion
 from rung.errors import ConfigError, SamplingError
-from rung.rollout.sampler import Key, LocalSampler, Prompt, Sampling
+from rung.rollout.philox import Key
+from rung.rollout.samplers import LocalSampler, Prompt
+from rung.sampling import Sampling
 from rung.tiny.models import FAMILIES, build
 
 KEY = Key(seed=0, stage="test", purpose="rollout")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.config import load_config
-from rung.reward import Rewards, Sample
+from rung.reward import RewardSet, Sample
 from rung.rewards.final_number import final_number
 from rung.tiny import tasks
 from rung.tiny.arithmetic import NUM_STEPS, OPERANDS, TOTALS, WORKED_SHARE, question, slips, solution
@@ -189,7 +189,7 @@ def test_rows_are_the_callers_own_to_change(data):
 
 
 def test_the_rewards_of_the_task_read_its_rows(data):
-    rewards = Rewards(["final_number", "exact_match"])
+    rewards = RewardSet(["final_number", "exact_match"])
     row = data["arithmetic/validation"][0]
     columns = {"answer": row["answer"]}
     rewards.check(columns)

@@ -6,7 +6,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from rung.statistics import paired_bootstrap
+from rung.evaluation.statistics import paired_bootstrap
 from rung.tiny import models
 from rung.tiny.corpus import words
 from rung.tiny.pharmacy import formulary

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rung.reward import Rewards, Sample
+from rung.reward import RewardSet, Sample
 from rung.rewards import pharmacy
 from rung.tiny.tasks import rows
 
@@ -55,7 +55,7 @@ def test_every_gold_answer_has_the_highest_reward(split):
 
 def test_they_are_registered_and_score_samples_of_the_data():
     names = ["correct", "dangerous", "severity", "harmless", "unparseable", "house_style", "direction_match"]
-    rewards = Rewards(names)
+    rewards = RewardSet(names)
     rewards.check(ROW)
     sample = Sample(
         prompt=tuple(ROW["prompt"]),

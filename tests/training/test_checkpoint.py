@@ -6,10 +6,10 @@ import resource
 import pytest
 import torch
 
-from rung import checkpoint
-from rung.checkpoint import checkpoint_path, load_newest, save
 from rung.errors import CheckpointError
-from rung.state import RunState
+from rung.training import checkpoint
+from rung.training.checkpoint import checkpoint_path, load_newest, save
+from rung.training.run_state import RunState
 
 
 def state(step):

@@ -10,10 +10,10 @@ import sys
 import pytest
 import torch
 
-from rung import checkpoint
-from rung.checkpoint import load, load_newest, save
 from rung.errors import CheckpointError
-from rung.state import RunState
+from rung.training import checkpoint
+from rung.training.checkpoint import load, load_newest, save
+from rung.training.run_state import RunState
 
 FILES = ("state.safetensors", "state.json", "manifest.json")
 

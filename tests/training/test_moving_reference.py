@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import rung
-from rung.stage import Stage
-from rung.state import flatten, unflatten
+from rung.training.run_state import flatten, unflatten
+from rung.training.stage import Stage
 
 ROWS = [{"prompt": f"number {i}", "chosen": str(i), "rejected": "none"} for i in range(8)]
 

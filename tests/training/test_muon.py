@@ -5,7 +5,7 @@ import torch
 from torch.nn import Parameter
 
 import rung
-from rung.muon import Muon, orthogonalized
+from rung.training.muon import Muon, orthogonalized
 
 
 def _matrix(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung import rng
-from rung.checkpoint import load, save
-from rung.state import RunState, flatten, unflatten
+from rung.training import rng_state as rng
+from rung.training.checkpoint import load, save
+from rung.training.run_state import RunState, flatten, unflatten
 
 
 def bits(tensor):

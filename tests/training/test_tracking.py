@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from rung import rng
 from rung.errors import CheckpointError, ConfigError
-from rung.tracking import JsonLines, Wandb, make_trackers
+from rung.training import rng_state as rng
+from rung.training.trackers import JsonLines, make_trackers
+from rung.training.trackers.wandb import Wandb
 
 ROWS = [
     {"prompt": "1 tab po", "completion": "Take 1 tablet.", "reward": 1.0, "parts": {"dose": 1}},
@@ -143,7 +144,7 @@ def test_wandb_draws_from_no_generator_that_training_uses(tmp_path, offline):
 @pytest.mark.process
 def test_wandb_prints_and_asks_nothing(tmp_path, offline):
     script = (
-        "import sys; from pathlib import Path; from rung.tracking import Wandb\n"
+        "import sys; from pathlib import Path; from rung.training.trackers import Wandb\n"
         "assert 'wandb' not in sys.modules, 'loaded before it is needed'\n"
         "run = Wandb(Path(sys.argv[1]), 'rung', 'demo'); run.start({}); run.log(1, {'loss': 1.0}, {}); run.finish()"
     )

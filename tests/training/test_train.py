@@ -10,7 +10,9 @@ import rung
 from rung.algorithms.dpo import DPO
 from rung.algorithms.grpo import GRPO
 from rung.algorithms.sft import SFT
+from rung.config.defaults import algorithm_of
 from rung.errors import ConfigError, UserError
+from rung.pipeline.stage_settings import stage_settings
 from rung.tiny.models import build
 
 PAIRS = [{"prompt": f"number {i}", "chosen": str(i), "rejected": "no"} for i in range(8)]
@@ -53,7 +55,7 @@ def test_one_reward_needs_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_bad_rows_set_aside_are_counted_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [*TEXTS * 10, {"prompt": "a", "completion": ""}]
-    stage = rung.train(SFT(), model="tiny:llama", data=rows, on_bad="quarantine", **SHORT)
+    stage = rung.train(SFT(), model="tiny:llama", data=rows, on_bad_row="quarantine", **SHORT)
     assert stage.report.num_dropped == 1
     assert not list(tmp_path.iterdir())
 
@@ -82,10 +84,10 @@ def test_a_row_that_exceeds_the_models_positions_is_named(family: str) -> None:
 
 
 def test_an_optimizer_of_ones_own_is_found_beside_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rung.check import check
     from rung.config import parse_config
-    from rung.opening import open_stage
-    from rung.ranks import Ranks
+    from rung.distributed.ranks import Ranks
+    from rung.pipeline.build_stage import build_stage
+    from rung.pipeline.check import check
 
     (tmp_path / "opt.py").write_text(OPTIMIZER)
     (tmp_path / "elsewhere").mkdir()
@@ -94,5 +96,10 @@ def test_an_optimizer_of_ones_own_is_found_beside_the_config(tmp_path: Path, mon
     (tmp_path / "texts.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     raw = {"name": "one", "model": "tiny:llama", "stages": [stage]}
     config = check(parse_config(raw, source="test", base=tmp_path)).config
-    opened = open_stage(config.stages[0], config, start="tiny:llama", reference=None, ranks=Ranks())
+    opened = build_stage(
+        stage_settings(config.stages[0], config, algorithm_of(config.stages[0], tmp_path)),
+        start="tiny:llama",
+        reference=None,
+        ranks=Ranks(),
+    )
     assert isinstance(opened.optimizer, torch.optim.SGD)

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from rung.console import progress, show_completions, table
+from rung.utils.console import progress, show_completions, table
 
 
 def screen(*, terminal=False):

@@ -3,7 +3,7 @@
 import pytest
 
 from rung.errors import ConfigError
-from rung.names import inside, safe_name
+from rung.utils.names import inside, safe_name
 
 UNSAFE = [
     *("", ".", "..", "...", ".hidden", "/", "/etc", "a/b", "a/../b", "../a", "..\\a", "a\\b", "C:", "a:b", "~"),

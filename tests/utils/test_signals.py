@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from rung.signals import EXIT_STOPPED, StopFlag
+from rung.utils.signals import EXIT_STOPPED, StopFlag
 
 pytestmark = pytest.mark.process
 

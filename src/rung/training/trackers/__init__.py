@@ -3,5 +3,6 @@
 from rung.training.trackers.jsonl import COMPLETIONS, METRICS, TIMING, JsonLines
 from rung.training.trackers.protocol import Rows, Tracker
 from rung.training.trackers.registry import TRACKERS, make_trackers
+from rung.training.trackers.wandb import Wandb
 
-__all__ = ["COMPLETIONS", "METRICS", "TIMING", "TRACKERS", "JsonLines", "Rows", "Tracker", "make_trackers"]
+__all__ = ["COMPLETIONS", "METRICS", "TIMING", "TRACKERS", "JsonLines", "Rows", "Tracker", "Wandb", "make_trackers"]

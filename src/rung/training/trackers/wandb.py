@@ -3,12 +3,80 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from rung.errors import ConfigError
 from rung.training.trackers.protocol import Rows
 
 if TYPE_CHECKING:
     import wandb
+
+
+class Wandb:
+    """Weights & Biases by its own client: online with WANDB_API_KEY, else offline (`wandb sync` sends it later).
+
+    Never asks and prints nothing. The run's id is kept in the folder, so that a resumed run goes on under it.
+    """
+
+    name: ClassVar = "wandb"
+
+    def __init__(self, folder: Path, project: str, run_name: str):
+        self.folder, self.project, self.run_name = folder, project, run_name
+        self._run: wandb.Run | None = None
+
+    def start(self, run: Mapping[str, Any]) -> None:
+        """Opens the run with its config; raises ConfigError where the client refuses, such as for a malformed key."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import: no crash reports to third parties
+        import wandb
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        offline = not os.environ.get("WANDB_API_KEY")
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            save_code=False,
+            disable_git=True,
+            x_disable_stats=offline,  # the monitor asks a cloud address for the machine's kind
+            x_disable_machine_info=offline,
+        )
+        try:
+            self._run = wandb.init(
+                project=self.project,
+                name=self.run_name,
+                id=self._id(),
+                resume="allow",
+                dir=self.folder,
+                mode="offline" if offline else "online",
+                config=dict(run),
+                settings=settings,
+            )
+        except wandb.Error as error:
+            remedy = "correct or unset WANDB_API_KEY (without it the run is kept offline), or leave out the tracker"
+            raise ConfigError(f"trackers: wandb does not start: {error}", remedy) from error
+
+    def log(self, step: int, values: Mapping[str, float], timing: Mapping[str, float], table: Rows = ()) -> None:
+        """Logs the numbers of a step, and its completions as a `wandb.Table`."""
+        assert self._run is not None, "start comes first"
+        content: dict[str, Any] = {**values, **timing}
+        if table:
+            content["completions"] = _wandb_table(table)
+        self._run.log(content, step=step)
+
+    def finish(self) -> None:
+        """Closes the run after sending what is left."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+    def _id(self) -> str:
+        file = self.folder / "wandb.id"
+        if not file.exists():
+            file.write_text(secrets.token_hex(8), encoding="ascii")  # Python's own generator belongs to the training
+        return file.read_text(encoding="ascii")
 
 
 def _wandb_table(rows: Rows) -> wandb.Table:
