@@ -1,4 +1,4 @@
-"""Which function a reward's name stands for."""
+"""Looks up reward functions by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def reward_names() -> list[str]:
 
 
 def reward_function(name: str, base: Path | None = None) -> Callable[..., Any]:
-    """The function of a registered reward, or the one that `pkg.module:fn` or `./file.py:fn` names, as it was written.
+    """The function of a registered reward, or the one that `pkg.module:fn` or `./file.py:fn` names.
 
     Raises RewardError for an unknown name, ConfigError where an object cannot be loaded.
     """
@@ -29,7 +29,7 @@ def reward_function(name: str, base: Path | None = None) -> Callable[..., Any]:
         return registered[name]
     found = load_object(name, base)
     if not callable(found):
-        raise RewardError(f"`{name}` is no function but a {type(found).__name__}", "name a function")
+        raise RewardError(f"`{name}` is not a function but a {type(found).__name__}", "give the name of a function")
     return found
 
 
