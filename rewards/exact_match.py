@@ -1,4 +1,4 @@
-"""Whether an answer is the gold answer, as written or up to case, punctuation and articles."""
+"""Whether a completion equals the gold answer, exactly or up to case, punctuation and articles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @reward(range=(0, 1))
 def exact_match(completion: str, answer: str) -> float:
-    """1 where the completion is the answer, apart from white space around it.
+    """1 where the completion equals the answer, ignoring white space around it.
 
     >>> exact_match(" Paris\\n", "Paris"), exact_match("paris", "Paris")
     (1.0, 0.0)
@@ -23,7 +23,7 @@ def exact_match(completion: str, answer: str) -> float:
 
 @reward(range=(0, 1))
 def normalized_match(completion: str, answer: str) -> float:
-    """1 where the completion is the answer after SQuAD's normalisation: no case, punctuation, articles, extra spaces.
+    """1 where the completion equals the answer after SQuAD's normalisation of case, punctuation, articles and spaces.
 
     >>> normalized_match("The  Eiffel Tower.", "Eiffel tower")
     1.0
@@ -32,7 +32,7 @@ def normalized_match(completion: str, answer: str) -> float:
 
 
 def normalized(text: str) -> str:
-    """Lower case, without ASCII punctuation, articles and runs of white space (SQuAD v1.1, arXiv 1606.05250).
+    """Text in lower case without ASCII punctuation, articles and extra white space (SQuAD v1.1, arXiv 1606.05250).
 
     >>> normalized("An answer,  at last!")
     'answer at last'

@@ -1,8 +1,8 @@
-"""Whether the last number of an answer is the gold number, without a maths library.
+"""Whether the last number of a completion equals the gold number, without a maths library.
 
-Read are integers, decimals, thousands commas (1,234.5), fractions (3/4), mixed numbers (1 1/2), percentages, amounts
-with a currency sign, and negatives written -5 or, as an entry of its own, (134). A percentage equals its number and its
-share: 50% is 50 and 0.5.
+It reads integers, decimals, thousands commas (1,234.5), fractions (3/4), mixed numbers (1 1/2), percentages, amounts
+with a currency sign, and negatives written as -5 or, in a separate entry, as (134). A percentage equals both its number
+and its fraction: 50% equals 50 and 0.5.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _NUMBER = re.compile(
 )
 _CURRENCY = r"(?:\\?[$\u00a3\u20ac\u00a5] ?)"
 _MINUS = r"[-\u2212]"
-_SIGN = re.compile(  # a minus between two numbers subtracts, one between spaces too, and "- 3" opens a line of a list
+_SIGN = re.compile(  # not a sign: a minus between numbers or between spaces (subtraction), "- 3" at a line start
     rf"(?:(?<![0-9A-Za-z)\]%])(?<![0-9)\]%] ){_MINUS}{_CURRENCY}?|[=(:] ?{_MINUS} {_CURRENCY}?|{_CURRENCY}{_MINUS})$"
 )
-_OPEN = re.compile(rf"(?:[\n:#|] ?|{_CURRENCY})\( ?{_CURRENCY}?$")  # "eighteen (18)" is a remark, no negative
+_OPEN = re.compile(rf"(?:[\n:#|] ?|{_CURRENCY})\( ?{_CURRENCY}?$")  # "eighteen (18)" is a remark, not a negative
 _AFTER = re.compile(r"(?: ?\\?(?P<percent>%))?(?P<close> ?\))?")
-_CONTEXT = 8  # characters before a number that can hold its sign, bracket and currency
-_MAX_LENGTH = 200  # a longer run of digits equals no gold answer, and costs time quadratic in its length
+_CONTEXT = 8  # characters before a number that can contain its sign, bracket and currency
+_MAX_LENGTH = 200  # a longer number equals no gold answer, and parsing takes time quadratic in its length
 
 
 @reward(range=(0, 1))

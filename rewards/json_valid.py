@@ -1,4 +1,4 @@
-"""Whether an answer is JSON."""
+"""Whether a completion is valid JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rung.reward import reward
 def json_valid(completion: str, *, required: tuple[str, ...] = ()) -> float:
     """1 where the whole completion is one JSON object or list; with `required`, an object that has these keys.
 
-    A bare number or string is JSON and is not paid: it would be the cheapest way to be valid. NaN is no JSON.
+    A bare number or string is valid JSON but scores 0, since it is the easiest way to be valid. NaN is not JSON.
 
     >>> json_valid('{"dose": 2}'), json_valid('{"dose": 2}', required=("dose", "unit")), json_valid("2")
     (1.0, 0.0, 0.0)
@@ -26,4 +26,4 @@ def json_valid(completion: str, *, required: tuple[str, ...] = ()) -> float:
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")

@@ -1,4 +1,4 @@
-"""Whether an answer names exactly one label of a set, and the right one."""
+"""Whether a completion names exactly one label of a set, and the right one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rung.reward import reward
 
 @reward(range=(0, 1))
 def label(completion: str, answer: str, *, labels: tuple[str, ...]) -> float | None:
-    """1 where `answer` is the only label of the set that the completion names, as a whole word and in its own case.
+    """1 where `answer` is the only label of the set in the completion, as a whole word and with the same case.
 
-    Naming several is 0: it would win without deciding. None (abstains) where the answer is not in the set.
+    Several labels score 0, since naming all of them would always win. None (abstains) where the answer is no label.
 
     >>> label("It is B.", "B", labels=("A", "B")), label("A or B", "B", labels=("A", "B"))
     (1.0, 0.0)
@@ -25,6 +25,6 @@ def label(completion: str, answer: str, *, labels: tuple[str, ...]) -> float | N
 
 @lru_cache(maxsize=64)
 def _pattern(labels: Sequence[str]) -> re.Pattern[str]:
-    """Any label as a whole word; a longer one goes before a shorter one that it starts with."""
+    """Matches any label as a whole word; longer labels come first, so that no shorter one matches their beginning."""
     longest_first = sorted(labels, key=len, reverse=True)
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")

@@ -1,4 +1,4 @@
-"""The length of an answer in trained tokens, EOS included, and whether the length limit cut it off."""
+"""The length of a completion in trained tokens, EOS included, and whether the length limit truncated it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rung.reward import reward
 
 @reward(role="metric", goal="min")
 def output_tokens(n_tokens: int) -> float:
-    """The number of tokens of the completion; fewer count as better only where the other metrics hold.
+    """The number of tokens of the completion; fewer are better only where the other metrics do not get worse.
 
     >>> output_tokens(17)
     17.0
@@ -29,7 +29,7 @@ def truncated(finish_reason: str) -> float:
 
 @reward(range=(-1, 0), role="shaping")
 def length(n_tokens: int, *, max_length: PositiveInt) -> float:
-    """A price per token: 0 for nothing, falling evenly to -1 at `max_length` tokens and staying there.
+    """Length penalty: falls linearly from 0 at 0 tokens to -1 at `max_length` tokens, and is -1 beyond.
 
     >>> length(16, max_length=64), length(100, max_length=64)
     (-0.25, -1.0)

@@ -1,6 +1,6 @@
-"""What a medication direction is worth: its content against the order behind the sig, its wording apart from that.
+"""Rewards for medication directions: the content compared with the sig's order, and the wording separately.
 
-`order` is the record that the data of `task:pharmacy/...` carries. Not for medical use.
+`order` is a column of the data of `task:pharmacy/...`. Not for medical use.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ def _judged(completion: str, order: Mapping[str, Any]) -> Judgement:
 
 @reward(range=(0, 1))
 def correct(completion: str, order: Mapping[str, Any]) -> float:
-    """1 where every component of the direction is right, whatever the wording."""
+    """1 where every component of the direction is correct, in any wording."""
     return float(_judged(completion, order).outcome == "correct")
 
 
 @reward(range=(0, 1), goal="min")
 def dangerous(completion: str, order: Mapping[str, Any]) -> float:
-    """1 where a component that matters is wrong, dropped or added; an unparseable text is not counted here."""
+    """1 where a dangerous component is wrong, dropped or added; 0 where the text is unparseable."""
     return float(_judged(completion, order).outcome == "dangerous")
 
 
 @reward(range=(0, 1), goal="min")
 def severity(completion: str, order: Mapping[str, Any]) -> float | None:
-    """How dangerous the direction is, 0 for a safe one; None (abstains) where it is unparseable."""
+    """How dangerous the direction is, 0 if it is safe; None (abstains) where it is unparseable."""
     judgement = _judged(completion, order)
     return None if judgement.outcome == "unparseable" else judgement.severity
 
 
 @reward(range=(0, 1), goal="min")
 def harmless(completion: str, order: Mapping[str, Any]) -> float:
-    """1 where all differences are harmless: advice about food or water, a missing reason, a pill's form, the verb."""
+    """1 where there are only harmless differences: food or water advice, a missing reason, a pill's form, the verb."""
     return float(_judged(completion, order).outcome == "harmless")
 
 
 @reward(range=(0, 1), goal="min")
 def unparseable(completion: str, order: Mapping[str, Any]) -> float:
-    """1 where the text is no single, unambiguous direction."""
+    """1 where the text is not a single, unambiguous direction."""
     return float(_judged(completion, order).outcome == "unparseable")
 
 
 @reward(range=(0, 1), role="metric")
 def house_style(completion: str) -> float:
-    """The share of the house's style rules that the text keeps; see `rung.tiny.pharmacy.style`.
+    """The share of the house-style rules that the text follows; see `rung.tiny.pharmacy.style`.
 
     >>> house_style("Take 1 tablet of xyz 5 mg by mouth 2 times a day.")
     1.0
@@ -64,7 +64,7 @@ def house_style(completion: str) -> float:
 
 @reward(range=(-0.5, 2))
 def direction_match(completion: str, order: Mapping[str, Any]) -> float:
-    """The share of right components, plus 1 if all are, minus 0.5 if one is dangerous; -0.5 where unparseable."""
+    """The share of correct components, plus 1 if all are, minus 0.5 if an error is dangerous; -0.5 if unparseable."""
     judgement = _judged(completion, order)
     match judgement.outcome:
         case "unparseable":

@@ -1,4 +1,4 @@
-"""The verdict of a trained reward model."""
+"""The score of a trained reward model."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def _reads_the_same(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_tokenizer(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
     from rung.models.reward_model import check_reward_model
 
     check_reward_model(settings["model"], tokenizer)
 
 
-@reward(range=(-math.inf, math.inf), batch=True, check=_reads_the_same)
+@reward(range=(-math.inf, math.inf), batch=True, check=_check_tokenizer)
 def reward_model(
     prompts: list[Any], completion_ids: list[list[int]], *, model: str, token_budget: PositiveInt = 8192
 ) -> list[float | Verdict]:
-    """The score of the reward model `model` (`stage:NAME`, a folder or a hub id), in its reference samples' spreads.
+    """The score of the reward model `model` (`stage:NAME`, a folder or a hub id), normalised by its reference samples.
 
-    It reads the prompt and the sampled ids, so it has the policy's tokenizer and chat template; an answer that was cut
-    off is judged as it stands, without EOS. Rows go in parts of at most `token_budget` padded tokens. None (abstains)
-    where prompt and answer exceed the positions of the reward model.
+    It reads the prompt and the sampled ids, so it must have the policy's tokenizer and chat template; a truncated
+    completion is scored as it is, without EOS. Rows are scored in parts of at most `token_budget` padded tokens. None
+    (abstains) where prompt and completion exceed the positions of the reward model.
 
     >>> reward_model([], [], model="runs/pharmacy/rm/model")
     []
@@ -39,18 +39,18 @@ def reward_model(
     from rung.models.load import num_positions
     from rung.models.reward_model import load_reward_model, score_rows
 
-    judge, tokenizer = load_reward_model(model)
-    most = num_positions(judge)
+    scorer, tokenizer = load_reward_model(model)
+    num_allowed = num_positions(scorer)
     rows = [_row(prompt, ids, tokenizer) for prompt, ids in zip(prompts, completion_ids, strict=True)]
-    fitting = [i for i, row in enumerate(rows) if most is None or len(row) <= most]
-    scores = score_rows(judge, [rows[i] for i in fitting], token_budget=token_budget)
-    too_long = Verdict(None, note=f"prompt and answer exceed the {most} positions of the reward model")
+    fitting = [i for i, row in enumerate(rows) if num_allowed is None or len(row) <= num_allowed]
+    scores = score_rows(scorer, [rows[i] for i in fitting], token_budget=token_budget)
+    too_long = Verdict(None, note=f"prompt and completion exceed the {num_allowed} positions of the reward model")
     scored = dict(zip(fitting, scores, strict=True))
     return [scored.get(i, too_long) for i in range(len(rows))]
 
 
 def _row(prompt: Any, completion_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that the model was trained on: those of the prompt, the answer's, and what the template adds to EOS."""
+    """Token ids as in reward-model training: prompt, completion, and the ids that the chat template adds after EOS."""
     from rung.data.encode import encode_prompt
 
     ids = [*encode_prompt(prompt, tokenizer), *completion_ids]
@@ -60,13 +60,13 @@ def _row(prompt: Any, completion_ids: Sequence[int], tokenizer: PreTrainedTokeni
 
 @lru_cache(maxsize=8)
 def _tail(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The ids that the chat template writes behind the EOS of a turn, such as a line break."""
+    """The ids that the chat template adds after the EOS of a turn, such as a line break."""
     from rung.data.chat import render
     from rung.data.records import Messages
     from rung.data.tokens import tokens
 
     turns: Messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
     ids, _ = tokens(render(turns, tokenizer, add_generation_prompt=False), tokenizer, special=False)
-    # Behind EOS, not alone: some tokenizers write a space before a text, and none behind a special token.
+    # Tokenised after EOS, not alone: some tokenizers add a space before a text, but not after a special token.
     ended = next((n for n, token in enumerate(reversed(ids)) if token == tokenizer.eos_token_id), 0)
     return tuple(ids[len(ids) - ended :])

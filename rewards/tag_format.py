@@ -1,4 +1,4 @@
-"""Whether an answer has its tags: one pair each, in order."""
+"""Whether a completion has the required tags: one pair of each, in order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rung.reward import reward
 
 @reward(range=(0, 1))
 def tag_format(completion: str, *, tags: tuple[str, ...] = ("think", "answer")) -> float:
-    """1 where each tag opens once and closes once, in the order given and one after another.
+    """1 where each tag opens once and closes once, in the given order and without nesting.
 
     >>> tag_format("<think>2 + 2</think> <answer>4</answer>")
     1.0

@@ -1,4 +1,4 @@
-"""Overlap of answer and gold in words. A metric by default: as a training reward it teaches terse answers."""
+"""Word overlap of completion and answer. A metric by default: as a training reward it favours terse completions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rung.rewards.exact_match import normalized
 def token_f1(completion: str, answer: str) -> float:
     """F1 of the words of completion and answer, counted with repeats, after SQuAD's normalisation (arXiv 1606.05250).
 
-    Precision 2/4 and recall 2/2 in the example. Two empty texts agree; an empty one and another do not.
+    The example has precision 2/4 and recall 2/2. Two empty texts score 1; an empty and a non-empty text score 0.
 
     >>> round(token_f1("It was Marie Curie", "Marie Curie"), 4)
     0.6667

@@ -1,1 +1,1 @@
-"""Rows become examples, examples become ids, ids become batches; every row that is lost on the way is counted."""
+"""Rows become examples, examples become token ids, token ids become batches; every dropped row is counted."""

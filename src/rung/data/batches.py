@@ -1,4 +1,4 @@
-"""The offline source of batches: what the loop iterates over where nothing is sampled."""
+"""Batches from a fixed data set, which the training loop of an offline algorithm iterates over."""
 
 import hashlib
 import random
@@ -14,24 +14,24 @@ from rung.errors import ConfigError
 BatchSize = int | Mapping[str, int]
 
 
-class Place(Protocol):
-    """Which of how many processes this is."""
+class RankInfo(Protocol):
+    """The rank of this process and the number of processes."""
 
     @property
     def rank(self) -> int:
-        """From 0."""
+        """Index of this process, from 0."""
         ...
 
     @property
     def world(self) -> int:
-        """At least 1."""
+        """Number of processes, at least 1."""
         ...
 
 
 def order(seed: int, epoch: int, n: int) -> list[int]:
-    """A permutation of range(n), a pure function of its arguments.
+    """A permutation of range(n); a pure function of its arguments.
 
-    Sorted by `random.random()`, whose numbers Python promises to keep for a seed; it does not promise so for `shuffle`.
+    Sorts by `random.random()`, whose sequence Python keeps for a seed across versions; `shuffle` has no such guarantee.
 
     >>> sorted(order(0, 3, 4)), order(0, 3, 4) == order(0, 3, 4)
     ([0, 1, 2, 3], True)
@@ -42,15 +42,15 @@ def order(seed: int, epoch: int, n: int) -> list[int]:
 
 
 class Dataset:
-    """Batches of one optimizer step each, for this rank, over endless epochs.
+    """Endless iterator over the batches of this rank, one per optimizer step.
 
-    With a number, a batch has `batch_size` examples over all ranks, and the short last one of an epoch is kept. With
-    `{"tokens": n}` it is filled until it holds n tokens (prompts and completions), and what is left of an epoch joins
-    its last batch. Rank r of w takes every w-th example of the batch, which is the same for any number of ranks.
-    Raises `ConfigError` where a rank would be left without an example.
+    An integer `batch_size` counts the examples of all ranks; the last batch of an epoch may be smaller. With
+    `{"tokens": n}` a batch is filled until it has at least n tokens (prompts and completions), and the examples left at
+    the end of an epoch join its last batch. The batch of all ranks does not depend on their number; rank r of w takes
+    every w-th example of it, from the r-th on. Raises `ConfigError` where a rank would get no example.
     """
 
-    def __init__(self, encoded: Sequence[Encoded], *, batch_size: BatchSize, seed: int, pad_id: int, ranks: Place):
+    def __init__(self, encoded: Sequence[Encoded], *, batch_size: BatchSize, seed: int, pad_id: int, ranks: RankInfo):
         assert encoded, "a data set has at least one example"
         self._encoded = encoded
         self._lengths = [one.num_tokens for one in encoded]
@@ -64,11 +64,11 @@ class Dataset:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of the first epoch; where batches are counted in tokens, later epochs may differ a little."""
+        """Optimizer steps of the first epoch; with a batch size in tokens, later epochs may differ slightly."""
         return len(self._plan(0))
 
     def __iter__(self) -> "Dataset":
-        """The source itself: it goes on where it stands."""
+        """Returns self, so that iteration continues from the current position."""
         return self
 
     def __next__(self) -> Batch:
@@ -80,15 +80,15 @@ class Dataset:
         return collate([self._encoded[i] for i in share], pad_id=self._pad_id)
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and batches of it already given; JSON values."""
+        """The epoch and the number of its batches already returned, as JSON values."""
         return {"epoch": self._epoch, "index": self._index}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where the state was taken."""
+        """Resumes from the position that `state_dict` saved."""
         self._epoch, self._index = state["epoch"], state["index"]
 
     def _make_plan(self, epoch: int) -> list[list[int]]:
-        """The examples of each batch of an epoch."""
+        """The example indices of each batch of an epoch."""
         shuffled = order(self._seed, epoch, len(self._encoded))
         if isinstance(self._batch_size, int):
             return [shuffled[i : i + self._batch_size] for i in range(0, len(shuffled), self._batch_size)]
@@ -101,24 +101,29 @@ class Dataset:
             plan[-1].append(i)
             filled += self._lengths[i]
         if filled < self._batch_size["tokens"] and len(plan) > 1:
-            rest = plan.pop()
-            plan[-1] += rest
+            leftover = plan.pop()
+            plan[-1] += leftover
         return plan
 
     def _check(self) -> None:
         size, world, n, longest = self._batch_size, self._world, len(self._encoded), max(self._lengths)
         if isinstance(size, Mapping):
             if set(size) != {"tokens"} or size["tokens"] < 1:
-                raise ConfigError(f"batch_size: {dict(size)}", "give a number of examples, or {tokens: n} with n >= 1")
-            if world > 1 and size["tokens"] < world * longest:
-                what = f"batch_size: {size['tokens']} tokens do not hold {world} of the longest examples ({longest})"
                 raise ConfigError(
-                    what, f"give at least {world * longest} tokens, so that none of {world} ranks is idle"
+                    f"batch_size: {dict(size)} is not valid", "give a number of examples, or {tokens: n} with n >= 1"
+                )
+            if world > 1 and size["tokens"] < world * longest:
+                given, needed = size["tokens"], f"the longest example has {longest}"
+                what = f"batch_size: {given} tokens are too few for {world} ranks ({needed})"
+                raise ConfigError(
+                    what, f"give at least {world * longest} tokens, so that each of {world} ranks gets an example"
                 )
         elif size < max(world, 1):
-            raise ConfigError(f"batch_size: {size} examples for {world} ranks", f"give at least {max(world, 1)}")
+            raise ConfigError(
+                f"batch_size: {size} examples are too few for {world} ranks", f"give at least {max(world, 1)}"
+            )
         elif 0 < n % size < world:
-            what = f"batch_size: the last batch of an epoch has {n % size} of {n} examples for {world} ranks"
-            raise ConfigError(what, "choose a batch size that leaves a larger rest or none, or `limit` the data")
+            what = f"batch_size: the last batch of an epoch has {n % size} of {n} examples, too few for {world} ranks"
+            raise ConfigError(what, "choose a batch size that leaves no remainder or a larger one, or `limit` the data")
         if n < world:
-            raise ConfigError(f"data: {n} examples for {world} ranks", "use fewer ranks")
+            raise ConfigError(f"data: {n} examples are too few for {world} ranks", "use fewer ranks")

@@ -1,4 +1,4 @@
-"""Conversations as text, and which of it the assistant says."""
+"""Conversations rendered with the chat template, and the character spans of their assistant turns."""
 
 import re
 from collections.abc import Sequence
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
 
 
 def render(messages: Messages, tokenizer: "PreTrainedTokenizerBase", *, add_generation_prompt: bool) -> str:
-    """The conversation as the tokenizer's chat template writes it.
+    """Renders the conversation with the tokenizer's chat template.
 
-    Raises `DataError` where the tokenizer has no template, `BadRow` where the template refuses the turns.
+    Raises `DataError` where the tokenizer has no template, `BadRow` where the template rejects the messages.
     """
     if tokenizer.chat_template is None:
         raise DataError(
-            "the data is chat messages and the model's tokenizer has no chat template",
-            "start from a chat model, give its folder a chat_template.jinja, or use texts as prompt and completion",
+            "the data has chat messages, but the model's tokenizer has no chat template",
+            "start from a chat model, add a chat_template.jinja to its folder, or use strings as prompt and completion",
         )
     try:
         rendered = tokenizer.apply_chat_template(
             _plain(messages), tokenize=False, add_generation_prompt=add_generation_prompt
         )
-    except (jinja2.TemplateError, TypeError) as error:  # a template that adds texts meets a field that is none
-        raise BadRow("the chat template refuses the turns", str(error)) from error
+    except (jinja2.TemplateError, TypeError) as error:  # TypeError: the template concatenates a field that is no string
+        raise BadRow("the chat template rejects the messages", str(error)) from error
     assert isinstance(rendered, str)
     return rendered
 
 
 def assistant_spans(messages: Messages, rendered: str, tokenizer: "PreTrainedTokenizerBase") -> list[Span]:
-    """The characters of `rendered` that the assistant says, end-of-turn marks included where the template has them so.
+    """Character spans of the assistant turns in `rendered`, with their end-of-turn tokens where the template has them.
 
-    Read from the template's own `{% generation %}` marks where it has them, else from renderings of ever more turns.
-    Raises `BadRow` where the template writes an earlier turn differently once later ones follow.
+    The spans come from the template's `{% generation %}` marks if it has them, else from renderings of growing prefixes
+    of the conversation. Raises `BadRow` where the template renders an earlier turn differently when later turns follow.
     """
     if re.search(r"\{%-?\s*generation\s*-?%\}", tokenizer.get_chat_template()):
         return _marked_spans(messages, tokenizer)
@@ -46,21 +46,21 @@ def assistant_spans(messages: Messages, rendered: str, tokenizer: "PreTrainedTok
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        head = render(messages[:i], tokenizer, add_generation_prompt=True)
-        told = render(messages[: i + 1], tokenizer, add_generation_prompt=False)
-        if not rendered.startswith(told):
+        before = render(messages[:i], tokenizer, add_generation_prompt=True)
+        through = render(messages[: i + 1], tokenizer, add_generation_prompt=False)
+        if not rendered.startswith(through):
             raise BadRow(
-                "the chat template writes an earlier turn differently once later ones follow",
-                "use one with {% generation %} marks, or train on single turns",
+                "the chat template renders an earlier turn differently when later turns follow",
+                "use a template with {% generation %} marks, or single-turn data",
             )
-        spans.append((_parting(head, rendered), len(told)))
+        spans.append((_common_prefix_length(before, rendered), len(through)))
     return spans
 
 
 def close_turns(ids: Sequence[int], trained: Sequence[bool], stop: int | None) -> list[bool]:
-    """The mask with every trained run ending on its stop token: what a sampler never writes is not trained.
+    """The loss mask with every trained span ending at its stop token, since a sampler generates nothing after it.
 
-    A run that holds the stop token ends on its last one; a run that stops just before one takes it in.
+    A span that contains stop tokens is cut after the last one; a span that ends just before one is extended by it.
 
     >>> close_turns([7, 8, 1, 5, 9, 1], [True, True, True, True, False, False], 1)
     [True, True, True, False, False, False]
@@ -68,7 +68,7 @@ def close_turns(ids: Sequence[int], trained: Sequence[bool], stop: int | None) -
     [True, True, True, False]
     """
     closed = list(trained)
-    starts = [i for i, now in enumerate(trained) if now and not (i and trained[i - 1])]
+    starts = [i for i, is_trained in enumerate(trained) if is_trained and not (i and trained[i - 1])]
     for start in starts:
         end = next((i for i in range(start, len(ids)) if not trained[i]), len(ids))
         stops = [i for i in range(start, end) if ids[i] == stop]
@@ -96,5 +96,5 @@ def _plain(messages: Messages) -> Any:
     return [dict(message) for message in messages]
 
 
-def _parting(a: str, b: str) -> int:
+def _common_prefix_length(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,4 +1,4 @@
-"""Encoded examples become one `Batch`: prompts once each, padded, masks from lengths."""
+"""Collates encoded examples into a padded `Batch` that has each distinct prompt once."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from rung.data.records import Encoded
 
 
 def collate(encoded: Sequence[Encoded], *, pad_id: int) -> Batch:
-    """One batch out of at least one example with answers; the answers of one example are a group.
+    """One batch from at least one example with completions; the completions of one example form a group.
 
-    Equal prompts (by ids) are kept once, in the order of their first appearance, and their groups are made adjacent.
-    Where an example has a margin, `extras` holds `margin` (rows,) float32, 0 where there is none; of labelled
-    examples it holds `label` (rows,) bool.
+    Prompts with equal ids are stored once, in order of first appearance, and their groups are adjacent. `extras` has
+    `margin` (rows,) float32 where an example has a margin (0 for examples without one), and `label` (rows,) bool where
+    all examples are labelled.
     """
     assert encoded, "a batch has at least one example"
-    assert all(one.answers for one in encoded), "prompts without answers are sampled from, not collated"
+    assert all(one.answers for one in encoded), "prompts without completions are for sampling, not for collating"
     by_prompt: dict[tuple[int, ...], list[Encoded]] = {}
     for one in encoded:
         by_prompt.setdefault(one.prompt_ids, []).append(one)
@@ -46,7 +46,7 @@ def collate(encoded: Sequence[Encoded], *, pad_id: int) -> Batch:
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Rows of integers as one tensor (rows, longest) int64 and its mask, true where a row has an integer.
+    """Pads rows of integers to one int64 tensor (rows, longest); its mask is true except at padding.
 
     >>> padded([[5, 6], [7]], 0, left=True)[0].tolist()
     [[5, 6], [0, 7]]

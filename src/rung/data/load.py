@@ -1,4 +1,4 @@
-"""From the `data` of a config to examples: read rows, detect their format, convert them, count every one."""
+"""Loads examples from the `data` of a config: reads rows, detects their format, converts and counts them."""
 
 import re
 from collections import Counter
@@ -21,7 +21,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ShareSpec(BaseModel):
-    """A slice of the data by the hash of its groups: [from, to) of [0, 1)."""
+    """A slice of the data: the groups whose hash is in [`from`, `to`), out of [0, 1)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -31,9 +31,10 @@ class ShareSpec(BaseModel):
 
 
 class DataSpec(BaseModel):
-    """What a config says about one data set: where it is, and what cannot be seen from its rows.
+    """Settings of one data set: its location, and what rung cannot detect from its rows.
 
-    `columns` maps our names to theirs; `columns: {group: document}` names the unit that splits keep whole.
+    `columns` maps rung's column names to those of the data; `columns: {group: document}` names the column whose equal
+    values mark rows that a split keeps together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,12 +63,12 @@ def load_examples(
     base: Path | None = None,
     seed: int = 0,
 ) -> tuple[list[Example], DataReport]:
-    """The examples of a data set and what happened to its rows.
+    """Loads the examples of a data set, with a report on its rows.
 
     `spec` is a file, a folder, a hub id, `task:NAME/SPLIT`, a mapping (`DataSpec`), or the rows themselves. Paths are
-    relative to `base`. A bad row is an error, or is left out and counted; `quarantine` also keeps it in the report.
-    More than `max_bad_share` of them is an error in any case. `seed` draws a task's rows and the sample of `limit`.
-    Raises `DataError` (file, row, remedy) and `ConfigError` (an unknown key of the mapping).
+    relative to `base`. A bad row is an error, or is dropped and counted (`skip`); `quarantine` also keeps it in the
+    report. A share of bad rows above `max_bad_share` is always an error. `seed` determines the rows of a task and the
+    sample for `limit`. Raises `DataError` (file, row, remedy) and `ConfigError` (an unknown key of the mapping).
     """
     if isinstance(spec, str | Mapping | DataSpec):
         settings = _settings(cast("str | Mapping[str, Any] | DataSpec", spec), base)
@@ -79,7 +80,7 @@ def load_examples(
         settings = DataSpec(path="rows")
         rows = [_given(number, item) for number, item in enumerate(given, 1)]
     if not rows:
-        raise DataError(f"{settings.path or settings.name}: no rows", "it must hold at least one")
+        raise DataError(f"{settings.path or settings.name}: the data set has no rows", "add at least one row")
 
     report = DataReport(rows=len(rows))
     rows = _with_all_columns([_renamed(row, settings.columns) for row in rows])
@@ -95,7 +96,8 @@ def load_examples(
     if settings.limit is not None:
         examples = sample(examples, settings.limit, seed)
     if not examples:
-        raise DataError(f"{settings.path or settings.name}: no example is left", "; ".join(report.lines()))
+        what = f"{settings.path or settings.name}: no example is left: {'; '.join(report.lines())}"
+        raise DataError(what, "fix the dropped rows, or widen `share`")
     report.examples = len(examples)
     return examples, report
 
@@ -131,26 +133,27 @@ def _read(settings: DataSpec, base: Path | None, seed: int) -> Iterable[Row]:
 def _given(number: int, item: object) -> Row:
     if not isinstance(item, Mapping):
         raise DataError(
-            f"rows, row {number}: not a mapping but {type(item).__name__}", "give rows as dicts, or all as Example"
+            f"rows, row {number}: not a mapping (found {type(item).__name__})",
+            "give all rows as dicts, or all as `Example`",
         )
     return Row("rows", number, item)
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    """The row with the user's names for our columns; `group` is no column of an example, so it is not renamed."""
+    """The row with columns renamed to rung's names; `group` is not renamed, since it is no column of an example."""
     if row.fault is not None or not columns:
         return row
     names = {theirs: ours for ours, theirs in columns.items() if ours != "group"}
     missing = next((theirs for theirs in columns.values() if theirs not in row.columns), None)
     if missing is not None:
         known = ", ".join(row.columns)
-        return replace(row, fault=BadRow(f"no column `{missing}`", f"`columns:` names it; there are {known}"))
+        return replace(row, fault=BadRow(f"no column `{missing}`", f"`columns:` names it; the row has {known}"))
     kept = {name: value for name, value in row.columns.items() if name not in names and name not in names.values()}
     return replace(row, columns=kept | {ours: row.columns[theirs] for theirs, ours in names.items()})
 
 
 def _with_all_columns(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the union of all columns, null where a row has none: a reward sees the same names everywhere."""
+    """The rows with the union of all columns, null where one is missing, so that rewards find them in every row."""
     names = dict.fromkeys(name for row in rows for name in row.columns)
     return [replace(row, columns=dict.fromkeys(names) | dict(row.columns)) for row in rows]
 
@@ -179,7 +182,7 @@ def _convert(
 
 
 def _check_bad_rows(bad: Mapping[int, BadRow], rows: Sequence[Row], on_bad_row: OnBadRow, max_bad_share: float) -> None:
-    """Raises DataError, naming the first bad row, where `on_bad_row` is `error` or too many rows are bad."""
+    """Raises `DataError`, naming the first bad row, where `on_bad_row` is `error` or too many rows are bad."""
     if not bad:
         return
     first = min(bad)
@@ -190,7 +193,7 @@ def _check_bad_rows(bad: Mapping[int, BadRow], rows: Sequence[Row], on_bad_row: 
         cause, n = Counter(fault.cause for fault in bad.values()).most_common(1)[0]
         raise DataError(
             f"{rows[first].place}: {bad[first]}; {len(bad)} of {len(rows)} rows are bad ({n}: {cause})",
-            f"fix the rows; at most {max_bad_share:.0%} may be left out (`max_bad_share`)",
+            f"fix the rows, or raise `max_bad_share` (the limit is {max_bad_share:.0%} of the rows)",
         )
 
 
@@ -199,11 +202,11 @@ def _quarantined(row: Row, fault: BadRow) -> dict[str, Any]:
 
 
 def _finish(examples: list[Example], form: Format, report: DataReport) -> list[Example]:
-    """What only all examples together tell: repeated prompts, the label set, exact duplicates."""
+    """Finds what takes all examples together: repeated prompts, the label set, exact duplicates."""
     if form.name == "preference":
         stripped = strip_repeated_prompts(examples)
         for example in stripped or ():
-            report.notice("the prompt repeated at the head of both sides is taken off", example.source)
+            report.notice("the prompt is removed from the start of both sides, which repeat it", example.source)
         examples = stripped or examples
     if form.name == "classification":
         report.labels = tuple(sorted({str(example.completion) for example in examples}))

@@ -1,7 +1,7 @@
-"""Files, folders and hub data sets become rows that know their place.
+"""Reads files, folders and hub data sets as rows that record their file and number.
 
-A fault of one line (broken JSON, bytes that are not UTF-8) travels with its row, so that `on_bad_row` decides about it;
-a fault of the whole file (empty, cut off in the compressed stream, not the format of its name) is raised at once.
+A fault in one line (invalid JSON, bytes that are not UTF-8) is stored in its row, so that `on_bad_row` applies to it; a
+fault of the whole file (empty, truncated compressed stream, not the format that its name says) is raised at once.
 """
 
 import csv
@@ -23,7 +23,7 @@ MAX_CSV_FIELD = 2**31 - 1  # the default of 128 KiB is shorter than many documen
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as read: its file, its number (from 1; the line of a JSONL file), and its columns or its fault."""
+    """One row as read: its file, its number (from 1; in a JSONL file, the line), and its columns or its fault."""
 
     file: str
     number: int
@@ -32,50 +32,51 @@ class Row:
 
     @property
     def source(self) -> str:
-        """Short, as in `pairs.jsonl:12`."""
+        """The location in short form, as in `pairs.jsonl:12`."""
         return f"{self.file}:{self.number}"
 
     @property
     def place(self) -> str:
-        """For a sentence, as in `pairs.jsonl, row 12`."""
+        """The location for a message, as in `pairs.jsonl, row 12`."""
         return f"{self.file}, row {self.number}"
 
 
 def read_path(path: Path, *, split: str | None = None) -> Iterator[Row]:
-    """The rows of a file, or of all known files under a folder in the order of their names.
+    """The rows of a file, or of all files of a known type under a folder, sorted by name.
 
-    `split` keeps the files of a folder whose name, or whose folder's name, begins with it (`train-00001.parquet`).
+    `split` selects the files of a folder whose name, or whose subfolder's name, begins with it (`train-00001.parquet`).
     Raises `DataError` where nothing can be read.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder", "check the path; it is relative to the config that names it")
     if path.is_file():
         if split is not None:
-            raise DataError(f"{path}: `split: {split}` is set, and a single file has no splits", "remove `split`")
+            raise DataError(f"{path}: `split: {split}` is set, but a single file has no splits", "remove `split`")
         yield from _read_file(path, path.name)
         return
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and _wanted(file.relative_to(path), split)]
     if not files:
         wanted = f" of split `{split}`" if split else ""
-        raise DataError(f"{path}: the folder holds no data file{wanted}", f"known are {', '.join(READERS)}, and .gz")
+        what = f"{path}: the folder has no data file{wanted}"
+        raise DataError(what, f"the file types are {', '.join(READERS)}, and .gz of each")
     for file in files:
         yield from _read_file(file, file.relative_to(path).as_posix())
 
 
 def read_hub(name: str, *, subset: str | None = None, split: str | None = None) -> Iterator[Row]:
-    """The rows of a data set of the hub (or of any folder that `datasets` can load); `split` defaults to `train`.
+    """The rows of a hub data set (or of any folder that `datasets` can load); `split` defaults to `train`.
 
-    Raises `DataError` where it cannot be had: no such data set, subset or split, or no connection.
+    Raises `DataError` where it cannot be loaded: no such data set, subset or split, or no connection.
     """
     import datasets
 
     try:
         rows = datasets.load_dataset(name, subset, split=split or "train")
     except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
-        said = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise DataError(
-            f"{name}: neither a file here nor a data set that can be loaded ({said})",
-            "check path, name, `subset`, `split` and the connection",
+            f"{name}: neither a local file nor a hub data set that can be loaded ({reason})",
+            "check `path`, `name`, `subset`, `split` and the connection",
         ) from error
     for number, columns in enumerate(rows, 1):
         yield Row(name, number, dict(columns))
@@ -84,7 +85,7 @@ def read_hub(name: str, *, subset: str | None = None, split: str | None = None) 
 def _read_file(path: Path, name: str) -> Iterator[Row]:
     reader = _reader(path)
     if reader is None:
-        raise DataError(f"{path}: unknown kind of file", f"known are {', '.join(READERS)}, and .gz of each")
+        raise DataError(f"{path}: unknown file type", f"the file types are {', '.join(READERS)}, and .gz of each")
     last = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as content:
@@ -93,11 +94,11 @@ def _read_file(path: Path, name: str) -> Iterator[Row]:
                 yield row
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
-            f"{path}, after row {last}: the compressed file is broken or cut off ({error})",
-            "fetch or compress it again",
+            f"{path}, after row {last}: the compressed file is corrupt or truncated ({error})",
+            "download or compress it again",
         ) from error
     if not last:
-        raise DataError(f"{path}: the file is empty", "it must hold at least one row")
+        raise DataError(f"{path}: the file is empty", "add at least one row")
 
 
 def _json_lines(content: BinaryIO, name: str) -> Iterator[Row]:
@@ -109,7 +110,7 @@ def _json_lines(content: BinaryIO, name: str) -> Iterator[Row]:
         except UnicodeDecodeError as error:
             yield Row(name, number, fault=BadRow("not UTF-8", f"byte {error.start} of the line"))
         except (json.JSONDecodeError, RecursionError) as error:
-            end = "" if line.endswith(b"\n") else ", at the end of the file: cut off?"
+            end = "" if line.endswith(b"\n") else ", at the end of the file: is it truncated?"
             yield Row(name, number, fault=BadRow("not valid JSON", f"{error}{end}"))
         else:
             yield _as_row(name, number, columns)
@@ -117,13 +118,13 @@ def _json_lines(content: BinaryIO, name: str) -> Iterator[Row]:
 
 def _json(content: BinaryIO, name: str) -> Iterator[Row]:
     raw = content.read()
-    if not raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):  # many files called .json hold JSON lines
+    if not raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):  # many .json files contain JSON lines
         yield from _json_lines(io.BytesIO(raw), name)
         return
     try:
         rows = json.loads(_decode(raw, name))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{name}: not valid JSON ({error})", "the file must be one list of objects") from error
+        raise DataError(f"{name}: not valid JSON ({error})", "the file must contain one list of objects") from error
     for number, columns in enumerate(rows, 1):
         yield _as_row(name, number, columns)
 
@@ -139,10 +140,12 @@ def _csv(content: BinaryIO, name: str) -> Iterator[Row]:
     try:
         for number, columns in enumerate(reader, 1):
             whole = None not in columns and None not in columns.values()
-            fault = None if whole else BadRow("not as many fields as the header", f"line {reader.line_num}")
+            fault = None if whole else BadRow("the number of fields differs from the header", f"line {reader.line_num}")
             yield Row(name, number, columns if whole else {}, fault)
     except csv.Error as error:
-        raise DataError(f"{name}, row {number + 1}: not valid CSV ({error})", "check the quotes of this row") from error
+        raise DataError(
+            f"{name}, row {number + 1}: not valid CSV ({error})", "check the quotation marks of this row"
+        ) from error
 
 
 def _parquet(content: BinaryIO, name: str) -> Iterator[Row]:
@@ -157,7 +160,7 @@ def _parquet(content: BinaryIO, name: str) -> Iterator[Row]:
                 yield Row(name, number, columns)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
-            f"{name}, after row {number}: not a readable parquet file ({error})", "write it again"
+            f"{name}, after row {number}: not a readable parquet file ({error})", "write the file again"
         ) from error
 
 
@@ -183,7 +186,7 @@ def _wanted(path: Path, split: str | None) -> bool:
 def _as_row(name: str, number: int, columns: Any) -> Row:
     if isinstance(columns, dict):
         return Row(name, number, columns)
-    return Row(name, number, fault=BadRow("not a JSON object", f"but {type(columns).__name__}"))
+    return Row(name, number, fault=BadRow("not a JSON object", f"found {type(columns).__name__}"))
 
 
 def _decode(raw: bytes, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a row becomes: an `Example` (text), then an `Encoded` (token ids)."""
+"""The records that rows are converted to: `Example` (text), then `Encoded` (token ids)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Text = str | Messages
 
 
 class BadRow(ValueError):
-    """A row that cannot be used: `cause` is what rows are counted by, `detail` what is special about this one."""
+    """A row that cannot be used; the data report counts rows by `cause`, and `detail` is specific to this row."""
 
     def __init__(self, cause: str, detail: str = ""):
         super().__init__(f"{cause} ({detail})" if detail else cause)
@@ -36,10 +36,10 @@ class BadRow(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A row in rung's own form; which fields are set is told by `kind`.
+    """A row in rung's own format; `kind` determines which fields are set.
 
-    `columns` holds every column that the conversion did not use up, and the gold answer as `ground_truth` where the
-    format has one; rewards and metrics read them. `group` is what a split never cuts (default: the prompt).
+    `columns` has every column that the conversion did not use, and the gold answer as `ground_truth` where the format
+    has one; rewards and metrics read them. A split keeps examples of equal `group` together (default: equal prompts).
     """
 
     kind: Kind
@@ -60,7 +60,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The token ids of one completion and which of them are trained; equal lengths."""
+    """The token ids of one completion and its loss mask, of equal length."""
 
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
@@ -70,8 +70,8 @@ class Answer:
 class Encoded:
     """An example as token ids: a prompt of at least one token and its answers.
 
-    One answer for text and completions, two for a pair (chosen first), all of a ranking (best first), none for a prompt
-    to sample from.
+    A text or a completion has one answer, a pair has two (chosen first), a ranking has all (best first), a prompt to
+    sample from has none.
     """
 
     id: str
@@ -87,7 +87,7 @@ class Encoded:
 
 
 def digest(*content: Any) -> str:
-    """16 hex digits that depend on the content alone, not on the process or on the order of keys.
+    """A hash of 16 hex digits that depends on the content only, not on the process or the order of keys.
 
     >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     True
@@ -111,7 +111,7 @@ def make_example(
     label: bool | None = None,
     margin: float | None = None,
 ) -> Example:
-    """An example with its id from the content and its group from the prompt.
+    """An example whose `id` is a hash of its content and whose `group` is a hash of its prompt.
 
     >>> a = make_example("prompt", "x.jsonl:1", {"answer": "4"}, prompt="2 + 2?")
     >>> b = make_example("prompt", "y.jsonl:7", {"answer": "5"}, prompt="2 + 2?")
@@ -119,13 +119,13 @@ def make_example(
     (False, True)
     """
     known = {name: value for name, value in columns.items() if value is not None}
-    answers = () if completions is None else (completions,)  # the ids of other kinds stay what they are
-    asked = first_turns(messages) if messages is not None else prompt if prompt is not None else text
+    answers = () if completions is None else (completions,)  # leaves the ids of other kinds unchanged
+    shown = first_turns(messages) if messages is not None else prompt if prompt is not None else text
     return Example(
         kind=kind,
         source=source,
         id=digest(kind, prompt, completion, chosen, rejected, *answers, text, messages, label, margin, known),
-        group=digest(asked),
+        group=digest(shown),
         prompt=prompt,
         completion=completion,
         chosen=chosen,
@@ -150,7 +150,7 @@ def first_turns(messages: Messages) -> Messages:
 
 
 def as_unpaired(example: Example) -> list[Example]:
-    """A pair as two rows, the chosen side labelled true and the rejected one false; a labelled row as it is.
+    """A pair as two examples, chosen labelled true and rejected labelled false; an unpaired example is unchanged.
 
     >>> pair = make_example("preference", "x.jsonl:1", {}, prompt="2 + 2?", chosen="4", rejected="5")
     >>> [(one.completion, one.label) for one in as_unpaired(pair)]
@@ -175,12 +175,14 @@ def as_unpaired(example: Example) -> list[Example]:
 
 
 def as_prompt(example: Example) -> Example:
-    """The example as a prompt to sample from, with its id kept; a conversation is asked for its last assistant turn.
+    """The example as a prompt to sample from, with the same id; the prompt of a conversation is all but its last turn.
 
-    The gold text goes to the column `ground_truth` where the row has none. Raises `DataError` for raw text.
+    The last turn becomes the column `ground_truth` where the row has none. Raises `DataError` for raw text.
     """
     if example.kind == "text":
-        raise DataError(f"{example.source}: raw text asks no question", "use rows that have a `prompt` or `messages`")
+        raise DataError(
+            f"{example.source}: raw text has no prompt to sample from", "use rows that have a `prompt` or `messages`"
+        )
     prompt, gold = example.prompt, None
     if example.messages is not None:
         prompt, gold = example.messages[:-1], example.messages[-1]["content"]

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-QUANTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}  # per cent
-NUM_NAMED = 5  # rows named per cause
+QUANTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}  # percentiles
+NUM_NAMED = 5  # rows listed per cause
 
 
 @dataclass(slots=True)
 class Tally:
-    """How many rows something happened to, and the first few of them."""
+    """The number of rows with one cause, and the first few of them."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def add(self, source: str) -> None:
-        """Count one row."""
+        """Counts one row."""
         self.count += 1
         if len(self.first) < NUM_NAMED:
             self.first.append(source)
@@ -27,7 +27,7 @@ class Tally:
 
 @dataclass(slots=True)
 class DataReport:
-    """Counts by cause with the first rows of each, token lengths, and the label set of a classification.
+    """Counts by cause with the first rows of each, token lengths, and the label set of classification data.
 
     >>> report = DataReport(rows=2, examples=1)
     >>> report.drop("prompt is empty", "a.jsonl:2")
@@ -37,35 +37,35 @@ class DataReport:
     """
 
     rows: int = 0
-    examples: int = 0  # read
-    encoded: int = 0  # of them, as ids within the limits
+    examples: int = 0  # examples read
+    encoded: int = 0  # examples encoded within the length limits
     formats: dict[str, int] = field(default_factory=dict)  # rows by format
     dropped: dict[str, Tally] = field(default_factory=dict)
     noticed: dict[str, Tally] = field(default_factory=dict)  # kept rows that need attention
     warnings: list[str] = field(default_factory=list)
-    lengths: dict[str, list[int]] = field(default_factory=dict)  # tokens: prompt, completion
+    lengths: dict[str, list[int]] = field(default_factory=dict)  # in tokens, by `prompt` and `completion`
     labels: tuple[str, ...] = ()
     quarantined: list[dict[str, Any]] = field(default_factory=list)  # bad rows in full, with their cause
 
     @property
     def num_dropped(self) -> int:
-        """Rows and examples lost, all causes together."""
+        """The number of dropped rows and examples, over all causes."""
         return sum(tally.count for tally in self.dropped.values())
 
     def drop(self, cause: str, source: str) -> None:
-        """Count a row or example that was left out."""
+        """Counts a row or example that was dropped."""
         self.dropped.setdefault(cause, Tally()).add(source)
 
     def notice(self, what: str, source: str) -> None:
-        """Count a row that was kept and needs attention."""
+        """Counts a row that was kept and needs attention."""
         self.noticed.setdefault(what, Tally()).add(source)
 
     def measure(self, name: str, num_tokens: int) -> None:
-        """Remember the length of a prompt or completion."""
+        """Records the length of a prompt or completion."""
         self.lengths.setdefault(name, []).append(num_tokens)
 
     def merge(self, other: "DataReport") -> "DataReport":
-        """One report on the rows of both."""
+        """One report on the rows of both reports."""
         merged = DataReport(
             rows=self.rows + other.rows,
             examples=self.examples + other.examples,
@@ -79,27 +79,27 @@ class DataReport:
                 merged.formats[name] = merged.formats.get(name, 0) + count
             for name, lengths in report.lengths.items():
                 merged.lengths[name] = merged.lengths.get(name, []) + lengths
-            for mine, theirs in ((merged.dropped, report.dropped), (merged.noticed, report.noticed)):
-                for cause, tally in theirs.items():
-                    before = mine.get(cause, Tally())
-                    mine[cause] = Tally(before.count + tally.count, (before.first + tally.first)[:NUM_NAMED])
+            for totals, added in ((merged.dropped, report.dropped), (merged.noticed, report.noticed)):
+                for cause, tally in added.items():
+                    before = totals.get(cause, Tally())
+                    totals[cause] = Tally(before.count + tally.count, (before.first + tally.first)[:NUM_NAMED])
         return merged
 
     def write_quarantine(self, file: Path) -> None:
-        """Writes the quarantined rows as JSON lines; nothing where there are none."""
+        """Writes the quarantined rows as JSON lines; writes no file where there are none."""
         if self.quarantined:
             file.parent.mkdir(parents=True, exist_ok=True)
             lines = [json.dumps(line, default=str) + "\n" for line in self.quarantined]
             file.write_text("".join(lines), encoding="utf-8")
 
     def lines(self) -> list[str]:
-        """The report for the terminal."""
+        """The report as lines for the terminal."""
         formats = ", ".join(f"{name} ({count})" for name, count in self.formats.items())
         counts = f"{self.rows} rows, {self.examples} examples" + (f", {self.encoded} encoded" if self.encoded else "")
         shown = [counts + (f", format {formats}" if formats else "")]
         shown += [f"{len(self.labels)} labels"] if self.labels else []
-        shown += [f"dropped {_told(cause, tally)}" for cause, tally in self.dropped.items()]
-        shown += [f"noticed {_told(what, tally)}" for what, tally in self.noticed.items()]
+        shown += [f"dropped {_counted(cause, tally)}" for cause, tally in self.dropped.items()]
+        shown += [f"noticed {_counted(what, tally)}" for what, tally in self.noticed.items()]
         for name, quantiles in self._quantiles().items():
             shown.append(f"{name} tokens: " + ", ".join(f"{q} {value}" for q, value in quantiles.items()))
         return shown + self.warnings
@@ -123,7 +123,7 @@ class DataReport:
 
 
 def quantiles(values: Iterable[int]) -> dict[str, int]:
-    """Median, 90th and 99th percentile (nearest rank) and largest of some integers; at least one.
+    """Median, 90th and 99th percentile (nearest rank) and maximum of at least one integer.
 
     >>> quantiles(range(1, 101))
     {'p50': 50, 'p90': 90, 'p99': 99, 'max': 100}
@@ -132,6 +132,6 @@ def quantiles(values: Iterable[int]) -> dict[str, int]:
     return {name: ordered[math.ceil(per_cent * len(ordered) / 100) - 1] for name, per_cent in QUANTILES.items()}
 
 
-def _told(cause: str, tally: Tally) -> str:
+def _counted(cause: str, tally: Tally) -> str:
     more = ", ..." if tally.count > len(tally.first) else ""
     return f"{tally.count}: {cause} ({', '.join(tally.first)}{more})"

@@ -1,4 +1,4 @@
-"""Splits and samples that are functions of the content: a new row never moves an old one."""
+"""Splits and samples by a hash of the content, so that a new row never moves an existing one."""
 
 import hashlib
 import math
@@ -9,7 +9,7 @@ from rung.errors import ConfigError
 
 
 def position(group: str, salt: str) -> float:
-    """Where a group falls in [0, 1): sha256 of salt and group, the upper 53 bits.
+    """Position of a group in [0, 1): the upper 53 bits of the sha256 of salt and group.
 
     >>> position("a", "") == position("a", ""), 0 <= position("a", "x") < 1
     (True, True)
@@ -19,13 +19,14 @@ def position(group: str, salt: str) -> float:
 
 
 def split(examples: Sequence[Example], shares: Mapping[str, float], salt: str = "") -> dict[str, list[Example]]:
-    """The examples of each share, in their order; examples of one group fall on the same side.
+    """Splits examples by shares and keeps their order; all examples of a group go to the same part.
 
     Raises `ConfigError` where the shares are not positive numbers that sum to 1.
     """
     if not shares or min(shares.values()) <= 0 or not math.isclose(sum(shares.values()), 1.0):
         raise ConfigError(
-            f"shares: {dict(shares)} are not positive numbers that sum to 1", "such as train 0.9, test 0.1"
+            f"shares: {dict(shares)} are not positive numbers that sum to 1",
+            "give shares such as train 0.9 and test 0.1",
         )
     parts: dict[str, list[Example]] = {name: [] for name in shares}
     bounds: list[tuple[float, str]] = []
@@ -39,11 +40,11 @@ def split(examples: Sequence[Example], shares: Mapping[str, float], salt: str = 
 
 
 def between(examples: Sequence[Example], low: float, high: float, salt: str = "") -> list[Example]:
-    """The examples whose group falls in [low, high)."""
+    """The examples whose group has a position in [low, high)."""
     return [example for example in examples if low <= position(example.group, salt) < high]
 
 
 def sample(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
-    """At most `n` examples, drawn by the hash of seed and id, in their order: never the first n."""
+    """A sample of at most `n` examples, drawn by the hash of seed and id, in their original order."""
     drawn = sorted(range(len(examples)), key=lambda i: (position(examples[i].id, f"sample {seed} "), i))[:n]
     return [examples[i] for i in sorted(drawn)]

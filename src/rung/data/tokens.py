@@ -1,4 +1,4 @@
-"""Texts as token ids with the characters that they stand for, whatever the family of the tokenizer."""
+"""Token ids of texts with their character spans, for every family of tokenizers."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -10,51 +10,51 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]  # characters [start, end)
 
-ANCHORS = ("\n", "|", ".")  # one of them joins no token with the text behind it
+ANCHORS = ("\n", "|", ".")  # at least one of them does not merge with the text after it into one token
 
 
 def tokens(text: str, tokenizer: "PreTrainedTokenizerBase", *, special: bool) -> tuple[list[int], list[Span]]:
-    """The ids of a text and their characters in it; `special` adds BOS or EOS where the tokenizer does so."""
+    """Token ids of a text and their character spans; `special` adds BOS or EOS where the tokenizer does so."""
     out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     return cast(list[int], out["input_ids"]), cast(list[Span], out["offset_mapping"])
 
 
-def continued(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[Span]]:
-    """The ids of a text as it stands behind another one, and their characters in it.
+def continuation_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[Span]]:
+    """Token ids and character spans of a text that continues another one.
 
-    SentencePiece tokenizers and their like write a space before every text, which the middle of a text does not have.
-    There the text is tokenised behind an anchor, whose ids are taken off.
+    SentencePiece and similar tokenizers add a space before every text, which is wrong in the middle of a text. With
+    these, the text is tokenised after an anchor, whose ids are removed.
     """
     if not _adds_space(tokenizer):
         return tokens(text, tokenizer, special=False)
     for anchor in ANCHORS:
-        alone, _ = tokens(anchor, tokenizer, special=False)
+        anchor_ids, _ = tokens(anchor, tokenizer, special=False)
         ids, spans = tokens(anchor + text, tokenizer, special=False)
-        size, n = len(anchor), len(alone)
-        if n and ids[:n] == alone and spans[n - 1][1] == size:
+        size, n = len(anchor), len(anchor_ids)
+        if n and ids[:n] == anchor_ids and spans[n - 1][1] == size:
             return ids[n:], [(start - size, end - size) for start, end in spans[n:]]
     return tokens(text, tokenizer, special=False)
 
 
-def ended(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The ids with EOS as the last one, where the tokenizer has it."""
+def with_eos(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The ids with EOS at the end: added where it is missing and the tokenizer has one."""
     eos = stop_id(tokenizer)
     return [*ids, eos] if eos is not None and ids[-1:] != [eos] else ids
 
 
 def stop_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The token that ends an answer."""
+    """Id of the token that ends a completion (EOS), or None."""
     return cast("int | None", tokenizer.eos_token_id)
 
 
-def overlapping(spans: Sequence[Span], said: Sequence[Span]) -> list[bool]:
-    """Which spans hold a character of one of `said`.
+def overlapping(spans: Sequence[Span], targets: Sequence[Span]) -> list[bool]:
+    """For each span, whether it has a character in common with one of `targets`.
 
     >>> overlapping([(0, 2), (2, 3), (3, 5)], [(1, 3)])
     [True, True, False]
     """
-    until = np.zeros(max((end for _, end in (*spans, *said)), default=0) + 1, dtype=int)  # characters said so far
-    for start, end in said:
+    until = np.zeros(max((end for _, end in (*spans, *targets)), default=0) + 1, dtype=int)  # target characters before
+    for start, end in targets:
         until[start + 1 : end + 1] = 1
     until = until.cumsum()
     edges = np.asarray(spans, dtype=int).reshape(-1, 2)

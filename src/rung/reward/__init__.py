@@ -1,4 +1,4 @@
-"""Rewards: how a completion is judged, by plain functions whose signature is their schema."""
+"""Rewards: plain functions that judge completions and whose signature is their schema."""
 
 from rung.reward.binding import Reward
 from rung.reward.decorator import Verdict, reward

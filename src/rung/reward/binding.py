@@ -1,4 +1,4 @@
-"""A reward bound to its settings, columns, role and weight, as one entry of a config asks for it."""
+"""A reward function bound to the settings, columns, role and weight of its config entry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RewardSource = RewardSpec | str | Mapping[str, Any] | Callable[..., Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
-    """One reward, ready to be called; `address` is how a worker finds it, None where it runs in this process."""
+    """One reward, ready to be called; `address` locates it for a worker, None where it runs in this process."""
 
     label: str
     function: Callable[..., Any]
@@ -40,15 +40,15 @@ class Reward:
 
     @property
     def credited(self) -> bool:
-        """Whether it can change what a row is worth."""
+        """Whether the reward can change the total of a row."""
         return self.role == "gate" or (self.role != "metric" and self.spec.weight != 0)
 
     def passes(self, value: float) -> bool:
-        """Whether a score opens this gate."""
+        """Whether a score passes this gate."""
         return value > 0 if self.spec.threshold is None else value >= self.spec.threshold
 
     def batches(self, samples: Sequence[Sample], rows: Sequence[int]) -> list[list[int]]:
-        """The rows of each call: one, one group, or all."""
+        """The rows of each call: one row, the rows of one group, or all rows."""
         if self.signature.style == "sample":
             return [[row] for row in rows]
         if self.signature.style == "trl":
@@ -59,7 +59,7 @@ class Reward:
         return list(groups.values())
 
     def arguments(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """The data of one call: values for one sample, else lists over the samples."""
+        """The data arguments of one call: values where it judges one sample, else lists over the samples."""
         columns = {self._column(name): name for name in self.signature.reads if name not in self._fields}
         if self.signature.reads_all:
             renamed = {theirs: ours for ours, theirs in self.spec.columns.items()}
@@ -68,19 +68,19 @@ class Reward:
         fields = self._fields if self.signature.reads_all else [n for n in self.signature.reads if n in self._fields]
         lists = {name: [self._fields[name](sample) for sample in samples] for name in fields}
         for theirs, ours in columns.items():
-            if theirs in present:  # an absent one has a default: `check` has seen to it
+            if theirs in present:  # an absent column has a default, which `check` guarantees
                 lists[ours] = [sample.columns.get(theirs) for sample in samples]
         return {name: values[0] for name, values in lists.items()} if self.signature.style == "sample" else lists
 
     def check(self, columns: Collection[str]) -> None:
-        """Raise RewardError where the data lack a column that this reward must have, or hide one behind a field."""
+        """Raises RewardError where the data lack a required column, or have one with the name of a field it reads."""
         taken = set(self._fields) if self.signature.reads_all else set(self._fields) & set(self.signature.reads)
         for name in sorted(taken & set(columns)):
-            what = f"reward `{self.label}` reads the field `{name}`, and the data have a column `{name}`"
-            raise RewardError(what, "rename the column: this name stands for a part of the sample")
+            what = f"reward `{self.label}` reads the field `{name}`, but the data have a column `{name}` too"
+            raise RewardError(what, "rename the column: this name is reserved for a field of the sample")
         for name, required in self.signature.reads.items():
-            asked = required or name in self.spec.columns
-            if asked and name not in self._fields and self._column(name) not in columns:
+            needed = required or name in self.spec.columns
+            if needed and name not in self._fields and self._column(name) not in columns:
                 what = f"reward `{self.label}`: the data have no column `{self._column(name)}`"
                 raise RewardError(what, f"write `columns: {{{name}: ...}}`; {did_you_mean(name, columns)}")
 
@@ -93,7 +93,7 @@ class Reward:
 
 
 def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Reward:
-    """The reward that one entry of a config, a name or a function stands for; files are relative to `base`.
+    """Builds the reward of a config entry, a name or a function; file paths are relative to `base`.
 
     Raises RewardError or ConfigError where it cannot be found, a setting is wrong, or an option would have no effect.
     """
@@ -139,26 +139,30 @@ def _resolve(source: RewardSource, base: Path | None) -> tuple[RewardSpec, Calla
 
 def _check_options(spec: RewardSpec, label: str, role: Role, goal: Goal, signature: Signature) -> None:
     if role != "gate" and (spec.threshold is not None or spec.fail_value):
-        raise RewardError(f"reward `{label}` has a threshold and is no gate", "add `role: gate`, or leave it out")
+        what = f"reward `{label}` has `threshold` or `fail_value`, but it is not a gate"
+        raise RewardError(what, "add `role: gate`, or leave them out")
     if role in ("metric", "gate") and spec.weight not in (0.0, 1.0):
-        raise RewardError(f"reward `{label}` is a {role}: its weight has no effect", "leave it out, or change the role")
+        what = f"reward `{label}` is a {role}: its weight has no effect"
+        raise RewardError(what, "leave `weight` out, or change `role`")
     if goal == "min" and (role == "gate" or (role == "reward" and spec.weight > 0)):
         remedy = "give it a negative weight, or `role: metric`"
-        raise RewardError(f"reward `{label}` is better when lower, and this would pay for more of it", remedy)
+        raise RewardError(f"reward `{label}` is better when lower, but this entry favours higher values", remedy)
     for ours in spec.columns:
         fields = TRL_FIELDS if signature.style == "trl" else STANDARD_FIELDS
         readable = [name for name in signature.reads if name not in fields]
         if ours not in readable and (not signature.reads_all or ours in fields):
-            raise RewardError(f"reward `{label}`: it reads no column `{ours}`", did_you_mean(ours, readable))
+            raise RewardError(f"reward `{label}` does not read a column `{ours}`", did_you_mean(ours, readable))
 
 
 def _address(source: RewardSource, spec: RewardSpec, function: Callable[..., Any], label: str) -> str:
-    """The name by which a process of its own finds the function."""
+    """The name under which a worker process can import the function."""
     if isinstance(source, str | RewardSpec | Mapping):
         return spec.name
     address = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
     with contextlib.suppress(UserError):
         if not address.startswith("__main__:") and load_object(address) is function:
             return address
-    what = f"reward `{label}` has a timeout and so runs in a process of its own, which cannot find it"
-    raise RewardError(what, "put it at the top of a module and name it, as in `./my_rewards.py:score`")
+    what = f"reward `{label}` has a timeout, so it runs in a worker process, which cannot import it"
+    raise RewardError(
+        what, "define it at the top level of a module and refer to it by name, as in `./my_rewards.py:score`"
+    )

@@ -1,4 +1,4 @@
-"""Calls of a reward in this process: one after another, or all at once where it is `async`."""
+"""Calls a reward in this process: one call after another, or all concurrently where it is `async`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rung.reward.outcome import Outcome, raised, timed_out
 
 @dataclass(slots=True)
 class Reply:
-    """What a call gave: what the function returned, and what it logged through TRL's hooks."""
+    """The result of a call: the value returned, and what the function logged through TRL's hooks."""
 
     returned: object = None
     columns: dict[str, list[Any]] = field(default_factory=dict)
@@ -23,7 +23,7 @@ class Reply:
 
 
 def with_hooks(hooks: Sequence[str], arguments: Mapping[str, Any], step: int) -> tuple[dict[str, Any], Reply]:
-    """The arguments with TRL's hooks among them, and the reply that the hooks write to."""
+    """The arguments together with TRL's hooks, and the reply that the hooks write to."""
     reply = Reply()
 
     def log_extra(column: str, values: Sequence[Any]) -> None:
@@ -41,20 +41,20 @@ def with_hooks(hooks: Sequence[str], arguments: Mapping[str, Any], step: int) ->
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether a call gives something to await."""
+    """Whether a call of the function returns a coroutine."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 def call(
     function: Callable[..., Any], hooks: Sequence[str], arguments: Mapping[str, Any], step: int
 ) -> Reply | Outcome:
-    """One call; an exception is an outcome. Ctrl-C alone passes through."""
+    """Calls the function once; every exception but KeyboardInterrupt becomes an error outcome."""
     prepared, reply = with_hooks(hooks, arguments, step)
     try:
         reply.returned = function(**prepared)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # some checkers derive their timeouts from BaseException
+    except BaseException as error:  # some checkers derive their timeout exceptions from BaseException
         return raised(error)
     return reply
 
@@ -66,7 +66,7 @@ def call_all_async(
     step: int,
     timeout: float | None,
 ) -> list[Reply | Outcome]:
-    """All calls of an `async` function at once, each with its own deadline in seconds; order is kept."""
+    """Runs all calls of an `async` function concurrently, each with its own timeout in seconds; order is kept."""
 
     async def one(arguments: Mapping[str, Any]) -> Reply | Outcome:
         prepared, reply = with_hooks(hooks, arguments, step)
@@ -81,5 +81,5 @@ def call_all_async(
     async def gathered() -> list[Reply | Outcome]:
         return await asyncio.gather(*(one(arguments) for arguments in many))
 
-    with ThreadPoolExecutor(1) as thread:  # a notebook's own event loop runs in this one
+    with ThreadPoolExecutor(1) as thread:  # in a notebook, this thread already runs an event loop
         return thread.submit(asyncio.run, gathered()).result()

@@ -1,4 +1,4 @@
-"""Many outcomes a row become one number: failures, gates, the weighted sum, shaping, the clip, in this order."""
+"""Combines the outcomes of each row into one number: failures, gates, weighted sum, shaping, clip, in this order."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ def compose(
 ) -> tuple[Totals, Totals]:
     """The total and the task total (before shaping and clip) of each row; None where a row is unscored.
 
-    `outcomes` by label and `groups` have one entry a row. A row is unscored where a credited reward failed (unless
-    `on_error` is `abstain`), or where every reward that enters the sum abstained; without any rewards, every row is. A
-    failed gate gives `fail_value` and nothing else. Where only some rewards abstain, each is taken at the mean of its
-    scores in the group, so that an abstention gives no advantage; where its whole group abstained it counts nothing.
+    `outcomes` (by label) and `groups` have one entry per row. A row is unscored where a credited reward failed (unless
+    `on_error` is `abstain`), or where every summed reward abstained; without any rewards, all rows are unscored. A row
+    that fails a gate gets only its `fail_value`. Where only some rewards abstain, an abstention counts as the reward's
+    mean score in the group, so that it gives no advantage; it counts as 0 where the whole group abstained.
     """
     rows = range(len(groups))
     credited = [reward for reward in rewards if reward.credited]
     gates, summed, shapers = ([r for r in credited if r.role == role] for role in ("gate", "reward", "shaping"))
     failed = _failed_gates(gates, outcomes, rows)
-    judged = summed or not rewards  # where there is shaping alone, that is the score
-    silent = {row for row in rows if judged and all(outcomes[r.label][row].value is None for r in summed)}
-    unscored = silent - failed.keys()
+    judged = summed or not rewards  # with shaping rewards only, their sum is the score
+    abstained = {row for row in rows if judged and all(outcomes[r.label][row].value is None for r in summed)}
+    unscored = abstained - failed.keys()
     if policy.on_error != "abstain":
         unscored |= {row for reward in credited for row in rows if outcomes[reward.label][row].failed}
-    live = [row for row in rows if row not in unscored and row not in failed]
-    task = _weighted(summed, outcomes, groups, live)
-    shaping = _weighted(shapers, outcomes, groups, live)
+    remaining = [row for row in rows if row not in unscored and row not in failed]
+    task = _weighted(summed, outcomes, groups, remaining)
+    shaping = _weighted(shapers, outcomes, groups, remaining)
     task_totals = task | failed
     totals = {row: _clipped(value + shaping.get(row, 0.0), policy.clip) for row, value in task_totals.items()}
     return (
@@ -43,7 +43,7 @@ def compose(
 
 
 def _failed_gates(gates: Sequence[Reward], outcomes: Outcomes, rows: Collection[int]) -> dict[int, float]:
-    """The `fail_value` of the first gate that each row fails; a gate without a score is open."""
+    """The `fail_value` of the first gate that each row fails; a row passes a gate that has no score for it."""
     failed: dict[int, float] = {}
     for gate in gates:
         for row in rows:

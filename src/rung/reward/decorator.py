@@ -1,4 +1,4 @@
-"""What a reward is: a plain function, `@reward` to declare its traits, and `Verdict` for more than a number."""
+"""Declares rewards: `@reward` declares the properties of a plain function, `Verdict` returns more than a number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARK = "__rung_reward__"
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """The traits of a reward that its author knows and a config need not repeat."""
+    """The properties of a reward that its author declares, so that a config need not repeat them."""
 
     range: tuple[float, float] | None = None
     timeout: float | None = None
@@ -30,7 +30,7 @@ class Declaration:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judgement with its reasons: `parts` are logged and never summed, `cost` is in the judge's own currency."""
+    """A score with its reasons: `parts` are logged and never summed, `cost` is in the currency of the judge."""
 
     value: float | None
     parts: Mapping[str, Any] = field(default_factory=dict)
@@ -48,20 +48,20 @@ def reward(
     batch: bool = False,
     check: Check | None = None,
 ) -> Callable[[Function], Function]:
-    """Declare a function a reward; it stays the plain function that it was.
+    """Declares a function as a reward and returns it unchanged.
 
     The signature is the schema: positional parameters are standard fields (`prompt`, `messages`, `completion`,
-    `completion_ids`, `finish_reason`, `n_tokens`, `row_id`) or data columns, keyword-only ones are settings. It judges
-    one completion and returns a float, None (abstains) or a Verdict; with `group` it sees the rows of one group, every
-    positional parameter is a list, and it returns a list. With `batch` it sees all rows at once, in the fields that TRL
-    has (`prompts` and `completions`, texts or lists of messages, and `completion_ids`) and columns, all of them lists.
+    `completion_ids`, `finish_reason`, `n_tokens`, `row_id`) or data columns, keyword-only ones are settings. The
+    function judges one completion and returns a float, None (abstains) or a Verdict. With `group` it gets the rows of
+    one group: every positional parameter is a list, and it returns a list. With `batch` it gets lists over all rows:
+    TRL's fields (`prompts` and `completions`, strings or lists of messages, and `completion_ids`) and columns.
 
-    `range`    lowest and highest value; anything outside is an error of the function.
-    `timeout`  seconds for one call; the function then runs in a process of its own, which is killed at the deadline.
-    `role`     what it is where a config does not say: `reward`, `gate`, `shaping` or `metric` (the default for `min`).
-    `goal`     `min` where less is better.
-    `check`    called before anything is computed, with the settings and the tokenizer of the policy that it will judge;
-               raises UserError where it cannot.
+    `range`    lowest and highest value; a value outside is an error of the function.
+    `timeout`  seconds for one call; the function then runs in a worker process, which is killed at the deadline.
+    `role`     the role where a config sets none: `reward`, `gate`, `shaping` or `metric` (the default for `min`).
+    `goal`     `min` where lower is better.
+    `check`    called with the settings and the policy's tokenizer before anything is computed; raises UserError where
+               the reward cannot judge that policy.
 
     Raises ValueError for an empty range, a timeout that is not positive, or `group` together with `batch`.
 
@@ -72,11 +72,11 @@ def reward(
     1.0
     """
     if range is not None and not range[0] < range[1]:
-        raise ValueError(f"range={range}: the lowest value comes first and differs from the highest")
+        raise ValueError(f"range={range}: the first value must be lower than the second")
     if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout={timeout}: give seconds above 0, or leave it out")
+        raise ValueError(f"timeout={timeout}: give a number of seconds above 0, or leave it out")
     if group and batch:
-        raise ValueError("group and batch: a function sees one group at a time, or all rows")
+        raise ValueError("group and batch: a function gets either one group at a time or all rows")
     default: Role = "metric" if goal == "min" else "reward"
     declared = Declaration(range, timeout, role or default, goal, group, batch, check)
 
@@ -88,19 +88,19 @@ def reward(
 
 
 def is_declared(value: object) -> bool:
-    """Whether `@reward` was applied to it."""
+    """Whether `@reward` was applied to the value."""
     return isinstance(getattr(value, _MARK, None), Declaration)
 
 
 def declaration(function: Callable[..., Any]) -> Declaration:
-    """The traits of a function (also below `functools.partial`); the defaults where it was not declared."""
+    """The declaration of a function (also inside `functools.partial`); the defaults where it was not declared."""
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, _MARK, Declaration())
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """The name of a function or partial, else of the class of a callable object.
+    """The name of a function or partial, or the class name of a callable object.
 
     >>> name_of(functools.partial(len))
     'len'

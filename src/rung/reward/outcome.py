@@ -1,4 +1,4 @@
-"""The four outcomes of a reward: scored, abstained, timeout, error. Only a score is credited, a failure is no zero."""
+"""The four outcomes of a reward: scored, abstained, timeout, error. Only a score counts; a failure is not a zero."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Kind = Literal["scored", "abstained", "timeout", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one reward said of one completion; `value` is a finite float where it is scored, else None.
+    """The outcome of one reward for one completion; `value` is a finite float where it is scored, else None.
 
-    `note` is the judge's reason or the error in a line, `detail` the traceback of an error.
+    `note` is the judge's reason or the error in one line, `detail` is the traceback of an error.
     """
 
     kind: Kind
@@ -30,15 +30,15 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether it timed out or erred."""
+        """Whether the outcome is a timeout or an error."""
         return self.kind in ("timeout", "error")
 
 
 def judged(returned: object, range: tuple[float, float] | None) -> Outcome:
-    """What a function returned for one completion, as an outcome.
+    """Converts the value returned for one completion to an outcome.
 
-    A float, None or Verdict counts. A bool, a string, NaN, an infinity or a value outside `range` is an error: a
-    comparison returned by mistake, or a failure written as a number, must not train a policy.
+    A float, None or Verdict is valid. A bool, a string, NaN, an infinity or a value outside `range` is an error: a
+    comparison returned by mistake, or a failure encoded as a number, must not train a policy.
 
     >>> judged(0.5, (0, 1)).value
     0.5
@@ -62,7 +62,7 @@ def judged(returned: object, range: tuple[float, float] | None) -> Outcome:
 
 
 def judged_many(returned: object, count: int, range: tuple[float, float] | None) -> list[Outcome]:
-    """What a function returned for `count` completions at once: a list of that length, else an error for each."""
+    """Converts the list returned for `count` completions to outcomes: all errors unless it has that length."""
     if not isinstance(returned, Sequence) or isinstance(returned, str):
         return [Outcome("error", note=f"returned a {type(returned).__name__}, not a list of {count} scores")] * count
     if len(returned) != count:
@@ -71,7 +71,7 @@ def judged_many(returned: object, count: int, range: tuple[float, float] | None)
 
 
 def raised(error: BaseException) -> Outcome:
-    """An exception as an outcome; its note says where it was raised."""
+    """The error outcome of an exception; its note includes the file and line where it was raised."""
     detail = "".join(traceback.format_exception(error, limit=-8))
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
@@ -79,5 +79,5 @@ def raised(error: BaseException) -> Outcome:
 
 
 def timed_out(seconds: float) -> Outcome:
-    """A passed deadline as an outcome."""
+    """The timeout outcome of a call that took longer than its deadline."""
     return Outcome("timeout", note=f"no score within {seconds:g} s")

@@ -1,4 +1,4 @@
-"""Which function a reward's name stands for."""
+"""Looks up reward functions by name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reward_function(name: str, base: Path | None = None) -> Callable[..., Any]:
         return registered[name]
     found = load_object(re.sub(r"^trl:", "trl.rewards:", name), base)
     if not callable(found):
-        raise RewardError(f"`{name}` is no function but a {type(found).__name__}", "name a function")
+        raise RewardError(f"`{name}` is not a function but a {type(found).__name__}", "give the name of a function")
     return found
 
 

@@ -1,4 +1,4 @@
-"""All rewards of a stage: check them against the data, score completions, stop when one fails too often."""
+"""All rewards of a stage: checks them against the data, scores completions, and stops when one fails too often."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from rung.reward.spec import RewardPolicy
 from rung.reward.worker import Worker
 
 MAX_COMPLETION_CHARACTERS = 1_000_000
-WINDOW, MIN_CALLS = 1000, 50  # calls over which the share of failures is taken, and how many it needs
+WINDOW, MIN_CALLS = 1000, 50  # number of recent calls for the failure rate, and the fewest to judge it by
 
 
 class RewardSet:
-    """The rewards of a stage, or the metrics of an evaluation: the same functions.
+    """The rewards of a stage, or the metrics of an evaluation, which are the same functions.
 
-    A source is a name, an entry of a config or a function. A reward with a timeout runs in a worker process that is
-    killed at the deadline; the others run in this one. Close it, or use it in a `with`, to end the worker.
-    Raises RewardError or ConfigError for an unknown reward or setting, a wrong type, or two of one label.
+    Each of `specs` is a name, a config entry or a function. A reward with a timeout runs in a worker process that is
+    killed at the deadline; the others run in this process. Call `close`, or use a `with` block, to end the worker.
+    Raises RewardError or ConfigError for an unknown reward or setting, a wrong type, or a duplicate label.
     """
 
     def __init__(self, specs: Iterable[RewardSource], policy: RewardPolicy | None = None, base: Path | None = None):
@@ -44,42 +44,42 @@ class RewardSet:
 
     @property
     def goals(self) -> dict[str, Goal]:
-        """Whether more (`max`) or less (`min`) is better, by label."""
+        """Whether higher (`max`) or lower (`min`) is better, by label."""
         return {reward.label: reward.goal for reward in self.rewards}
 
     @property
     def weights(self) -> dict[str, float]:
-        """What the scores of each credited reward but gates are multiplied by, by label."""
+        """The weights of the credited rewards that are not gates, by label."""
         summed = (reward for reward in self.rewards if reward.credited and reward.role != "gate")
         return {reward.label: reward.spec.weight for reward in summed}
 
     def check_separate(self) -> None:
-        """Raise RewardError where the rewards cannot be held against their group each by itself."""
+        """Raises RewardError where the rewards cannot be normalised separately within their group."""
         gates = [reward.label for reward in self.rewards if reward.role == "gate"]
         if gates:
-            what = f"the gate `{gates[0]}` sets the sum of rewards, and `normalize_then_sum` reads each by itself"
-            raise RewardError(what, "make it a reward, or take `sum_then_normalize`")
+            what = f"the gate `{gates[0]}` sets the sum of rewards, but `normalize_then_sum` normalises each separately"
+            raise RewardError(what, "set `role: reward`, or use `sum_then_normalize`")
         if self.policy.clip is not None:
-            what = "`reward_policy.clip` bounds the sum of rewards, and `normalize_then_sum` reads each by itself"
-            raise RewardError(what, "leave it out, or take `sum_then_normalize`")
+            what = "`reward_policy.clip` limits the sum of rewards, but `normalize_then_sum` normalises each separately"
+            raise RewardError(what, "leave it out, or use `sum_then_normalize`")
         if len(self.weights) < 2:
-            what = f"`normalize_then_sum` balances several rewards, and there is one: {', '.join(self.weights)}"
-            raise RewardError(what, "add another, or take `sum_then_normalize`")
+            what = f"`normalize_then_sum` needs at least two rewards, but there is only one: {', '.join(self.weights)}"
+            raise RewardError(what, "add another, or use `sum_then_normalize`")
 
     def check(self, columns: Collection[str]) -> None:
-        """Raise RewardError where the data lack a column that a reward reads; call it before any compute."""
+        """Raises RewardError where the data lack a column that a reward reads; call it before any compute."""
         for reward in self.rewards:
             reward.check(columns)
 
     def check_policy(self, tokenizer: Any) -> None:
-        """Raise UserError where a reward cannot judge what a policy with this tokenizer writes; before any compute."""
+        """Raises UserError where a reward cannot judge a policy with this tokenizer; call it before any compute."""
         for reward in self.rewards:
             check = declaration(reward.function).check
             if check is not None:
                 check(reward.settings, tokenizer)
 
     def score(self, samples: Sequence[Sample], *, step: int = 0) -> Scores:
-        """What each completion is worth; `step` is what TRL's `trainer_state` tells.
+        """Scores each completion; `step` is the `global_step` of TRL's `trainer_state`.
 
         Raises RewardError where a credited reward failed on more than half of its first batch, or on more than
         `max_error_rate` of its last 1,000 calls, and at the first failure with `on_error: raise`.
@@ -89,7 +89,7 @@ class RewardSet:
         by_reward = {reward.label: self._outcomes(reward, samples, step, columns, logged) for reward in self.rewards}
         for reward in self.rewards:
             if reward.credited:
-                self._watch(reward, by_reward[reward.label], samples)
+                self._check_failures(reward, by_reward[reward.label], samples)
         groups = [sample.group for sample in samples]
         totals, task_totals = compose(self.rewards, by_reward, groups, self.policy)
         return Scores(
@@ -106,13 +106,13 @@ class RewardSet:
         return {label: "".join("x" if failed else "." for failed in calls) for label, calls in self._failures.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting failures where `state_dict` left off."""
+        """Restores the recent failures that `state_dict` saved."""
         for label, calls in self._failures.items():
             calls.clear()
             calls.extend(mark == "x" for mark in state.get(label, ""))
 
     def close(self) -> None:
-        """End the worker process; a later call starts another."""
+        """Ends the worker process; a later call starts a new one."""
         self._worker.close()
 
     def __enter__(self) -> RewardSet:
@@ -131,7 +131,7 @@ class RewardSet:
         columns: dict[str, list[Any]],
         logged: dict[str, list[float]],
     ) -> list[Outcome]:
-        too_long = Outcome("error", note=f"a completion of more than {MAX_COMPLETION_CHARACTERS:,} characters")
+        too_long = Outcome("error", note=f"the completion has more than {MAX_COMPLETION_CHARACTERS:,} characters")
         outcomes = [too_long] * len(samples)
         rows = [i for i, sample in enumerate(samples) if len(text_of(sample.completion)) <= MAX_COMPLETION_CHARACTERS]
         batches = reward.batches(samples, rows)
@@ -155,15 +155,15 @@ class RewardSet:
             if is_async(reward.function):
                 return call_all_async(reward.function, hooks, full, step, reward.timeout)
             return [call(reward.function, hooks, arguments, step) for arguments in full]
-        assert reward.timeout is not None, "a reward in a worker has a deadline"
+        assert reward.timeout is not None, "a reward in a worker has a timeout"
         try:
             json.dumps(many)
         except (TypeError, ValueError) as error:
-            what = f"reward `{reward.label}` runs in a process of its own and reads a value that is not JSON: {error}"
-            raise RewardError(what, "store the column as text or numbers, or drop the reward's timeout") from None
+            what = f"reward `{reward.label}` runs in a worker process, but an argument cannot be sent as JSON: {error}"
+            raise RewardError(what, "store the column as text or numbers, or remove the reward's timeout") from None
         return [self._worker.call(reward.label, reward.address, each, step, reward.timeout) for each in many]
 
-    def _watch(self, reward: Reward, outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
+    def _check_failures(self, reward: Reward, outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
         calls, limit = self._failures[reward.label], self.policy.max_error_rate
         failed = [row for row, outcome in enumerate(outcomes) if outcome.failed]
         mostly_at_first = not calls and len(failed) > max(limit, 0.5) * len(outcomes)
@@ -175,7 +175,7 @@ class RewardSet:
         rows = ", ".join(samples[row].row_id for row in failed[:5])
         what = f"reward `{reward.label}` failed on {sum(calls)} of its last {len(calls)} calls (rows {rows})"
         reason = f": {example.note}" if example else ""
-        raise RewardError(what + reason, "mend the reward, or raise `max_error_rate` or its timeout")
+        raise RewardError(what + reason, "fix the reward, or raise `max_error_rate` or its timeout")
 
 
 def _judged(reward: Reward, reply: Reply | Outcome, count: int) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""A sampled completion as rewards see it, and the standard fields that they may ask for by name."""
+"""The sample that rewards judge, and the standard fields that their parameters can name."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Text = str | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One completion, the prompt it answers and the columns of the row that the prompt came from.
+    """One completion, its prompt, and the columns of the row that the prompt came from.
 
-    `prompt` and `completion` are text, or messages where the data is conversational. `n_tokens` counts trained tokens,
-    EOS included. Rows with one `group` answer one prompt and are compared.
+    `prompt` and `completion` are strings, or messages where the data is conversational. `n_tokens` counts trained
+    tokens, EOS included. Samples of the same `group` have the same prompt and are compared with each other.
     """
 
     prompt: Text
@@ -33,7 +33,7 @@ class Sample:
 
 
 def text_of(text: Text) -> str:
-    """Text as it is; of messages, their contents joined by a blank line.
+    """A string unchanged, or the contents of messages joined by blank lines.
 
     >>> text_of([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
     'Be brief.\\n\\nWhy?'
@@ -44,7 +44,7 @@ def text_of(text: Text) -> str:
 
 
 def messages_of(text: Text, role: str) -> list[dict[str, Any]]:
-    """Messages as a list; of text, one message of `role`.
+    """Messages as a list; a string becomes one message of `role`.
 
     >>> messages_of("Why?", "user")
     [{'role': 'user', 'content': 'Why?'}]
@@ -55,7 +55,7 @@ def messages_of(text: Text, role: str) -> list[dict[str, Any]]:
 
 
 def native(text: Text, role: str) -> str | list[dict[str, Any]]:
-    """The form that TRL hands to a reward function: a string, or a list of messages."""
+    """The form that TRL passes to reward functions: a string, or a list of messages."""
     return text if isinstance(text, str) else messages_of(text, role)
 
 
@@ -85,7 +85,7 @@ def answered_sample(
     group: int,
     columns: Mapping[str, Any],
 ) -> Sample:
-    """A sampled completion as rewards see it: decoded, and as a message where the prompt is conversational."""
+    """The Sample of a sampled completion: decoded, and as a message where the prompt is conversational."""
     text = cast(str, tokenizer.decode(list(completion.ids), skip_special_tokens=True))
     return Sample(
         prompt=prompt,

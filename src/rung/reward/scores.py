@@ -1,4 +1,4 @@
-"""What a batch of completions was worth, row by row, and as metrics."""
+"""The scores of a batch of completions, by row and as metrics."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Totals a row (None = unscored; `task_totals` before shaping and clip), and each reward's outcomes by label.
+    """Totals per row (None = unscored; `task_totals` before shaping and clip), and outcomes per row by reward label.
 
-    `columns` and `logged` hold what functions in TRL's manner wrote with `log_extra` (a value a row) and `log_metric`.
+    `columns` and `logged` have what TRL-style functions logged with `log_extra` (one value per row) and `log_metric`.
     """
 
     totals: list[float | None]
@@ -28,39 +28,39 @@ class Scores:
     logged: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Metric]:
-        """TRL's names, and the rates of abstentions, errors and timeouts; unscored rows are left out of every mean.
+        """Metrics under TRL's names, and rates of abstentions, errors and timeouts; means exclude unscored rows.
 
-        A std is the spread within a group (Bessel-corrected), averaged over the groups with two scored rows or more.
+        A std is the standard deviation in a group (Bessel-corrected), averaged over groups with at least 2 scored rows.
         """
         from rung.metrics import Mean
 
-        task_spreads = self._spreads(self.task_totals)
+        task_stds = self._group_stds(self.task_totals)
         found: dict[str, Metric] = {
             "reward": _mean(self.totals),
-            "reward_std": _mean(self._spreads(self.totals)),
+            "reward_std": _mean(self._group_stds(self.totals)),
             "reward/unshaped": _mean(self.task_totals),
-            "frac_reward_zero_std": Mean(sum(spread == 0 for spread in task_spreads), len(task_spreads)),
+            "frac_reward_zero_std": Mean(sum(std == 0 for std in task_stds), len(task_stds)),
         }
         for label, outcomes in self.by_reward.items():
             values = [outcome.value for outcome in outcomes]
             kinds = [outcome.kind for outcome in outcomes]
             found[f"rewards/{label}/mean"] = _mean(values)
-            found[f"rewards/{label}/std"] = _mean(self._spreads(values))
+            found[f"rewards/{label}/std"] = _mean(self._group_stds(values))
             for name, kind in (("abstained", "abstained"), ("errors", "error"), ("timeouts", "timeout")):
                 found[f"rewards/{label}/{name}"] = Mean(kinds.count(kind), len(kinds))
         return found | {name: _mean(values) for name, values in self.logged.items()}
 
-    def _spreads(self, values: Sequence[float | None]) -> list[float]:
+    def _group_stds(self, values: Sequence[float | None]) -> list[float]:
         groups: dict[int, list[float]] = {}
         for group, value in zip(self.groups, values, strict=True):
             if value is not None:
                 groups.setdefault(group, []).append(value)
-        return [_spread(members) for members in groups.values() if len(members) > 1]
+        return [_std(members) for members in groups.values() if len(members) > 1]
 
 
-def _spread(values: Sequence[float]) -> float:
+def _std(values: Sequence[float]) -> float:
     if min(values) == max(values):
-        return 0.0  # exactly: the mean of equal floats may miss them by a rounding
+        return 0.0  # exactly 0: rounding may make the mean of equal floats differ from them
     mean = sum(values) / len(values)
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 

@@ -1,4 +1,4 @@
-"""A reward's signature is its schema: which columns it reads and which settings it takes, checked before any call."""
+"""The signature of a reward as its schema: the columns it reads and the settings it takes, checked before any call."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """How a reward is called: for one `sample`, for a `group`, or as TRL calls one, with lists for the whole batch.
+    """How a reward is called: per `sample`, per `group`, or as in `trl`, with lists for the whole batch.
 
-    `reads` are the standard fields and columns it takes (true where it must have them), `settings` its keyword-only
-    parameters, `hooks` what TRL offers beside data, `reads_all` whether it takes every column there is.
+    `reads` are the standard fields and columns it takes (true where required), `settings` its keyword-only parameters,
+    `hooks` the names in HOOKS that it takes, and `reads_all` is whether it takes every column of the data.
     """
 
     style: Style
@@ -37,18 +37,19 @@ class Signature:
 
 
 def read_signature(function: Callable[..., Any], label: str, args: Collection[str]) -> Signature:
-    """The signature of a reward; of a function in TRL's manner, the parameters named in `args` are the settings.
+    """Reads the signature of a reward; the settings of a TRL-style function are its parameters that `args` names.
 
-    Raises RewardError where it cannot be called by name.
+    Raises RewardError where a parameter cannot be passed by name.
     """
     try:
         parameters = inspect.signature(function, eval_str=True).parameters
     except (NameError, TypeError, ValueError) as error:
-        remedy = "import at run time what its annotations name"
+        remedy = "import the types of its annotations at run time, outside `if TYPE_CHECKING`"
         raise RewardError(f"reward `{label}`: its signature cannot be read: {error}", remedy) from None
     kinds = {parameter.kind for parameter in parameters.values()}
     if inspect.Parameter.POSITIONAL_ONLY in kinds or inspect.Parameter.VAR_POSITIONAL in kinds:
-        raise RewardError(f"reward `{label}` has parameters without a name", "write it without `/` and `*args`")
+        what = f"reward `{label}` has parameters that cannot be passed by name"
+        raise RewardError(what, "remove `/` and `*args` from its signature")
     named = {name: parameter for name, parameter in parameters.items() if parameter.kind in _NAMED}
     reads_all = inspect.Parameter.VAR_KEYWORD in kinds
     if not is_declared(function) and (reads_all or any(mark in named for mark in _TRL_MARKS)):
@@ -56,7 +57,9 @@ def read_signature(function: Callable[..., Any], label: str, args: Collection[st
         reads = {n: p.default is p.empty for n, p in named.items() if n not in args and n not in HOOKS}
         return Signature("trl", reads, settings, tuple(h for h in HOOKS if reads_all or h in named), reads_all)
     if reads_all:
-        raise RewardError(f"reward `{label}` takes `**kwargs`", "name its columns, and its settings after `*`")
+        raise RewardError(
+            f"reward `{label}` takes `**kwargs`", "write its columns as parameters, and its settings after `*`"
+        )
     settings = {name: p for name, p in named.items() if p.kind == inspect.Parameter.KEYWORD_ONLY}
     reads = {name: p.default is p.empty for name, p in named.items() if name not in settings}
     declared = declaration(function)
@@ -64,10 +67,10 @@ def read_signature(function: Callable[..., Any], label: str, args: Collection[st
 
 
 def read_settings(signature: Signature, label: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a config gives, of the types that the function's annotations ask for; no lenient conversion.
+    """The settings in a config, strictly validated against the annotations of the function.
 
-    Values are JSON values: a list becomes the tuple or set that is asked for. Raises RewardError for a setting that is
-    unknown, missing or of a wrong type.
+    Values are JSON values; a list becomes a tuple or set where the annotation is one. Raises RewardError for a setting
+    that is unknown, missing or of a wrong type.
     """
     for name in args:
         if name not in signature.settings:
@@ -83,11 +86,11 @@ def _typed(parameter: inspect.Parameter, label: str, value: Any) -> Any:
     try:
         text = json.dumps(value)
     except (TypeError, ValueError):
-        raise RewardError(where, "give a value that JSON can hold") from None
+        raise RewardError(where, "give a value that JSON can represent") from None
     annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
     try:
         return TypeAdapter(annotation).validate_json(text, strict=True)
     except ValidationError as error:
         raise RewardError(where, error.errors()[0]["msg"]) from None
     except PydanticUserError:
-        raise RewardError(where, f"annotate `{parameter.name}` with a type that a config can hold") from None
+        raise RewardError(where, f"annotate `{parameter.name}` with a type that a config can represent") from None

@@ -1,4 +1,4 @@
-"""What a config says of rewards: one entry each, and one policy for all."""
+"""Config models of rewards: one entry per reward, and one policy for all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rung.reward.decorator import Role
 
 
 class RewardSpec(BaseModel):
-    """One reward of a config; `role` None means the function's own, `label` is its name in metrics.
+    """One reward of a config; `role` None is the function's declared role, `label` is the reward's name in metrics.
 
-    A gate passes at `score >= threshold`; without a threshold, above 0. A row that fails one gets `fail_value`.
+    A row passes a gate with `score >= threshold`, without a threshold with `score > 0`; otherwise it gets `fail_value`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -29,11 +29,11 @@ class RewardSpec(BaseModel):
 
 
 class RewardPolicy(BaseModel):
-    """How rewards become one number a row, and what a failing one does.
+    """How rewards are combined into one number per row, and what happens when one fails.
 
-    `on_error`        `drop_row`: a row with a failed reward is unscored; `abstain`: the reward is left out; `raise`.
-    `max_error_rate`  share of failed calls of one reward, over its last 1,000, above which training stops.
-    `timeout_s`       deadline for rewards that declare none.
+    `on_error`        `drop_row`: the row is unscored; `abstain`: the reward abstains; `raise`: training stops.
+    `max_error_rate`  training stops above this share of failed calls of one reward, over its last 1,000.
+    `timeout_s`       timeout in seconds for rewards that declare none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -46,5 +46,5 @@ class RewardPolicy(BaseModel):
     @model_validator(mode="after")
     def _clip_is_an_interval(self) -> RewardPolicy:
         if self.clip is not None and not self.clip[0] < self.clip[1]:
-            raise ValueError(f"clip {list(self.clip)}: the lowest value comes first and differs from the highest")
+            raise ValueError(f"clip {list(self.clip)}: the first value must be lower than the second")
         return self

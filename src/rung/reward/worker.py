@@ -1,7 +1,7 @@
-"""A process of its own for rewards that may hang: killed with all it started when a deadline passes.
+"""A separate process for rewards that may hang; it is killed with all its children when a deadline passes.
 
-A thread cannot be stopped; a process group can, also in a busy loop in C and when it ignores SIGTERM. Frames are a
-4-byte big-endian length and JSON, never pickle: what comes back is data from a process that ran foreign text.
+A thread cannot be killed; a process group can, even in a busy loop in C or when it ignores SIGTERM. A frame is a 4-byte
+big-endian length and then JSON, never pickle: the process may have run untrusted text, so its replies are not trusted.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from rung.reward.call import Reply
 from rung.reward.decorator import Verdict
 from rung.reward.outcome import Outcome, timed_out
 
-START_TIMEOUT_S = 120.0  # for starting Python and importing the module of a reward, apart from its own deadline
+START_TIMEOUT_S = 120.0  # to start Python and import the module of a reward; its own timeout starts afterwards
 MAX_REPLY_BYTES = 64 * 2**20
 
 
-class _Dead(Exception):
-    """The process ended or answered nonsense."""
+class _WorkerFailure(Exception):
+    """The process exited or sent an invalid reply."""
 
 
 class Worker:
-    """One killable process that runs rewards, started at the first call and after a kill. For one thread at a time."""
+    """One process that runs rewards, started at the first call and again after a kill. Not thread-safe."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -42,9 +42,9 @@ class Worker:
     def call(
         self, key: str, address: Mapping[str, Any], arguments: Mapping[str, Any], step: int, timeout: float
     ) -> Reply | Outcome:
-        """One call of the reward at `address` (its `name`, `base` and `args`), under a deadline in seconds.
+        """Calls the reward at `address` (its `name`, `base` and `args`) once, with `timeout` in seconds.
 
-        `key` tells rewards of one worker apart. A passed deadline is a timeout, a dead process an error.
+        `key` identifies the reward in this worker. A passed deadline is a timeout, an exited process is an error.
         """
         waiting = START_TIMEOUT_S
         try:
@@ -61,12 +61,12 @@ class Worker:
         except TimeoutError:
             self.close()
             return timed_out(waiting)
-        except (_Dead, BrokenPipeError) as error:
+        except (_WorkerFailure, BrokenPipeError) as error:
             self.close()
             return Outcome("error", note=f"the worker died: {error}")
 
     def close(self) -> None:
-        """Kill the process and all that it started."""
+        """Kills the process and all its children."""
         if self._finalizer is not None:
             self._finalizer()
         self._process, self._finalizer = None, None
@@ -81,7 +81,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # a group of its own, which Ctrl-C leaves alone and `killpg` ends
+                start_new_session=True,  # its own process group: Ctrl-C does not reach it, `killpg` kills all of it
             )
             self._finalizer = weakref.finalize(self, _kill, self._process)
         return self._process
@@ -98,18 +98,18 @@ class Worker:
         deadline = time.monotonic() + timeout
         length = struct.unpack(">I", _read(process, 4, deadline))[0]
         if length > MAX_REPLY_BYTES:
-            raise _Dead(f"it answered {length} bytes")
+            raise _WorkerFailure(f"it sent a reply of {length} bytes")
         try:
             answer = json.loads(_read(process, length, deadline))
         except ValueError:
-            raise _Dead("its answer is not JSON") from None
+            raise _WorkerFailure("its reply is not JSON") from None
         if not isinstance(answer, dict):
-            raise _Dead("its answer is no mapping")
+            raise _WorkerFailure("its reply is not a mapping")
         return answer
 
 
 def _read(process: subprocess.Popen[bytes], count: int, deadline: float) -> bytes:
-    """`count` bytes of the process's answer; TimeoutError at the deadline."""
+    """Reads `count` bytes of the process's reply; raises TimeoutError at the deadline."""
     assert process.stdout is not None
     descriptor, received = process.stdout.fileno(), bytearray()
     with selectors.DefaultSelector() as selector:
@@ -120,7 +120,7 @@ def _read(process: subprocess.Popen[bytes], count: int, deadline: float) -> byte
                 raise TimeoutError
             chunk = os.read(descriptor, count - len(received))
             if not chunk:
-                raise _Dead(f"it ended with {process.wait()}")
+                raise _WorkerFailure(f"it exited with {process.wait()}")
             received += chunk
     return bytes(received)
 

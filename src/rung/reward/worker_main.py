@@ -1,4 +1,4 @@
-"""The worker's side: load rewards, call them, answer in JSON. Run as `python -P -m rung.reward.worker_main`."""
+"""The worker process: loads rewards, calls them, replies in JSON. Run as `python -P -m rung.reward.worker_main`."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def _load(request: dict[str, Any]) -> _Loaded:
     return _Loaded(function, read_settings(signature, request["name"], request["args"]), signature.hooks)
 
 
-def _plain(value: object) -> object:
+def _as_json(value: object) -> object:
     if isinstance(value, Verdict):
         return {"verdict": asdict(value)}
     if isinstance(value, numbers.Real):
         return float(value)
-    raise TypeError(f"returned a {type(value).__name__}, which JSON cannot hold")
+    raise TypeError(f"returned a {type(value).__name__}, which JSON cannot represent")
 
 
 def _answer(loaded: dict[str, _Loaded], request: dict[str, Any]) -> bytes:
     try:
-        return json.dumps(_served(loaded, request), default=_plain).encode()
+        return json.dumps(_handle(loaded, request), default=_as_json).encode()
     except Exception as error:
         return json.dumps({"error": asdict(raised(error))}).encode()
 
 
-def _served(loaded: dict[str, _Loaded], request: dict[str, Any]) -> dict[str, Any]:
+def _handle(loaded: dict[str, _Loaded], request: dict[str, Any]) -> dict[str, Any]:
     if request["op"] == "load":
         loaded[request["key"]] = _load(request)
         return {}
@@ -64,14 +64,14 @@ def _served(loaded: dict[str, _Loaded], request: dict[str, Any]) -> dict[str, An
 def _read_requests(stream: BinaryIO, requests: queue.SimpleQueue[dict[str, Any]]) -> None:
     while len(header := stream.read(4)) == 4:
         requests.put(json.loads(stream.read(struct.unpack(">I", header)[0])))
-    os._exit(0)  # the trainer is gone, and a reward may be hanging
+    os._exit(0)  # the trainer has exited, and a reward may hang
 
 
 def main() -> None:
-    """Serve until standard input closes."""
+    """Serves requests until standard input closes."""
     requests_stream, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)  # a reward that reads input or prints must not touch the frames
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(devnull, 0)  # a reward that reads input or prints must not consume or corrupt frames
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()

@@ -1,7 +1,7 @@
-"""Sums of several terms with worked steps: a task whose answer a number checks; each split a function of the seed.
+"""Sums of several terms with worked steps: a task with numeric answers, whose splits are functions of the seed.
 
-A question is its terms: (7, 4, -3, 6) asks for 7 + 4 - 3 + 6. The constants set how hard it is. Two hands wrote the
-answers to learn from: one shows its steps, the other says the total alone, which is much harder to get right.
+A question is represented by its terms: (7, 4, -3, 6) is 7 + 4 - 3 + 6. The constants set the difficulty. The answers
+for SFT have two styles: one shows the steps, the other only the total, which is much harder to get right.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,20 +11,20 @@ from random import Random
 from typing import Any
 
 SIZES = {"sft": 1600, "prompts": 4000, "validation": 600, "test": 600}
-NUM_STEPS = (3, 4)  # additions and subtractions of a question
-OPERANDS = (1, 9)  # without their sign; no 0, so that every slip changes the answer
-TOTALS = (0, 20)  # of every step: a negative one would be read as a difference where it stands after a number
-MINUS_SHARE = 0.4  # of the moves that are drawn; fewer are left, since totals stay within their bounds
-WORKED_SHARE = 0.5  # of the answers of `sft`
+NUM_STEPS = (3, 4)  # additions and subtractions per question
+OPERANDS = (1, 9)  # absolute values; no 0, so that every slip changes the answer
+TOTALS = (0, 20)  # of every step; a negative total after a number would read as a subtraction
+MINUS_SHARE = 0.4  # share of subtractions drawn; fewer remain, since totals must stay within their bounds
+WORKED_SHARE = 0.5  # share of the answers of `sft` that show the steps
 
 Terms = tuple[int, ...]
 
 
 @lru_cache(maxsize=8)
 def questions(seed: int) -> dict[str, tuple[Terms, ...]]:
-    """The questions of every split; none is met twice, within a split or between them.
+    """The questions of every split; no question occurs twice, within a split or across splits.
 
-    They are shuffled before they are cut: what is drawn late has fewer of the short questions, which run out.
+    They are shuffled before the split: short questions run out, so those drawn late have fewer of them.
     """
     random = Random(f"arithmetic/{seed}")
     seen: dict[Terms, None] = {}  # in the order of drawing
@@ -39,7 +39,7 @@ def questions(seed: int) -> dict[str, tuple[Terms, ...]]:
 
 
 def question(terms: Terms) -> str:
-    """What is asked.
+    """The text of a question.
 
     >>> question((7, 4, -3, 6))
     'Sum: 7 + 4 - 3 + 6'
@@ -48,7 +48,7 @@ def question(terms: Terms) -> str:
 
 
 def solution(terms: Terms, totals: Sequence[int] | None = None, answer: int | None = None) -> str:
-    """The worked steps and the answer, right unless other running totals or another answer are given.
+    """The worked steps and the answer; both are correct unless `totals` or `answer` replaces them.
 
     >>> solution((7, 4, -3, 6))
     '7+4=11; 11-3=8; 8+6=14. Answer: 14'
@@ -59,10 +59,10 @@ def solution(terms: Terms, totals: Sequence[int] | None = None, answer: int | No
 
 
 def slips(terms: Terms) -> dict[str, list[str]]:
-    """Every solution with one slip, by its kind; all end in a wrong answer, and kinds without one are left out.
+    """Every solution with one slip (mistake), by kind; all have a wrong answer, and kinds without one are left out.
 
-    `result`: one step is miscounted, and the others go on from there. `sign`: one term is added for subtracted or the
-    reverse. `left out`: one term is not counted. `answer`: the steps are right, the answer is not the last total.
+    `result`: one step has a wrong result, which later steps use. `sign`: one term is added instead of subtracted or the
+    reverse. `left out`: one term is missing. `answer`: the steps are right, but the answer is not the last total.
 
     >>> slips((2, 1, 4))["sign"], slips((2, 1, 4))["left out"]
     (['2-1=1; 1+4=5. Answer: 5'], ['2+4=6. Answer: 6', '2+1=3. Answer: 3'])
@@ -77,7 +77,7 @@ def slips(terms: Terms) -> dict[str, list[str]]:
 
 
 def sft(seed: int) -> list[dict[str, Any]]:
-    """1,600 questions, answered by one hand or the other."""
+    """1,600 questions, each answered in one of the two styles."""
     random = Random(f"arithmetic/hands/{seed}")
     rows = []
     for terms in questions(seed)["sft"]:
@@ -87,7 +87,7 @@ def sft(seed: int) -> list[dict[str, Any]]:
 
 
 def pairs(seed: int) -> list[dict[str, Any]]:
-    """A right and a wrong worked solution to each question of `sft`; `slip` is the kind of the mistake."""
+    """A right and a wrong worked solution to each question of `sft`; `slip` is the kind of mistake."""
     random = Random(f"arithmetic/pairs/{seed}")
     rows = []
     for terms in questions(seed)["sft"]:
@@ -100,18 +100,18 @@ def pairs(seed: int) -> list[dict[str, Any]]:
 
 
 def prompts(seed: int) -> list[dict[str, Any]]:
-    """4,000 further questions with the number that answers them."""
-    return _asked("prompts", seed)
+    """4,000 further questions with their numeric answers."""
+    return _with_answers("prompts", seed)
 
 
 def validation(seed: int) -> list[dict[str, Any]]:
-    """600 held-out questions with the number that answers them."""
-    return _asked("validation", seed)
+    """600 held-out questions with their numeric answers."""
+    return _with_answers("validation", seed)
 
 
 def test(seed: int) -> list[dict[str, Any]]:
-    """600 further held-out questions with the number that answers them."""
-    return _asked("test", seed)
+    """600 further held-out questions with their numeric answers."""
+    return _with_answers("test", seed)
 
 
 def _draw(random: Random) -> Terms:
@@ -124,7 +124,7 @@ def _allowed(terms: Terms) -> bool:
 
 
 def _possible(terms: Terms) -> bool:
-    """A slip may lead above the highest total, but below the lowest it would be read wrongly."""
+    """Totals after a slip may exceed the upper bound, but one below the lower bound would be misread."""
     return min(accumulate(terms)) >= TOTALS[0]
 
 
@@ -146,12 +146,12 @@ def _without_a_term(terms: Terms) -> list[Terms]:
 
 
 def _other_answers(terms: Terms) -> list[int]:
-    """Near misses, and the last total but one, as if the last step had been forgotten."""
+    """Near misses, and the second-last total, as if the last step were missing."""
     *_, before, right = accumulate(terms)
     return sorted({right + 1, right + 10, before} | {less for less in (right - 1, right - 10) if less >= TOTALS[0]})
 
 
-def _asked(name: str, seed: int) -> list[dict[str, Any]]:
+def _with_answers(name: str, seed: int) -> list[dict[str, Any]]:
     return [_row(terms) | {"answer": _answer(terms)} for terms in questions(seed)[name]]
 
 

@@ -1,4 +1,4 @@
-"""The models behind `tiny:<name>`: random ones of four families, the shipped base, and the blank that it grew from."""
+"""The models of `tiny:<name>`: random ones of four families, the shipped base, and its untrained model `blank`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = (*FAMILIES, "base", "blank")
 def build(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Random fp32 model of a family in `FAMILIES` (hidden 32, 2 layers, 512 positions) and the byte tokenizer.
 
-    Equal seeds give equal weights; the global random state is left as it was. Raises ConfigError for another name.
+    Equal seeds give equal weights; the global random state is unchanged. Raises ConfigError for another name.
 
     >>> model, tokenizer = build("llama")
     >>> model.config.num_key_value_heads, model.config.vocab_size == len(tokenizer), model.training
@@ -31,7 +31,7 @@ def build(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedToken
 
 
 def blank(*, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Untrained model of the base's shape with the base's tokenizer: what `configs/tiny/base.yaml` starts from."""
+    """Untrained model with the base's architecture and tokenizer, from which `configs/tiny/base.yaml` trains it."""
     from transformers import Qwen3Config
 
     from rung.tiny import corpus
@@ -42,8 +42,8 @@ def blank(*, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         hidden_size=128,
         intermediate_size=400,
         num_hidden_layers=4,
-        # A first layer that sees one token back is half of an induction head: copying is learnt in a fraction of the
-        # steps that four full layers take.
+        # A first layer that attends one token back is half of an induction head: the model learns copying in a fraction
+        # of the steps that four full-attention layers need.
         layer_types=["sliding_attention", *["full_attention"] * 3],
         use_sliding_window=True,
         sliding_window=2,
@@ -62,12 +62,14 @@ def open_base() -> Path:
     """Folder of the shipped base: bf16 weights, config, tokenizer with chat template. Raises ConfigError without it."""
     folder = Path(__file__).parent / "base"
     if not (folder / "model.safetensors").is_file():
-        raise ConfigError(f"no weights of `tiny:base` at {folder}", "train them: rung run configs/tiny/base.yaml")
+        raise ConfigError(
+            f"the weights of `tiny:base` are missing in {folder}", "train them: rung run configs/tiny/base.yaml"
+        )
     return folder
 
 
 def load_spec(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Model and tokenizer of `tiny:<name>` (`name` without prefix), in fp32 and eval mode; `seed` is for random ones.
+    """Model and tokenizer of `tiny:<name>` (`name` without prefix), fp32, eval mode; `seed` is for random models.
 
     Raises ConfigError for a name that is not in `NAMES`.
     """
@@ -95,10 +97,10 @@ def _tokens(size: int) -> dict[str, Any]:
 
 
 def _family(name: str, vocab_size: int) -> PretrainedConfig:
-    """Config of a family: grouped queries except in GPT-2; Gemma-3 has one layer with a window of 8 and one without."""
+    """Config of a family: grouped-query attention except in GPT-2; in Gemma-3, one of two layers has a window of 8."""
     from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen3Config
 
-    # The usual 0.02 makes the logits of so narrow a model nearly uniform, and a test of equality nearly blind.
+    # The usual 0.02 makes the logits of such a narrow model nearly uniform, so that equality tests detect little.
     shape = {
         "hidden_size": 32,
         "intermediate_size": 64,

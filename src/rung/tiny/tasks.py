@@ -1,4 +1,4 @@
-"""What a tiny model can learn, by name: `rows("pharmacy/sft")`. A further task is further entries of `TASKS`."""
+"""Tasks for tiny models, by name: `rows("pharmacy/sft")`. To add a task, add its splits to `TASKS`."""
 
 import difflib
 from collections.abc import Callable
@@ -31,7 +31,7 @@ TASKS: dict[str, Callable[[int], list[Row]]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Every `task/split` that `rows` knows."""
+    """Every `task/split` that `rows` accepts."""
     return tuple(TASKS)
 
 

@@ -1,4 +1,4 @@
-"""Small tokenizers of one family: the same special tokens and chat template over bytes or over a trained BPE."""
+"""Small tokenizers with the same special tokens and chat template: one over bytes, one a trained BPE."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 SPECIAL_TOKENS = ("<|pad|>", "<|eos|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 PAD_ID, EOS_ID, BOS_ID = 0, 1, 2
 
-# A turn is its role token and its text; only an assistant turn ends with EOS, so that a sampler stops there.
+# A turn is a role token and its text; only an assistant turn ends with EOS, so that sampling stops there.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
     {%- if message.role not in ('system', 'user', 'assistant', 'tool') -%}
@@ -29,7 +29,7 @@ CHAT_TEMPLATE = """\
 
 
 def byte() -> PreTrainedTokenizerFast:
-    """Tokenizer with one token a byte, behind the special tokens (vocabulary of 263).
+    """Tokenizer with one token per byte, after the special tokens (vocabulary size 263).
 
     >>> tokenizer = byte()
     >>> len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id
@@ -48,10 +48,10 @@ def byte() -> PreTrainedTokenizerFast:
 
 
 def bpe(texts: Iterable[str], *, size: int = 1000) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on `texts`, at most `size` tokens with the special ones; every digit is a token.
+    """Byte-level BPE trained on `texts`: at most `size` tokens including the special ones, and one token per digit.
 
     Any text is representable, since all 256 bytes are in the vocabulary (so `size` is at least 263). A word has the
-    same tokens at the beginning of a text as after a space; decoding takes that first space away again.
+    same tokens at the beginning of a text as after a space: a space is added there, and decoding removes it.
 
     >>> tokenizer = bpe(["take one tablet by mouth"] * 9, size=300)
     >>> tokenizer.tokenize("take 10"), tokenizer.decode(tokenizer.encode("take 10"))

@@ -1,4 +1,4 @@
-"""Data formats, one family a file, and how the format of a data set is found."""
+"""Data formats, one family per file, and the detection of a data set's format."""
 
 from rung.data.formats.format import Format
 from rung.data.formats.pairs import strip_repeated_prompts

@@ -1,18 +1,18 @@
-"""Rows with one answer each: raw text, chats, prompts with their completions."""
+"""Formats with one answer per row: raw text, conversations, prompts with a completion."""
 
 from rung.data.fields import (
     Columns,
-    alike,
     answered,
+    check_not_mixed,
     gold,
     gsm8k_number,
     has,
-    rest,
     roles,
     string,
     system_first,
     text_of,
     truth_value,
+    unused_columns,
     with_truth,
 )
 from rung.data.formats.format import Format
@@ -42,45 +42,47 @@ def _unpaired(row: Columns, source: str) -> list[Example]:
     if has(row, "messages"):
         messages = system_first(row)
         if messages[-1]["role"] != "assistant" or len(messages) < 2:
-            raise BadRow("`messages` do not end in an assistant turn")
+            raise BadRow("`messages` does not end with an assistant turn")
         prompt, completion = messages[:-1], messages[-1:]
     else:
         prompt, completion = text_of(row, "prompt"), text_of(row, "completion")
-        alike(prompt=prompt, completion=completion)
-    columns = rest(row, "prompt", "completion", "messages", "system", "label")
+        check_not_mixed(prompt=prompt, completion=completion)
+    columns = unused_columns(row, "prompt", "completion", "messages", "system", "label")
     return [make_example("unpaired", source, columns, prompt=prompt, completion=completion, label=label)]
 
 
 def _messages(row: Columns, source: str) -> list[Example]:
     messages = answered(system_first(row), "messages")
-    return [make_example("messages", source, rest(row, "messages", "system"), messages=messages)]
+    return [make_example("messages", source, unused_columns(row, "messages", "system"), messages=messages)]
 
 
 def _gsm8k(row: Columns, source: str) -> list[Example]:
     answer = string(row.get("answer"), "answer")
     number = gsm8k_number(answer)
-    columns = with_truth(rest(row, "question") | {"answer": number}, number)
+    columns = with_truth(unused_columns(row, "question") | {"answer": number}, number)
     question = string(row.get("question"), "question")
     return [make_example("prompt-completion", source, columns, prompt=question, completion=answer)]
 
 
 def _prompt_completion(row: Columns, source: str) -> list[Example]:
     prompt, completion = text_of(row, "prompt"), text_of(row, "completion")
-    alike(prompt=prompt, completion=completion)
-    columns = with_truth(rest(row, "prompt", "completion"), gold(completion))
+    check_not_mixed(prompt=prompt, completion=completion)
+    columns = with_truth(unused_columns(row, "prompt", "completion"), gold(completion))
     return [make_example("prompt-completion", source, columns, prompt=prompt, completion=completion)]
 
 
 def _alpaca(row: Columns, source: str) -> list[Example]:
     for name in ("system", "history"):
         if row.get(name):
-            raise BadRow(f"`{name}` beside `instruction`", "the template has no place for it: write `messages`")
+            raise BadRow(
+                f"the row has both `{name}` and `instruction`", "the template has no slot for it: use `messages`"
+            )
     given = {"instruction": string(row.get("instruction"), "instruction")}
     template = ALPACA_PROMPT
     if row.get("input") not in (None, ""):
         given["input"], template = string(row["input"], "input"), ALPACA_PROMPT_WITH_INPUT
     output = string(row.get("output"), "output")
-    columns = with_truth(rest(row, "instruction", "input", "output"), output)
+    columns = with_truth(unused_columns(row, "instruction", "input", "output"), output)
     return [make_example("prompt-completion", source, columns, prompt=template.format(**given), completion=output)]
 
 
@@ -89,33 +91,33 @@ def _classification(row: Columns, source: str) -> list[Example]:
     if name is None or not isinstance(row[name], str | int):
         raise BadRow("no label")
     label = string(str(row[name]), name)
-    columns = with_truth(rest(row, "text"), label)
+    columns = with_truth(unused_columns(row, "text"), label)
     return [
         make_example("prompt-completion", source, columns, prompt=string(row.get("text"), "text"), completion=label)
     ]
 
 
 def _is_plain_text(row: Columns) -> bool:
-    """The absence of columns is asked for, null ones too: a row that lost its label or its turns is not raw text."""
+    """The other columns must be absent, not just null: a row with a missing label or missing turns is not raw text."""
     others = {*LABEL_COLUMNS, "messages", "conversations", "transcript", "chosen", "rejected", "instruction"}
     return has(row, "text") and not row.keys() & others
 
 
 def _plain_text(row: Columns, source: str) -> list[Example]:
-    return [make_example("text", source, rest(row, "text"), text=string(row.get("text"), "text"))]
+    return [make_example("text", source, unused_columns(row, "text"), text=string(row.get("text"), "text"))]
 
 
-UNPAIRED = Format("unpaired", "prompt, completion, label true or false", _is_unpaired, _unpaired, priority=90)
+UNPAIRED = Format("unpaired", "prompt, completion, label (true or false)", _is_unpaired, _unpaired, priority=90)
 MESSAGES = Format(
     "messages",
-    "messages ending in an assistant turn",
+    "messages that end with an assistant turn",
     lambda row: roles(row)[-1:] == ["assistant"],
     _messages,
     priority=100,
 )
 GSM8K = Format(
     "gsm8k",
-    "question, answer with ####",
+    "question, answer that contains ####",
     lambda row: has(row, "question") and "####" in str(row.get("answer")),
     _gsm8k,
     priority=130,
@@ -129,7 +131,7 @@ PROMPT_COMPLETION = Format(
 )
 ALPACA = Format(
     "alpaca",
-    "instruction, output, mostly input",
+    "instruction, output, optional input",
     lambda row: has(row, "instruction", "output") and not has(row, "prompt"),
     _alpaca,
     priority=150,

@@ -1,4 +1,4 @@
-"""What a data format is."""
+"""The definition of a data format."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from rung.data.records import Example
 
 
 def no_notice(row: Columns) -> str:
-    """Nothing to report about a row."""
+    """The default `notice`: the data report has nothing to count about the row."""
     return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A data format: its name in a config, its columns in words, and its functions.
+    """A data format: its name in a config, a description of its columns, and its functions.
 
-    A row's missing and null columns are the same thing. `convert` takes columns and source and raises `BadRow` for a
-    row that has the format's columns and cannot be used. `notice` returns what the data report counts about a row that
-    is kept, without the row's own words. Detection tries formats by ascending `priority`: a format whose rows have all
-    columns of another one needs a lower number than that one.
+    A missing column and a null one are equivalent. `convert` takes columns and source, and raises `BadRow` for a row
+    that has the format's columns but cannot be used. `notice` returns the text under which the data report counts a row
+    that is kept (empty for none); it must not quote the row. Detection tries formats by ascending `priority`: a format
+    whose columns include all columns of another format needs a lower number than that format.
     """
 
     name: str

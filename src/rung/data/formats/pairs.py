@@ -1,9 +1,9 @@
-"""Rows that put one answer before another: pairs and rankings."""
+"""Formats that prefer one completion over another: pairs and rankings."""
 
 from collections.abc import Sequence
 from typing import cast
 
-from rung.data.fields import Columns, alike, gsm8k_number, has, margin, rest, string, text, text_of
+from rung.data.fields import Columns, check_not_mixed, gsm8k_number, has, margin, string, text, text_of, unused_columns
 from rung.data.formats.format import Format
 from rung.data.formats.transcripts import is_hh_rlhf
 from rung.data.records import BadRow, Example, Messages, Text, make_example
@@ -18,7 +18,7 @@ def _solutions(row: Columns) -> list[str]:
 def _labelled_solutions(row: Columns, source: str) -> list[Example]:
     names = _solutions(row)
     question = string(row.get("question"), "question")
-    columns = rest(row, "question", *names) | {"answer": gsm8k_number(str(row.get("ground_truth")))}
+    columns = unused_columns(row, "question", *names) | {"answer": gsm8k_number(str(row.get("ground_truth")))}
     right = [string(row[name]["solution"], name) for name in names if row[name]["is_correct"]]
     wrong = [string(row[name]["solution"], name) for name in names if not row[name]["is_correct"]]
     pairs = [(chosen, rejected) for chosen in right for rejected in wrong]
@@ -29,23 +29,24 @@ def _labelled_solutions(row: Columns, source: str) -> list[Example]:
 
 
 def _is_preference(row: Columns) -> bool:
-    """Not a pair that another format reads: where one row of those is broken, that row is named and not the others."""
+    """Excludes the pairs of other formats, so that with one broken row among those, the error names that row."""
     return has(row, "chosen", "rejected") and not isinstance(row["chosen"], dict) and not is_hh_rlhf(row)
 
 
 def _preference(row: Columns, source: str) -> list[Example]:
     chosen, rejected = text_of(row, "chosen"), text_of(row, "rejected")
     prompt = text_of(row, "prompt") if has(row, "prompt") else None
-    alike(**({} if prompt is None else {"prompt": prompt}), chosen=chosen, rejected=rejected)
+    check_not_mixed(**({} if prompt is None else {"prompt": prompt}), chosen=chosen, rejected=rejected)
     if chosen == rejected:
         raise BadRow("`chosen` equals `rejected`")
     if prompt is None and isinstance(chosen, str):
-        raise BadRow("`chosen` and `rejected` are texts without a `prompt`", "name the prompt column in `columns:`")
+        raise BadRow("`chosen` and `rejected` are texts without a `prompt`", "set the prompt column in `columns:`")
     if not isinstance(chosen, str) and not isinstance(rejected, str):
-        head = cast(Messages, prompt) if prompt is not None else _common(chosen, rejected)
-        chosen, rejected = _without(head, chosen, "chosen"), _without(head, rejected, "rejected")
-        prompt = head
-    columns = rest(row, "prompt", "chosen", "rejected", "margin")
+        shared = cast(Messages, prompt) if prompt is not None else _shared_messages(chosen, rejected)
+        chosen = _without_prompt(shared, chosen, "chosen")
+        rejected = _without_prompt(shared, rejected, "rejected")
+        prompt = shared
+    columns = unused_columns(row, "prompt", "chosen", "rejected", "margin")
     return [
         make_example("preference", source, columns, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin(row))
     ]
@@ -58,22 +59,22 @@ def _is_ranking(row: Columns) -> bool:
 def _ranking(row: Columns, source: str) -> list[Example]:
     prompt, given = text_of(row, "prompt"), row.get("completions")
     if not isinstance(given, list) or len(given) < 2:
-        raise BadRow("`completions` is not a list of two answers or more")
+        raise BadRow("`completions` is not a list of at least two completions")
     ranked: list[Text] = []
     for place, value in enumerate(given, 1):
         answer = text(value, f"completions[{place}]")
-        alike(prompt=prompt, completions=answer)
+        check_not_mixed(prompt=prompt, completions=answer)
         if not isinstance(prompt, str) and not isinstance(answer, str):
-            answer = _without(prompt, answer, "completions")
+            answer = _without_prompt(prompt, answer, "completions")
         if answer in ranked:
             raise BadRow("two of `completions` are equal", f"numbers {ranked.index(answer) + 1} and {place}")
         ranked.append(answer)
-    columns = rest(row, "prompt", "completions", "margin")
+    columns = unused_columns(row, "prompt", "completions", "margin")
     return [make_example("ranking", source, columns, prompt=prompt, completions=tuple(ranked), margin=margin(row))]
 
 
-def _common(chosen: Messages, rejected: Messages) -> Messages:
-    """The implicit prompt: the leading messages that both sides share, by whole messages and never by letters."""
+def _shared_messages(chosen: Messages, rejected: Messages) -> Messages:
+    """The implicit prompt: the leading messages that both sides share, always as whole messages."""
     bound = min(len(chosen), len(rejected)) - 1
     same = next((i for i in range(bound) if chosen[i] != rejected[i]), bound)
     if same == 0:
@@ -81,36 +82,36 @@ def _common(chosen: Messages, rejected: Messages) -> Messages:
     return chosen[:same]
 
 
-def _without(prompt: Messages, answer: Messages, name: str) -> Messages:
-    """The answer without the prompt repeated at its head."""
-    rest = answer[len(prompt) :] if answer[: len(prompt)] == prompt else answer
-    if not rest:
-        raise BadRow(f"`{name}` holds the prompt alone")
-    if rest[0]["role"] != "assistant":
-        raise BadRow("the prompt differs between the sides", f"`{name}` begins with a {rest[0]['role']} turn")
-    return rest
+def _without_prompt(prompt: Messages, answer: Messages, name: str) -> Messages:
+    """The completion without the prompt, where it repeats the prompt at its start."""
+    completion = answer[len(prompt) :] if answer[: len(prompt)] == prompt else answer
+    if not completion:
+        raise BadRow(f"`{name}` has only the prompt")
+    if completion[0]["role"] != "assistant":
+        raise BadRow("the prompt differs between the sides", f"`{name}` begins with a {completion[0]['role']} turn")
+    return completion
 
 
 def strip_repeated_prompts(examples: Sequence[Example]) -> list[Example] | None:
-    """Pairs of texts whose sides all begin with their prompt, without it; None where some side does not.
+    """Removes the prompt from the start of both sides of every text pair; None where some side does not begin with it.
 
-    Decided over all pairs at once: one answer may begin with a short prompt by chance.
+    This is decided for all pairs together, since a single completion may begin with a short prompt by chance.
     """
     stripped = []
     for example in examples:
         prompt, chosen, rejected = example.prompt, example.chosen, example.rejected
         if not (isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str)):
             return None
-        rests = [
+        sides = [
             side[len(prompt) :]
             for side in (chosen, rejected)
             if side.startswith(prompt) and side[len(prompt) :].strip()
         ]
-        if len(rests) < 2:
+        if len(sides) < 2:
             return None
         columns, margin = example.columns, example.margin
         one = make_example(
-            "preference", example.source, columns, prompt=prompt, chosen=rests[0], rejected=rests[1], margin=margin
+            "preference", example.source, columns, prompt=prompt, chosen=sides[0], rejected=sides[1], margin=margin
         )
         stripped.append(one)
     return stripped
@@ -123,5 +124,5 @@ GSM8K_SOLUTIONS = Format(
     _labelled_solutions,
     priority=30,
 )
-PREFERENCE = Format("preference", "chosen, rejected, mostly prompt", _is_preference, _preference, priority=70)
+PREFERENCE = Format("preference", "chosen, rejected, optional prompt", _is_preference, _preference, priority=70)
 RANKING = Format("ranking", "prompt, completions from best to worst", _is_ranking, _ranking, priority=80)

@@ -1,6 +1,6 @@
-"""Rows that ask and do not answer: what an algorithm that samples learns from."""
+"""Formats of prompts without completions, for algorithms that sample."""
 
-from rung.data.fields import Columns, has, rest, roles, system_first, text_of, with_truth
+from rung.data.fields import Columns, has, roles, system_first, text_of, unused_columns, with_truth
 from rung.data.formats.format import Format
 from rung.data.records import BadRow, Example, make_example
 
@@ -13,31 +13,31 @@ def _is_verl(row: Columns) -> bool:
 def _verl(row: Columns, source: str) -> list[Example]:
     if not _is_verl(row):
         raise BadRow("no `reward_model.ground_truth`")
-    columns = rest(row, "prompt") | {"ground_truth": row["reward_model"]["ground_truth"]}
+    columns = unused_columns(row, "prompt") | {"ground_truth": row["reward_model"]["ground_truth"]}
     return [make_example("prompt", source, columns, prompt=text_of(row, "prompt"))]
 
 
 def _rft(row: Columns, source: str) -> list[Example]:
-    columns = rest(row, "messages", "system")
+    columns = unused_columns(row, "messages", "system")
     if has(row, "reference_answer"):
         columns = with_truth(columns, row["reference_answer"])
     if roles(row)[-1:] == ["assistant"]:
-        raise BadRow("`messages` of a prompt end in an assistant turn")
+        raise BadRow("`messages` of a prompt must not end with an assistant turn")
     return [make_example("prompt", source, columns, prompt=system_first(row))]
 
 
 def _prompt(row: Columns, source: str) -> list[Example]:
-    return [make_example("prompt", source, rest(row, "prompt"), prompt=text_of(row, "prompt"))]
+    return [make_example("prompt", source, unused_columns(row, "prompt"), prompt=text_of(row, "prompt"))]
 
 
 VERL = Format("verl", "data_source, prompt, reward_model.ground_truth", _is_verl, _verl, priority=10)
 RFT = Format(
-    "rft", "messages ending in a user turn", lambda row: roles(row)[-1:] in (["user"], ["tool"]), _rft, priority=20
+    "rft", "messages that end with a user turn", lambda row: roles(row)[-1:] in (["user"], ["tool"]), _rft, priority=20
 )
-# The absence of columns is asked for, null ones too: a row that lost its answer asks nothing.
+# The other columns must be absent, not just null: a row with a missing completion is broken, not a prompt.
 PROMPT = Format(
     "prompt",
-    "prompt without answers",
+    "prompt without completions",
     lambda row: has(row, "prompt") and not row.keys() & {"completion", "chosen", "rejected"},
     _prompt,
     priority=170,

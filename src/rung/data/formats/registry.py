@@ -1,4 +1,4 @@
-"""Data formats by name, and which of them the rows have."""
+"""Looks up data formats by name and detects the format of rows."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from rung.data.read import Row
 from rung.errors import DataError
 from rung.registry import OpenKind
 
-NUM_SAMPLED = 32  # rows that must agree on a format, spread evenly over the data
+NUM_SAMPLED = 32  # rows that must all match a format, evenly spaced over the data
 
 FORMATS = OpenKind(
     "formats", "rung.data.formats", lambda value: isinstance(value, Format), "a `rung.data.formats.Format`"
@@ -22,7 +22,7 @@ def all_formats() -> tuple[Format, ...]:
 def detect(rows: Sequence[Row]) -> Format:
     """The first format that every sampled row matches.
 
-    Raises `DataError` that names the format of most sampled rows and the first row that does not match it.
+    Raises `DataError` where there is none; it names the format of most sampled rows and the first row without it.
     """
     readable = [row for row in rows if row.fault is None]
     step = max(len(readable) / NUM_SAMPLED, 1.0)
@@ -30,20 +30,20 @@ def detect(rows: Sequence[Row]) -> Format:
     if not sampled:
         raise DataError(f"{rows[0].place}: {rows[0].fault}, and no other row can be read", "check the file")
     formats = all_formats()
-    met = {format.name: [format.matches(row.columns) for row in sampled] for format in formats}
+    matched = {format.name: [format.matches(row.columns) for row in sampled] for format in formats}
     for format in formats:
-        if all(met[format.name]):
+        if all(matched[format.name]):
             return format
-    best = max(formats, key=lambda format: sum(met[format.name]))
-    hits, breaking = sum(met[best.name]), sampled[met[best.name].index(False)]
+    best = max(formats, key=lambda format: sum(matched[format.name]))
+    hits, other = sum(matched[best.name]), sampled[matched[best.name].index(False)]
     known = "; ".join(f"{format.name} ({format.signature})" for format in formats)
-    columns = ", ".join(breaking.columns)
+    columns = ", ".join(other.columns)
     if hits == 0:
         raise DataError(
-            f"{breaking.place}: its columns ({columns}) match no known format", f"map `columns:` to one of: {known}"
+            f"{other.place}: its columns ({columns}) match no known format", f"use `columns:` to match one of: {known}"
         )
     raise DataError(
-        f"{breaking.place}: not in the format {best.name} ({best.signature}) that {hits} of {len(sampled)} "
-        f"sampled rows have; its columns are {columns}",
-        f"fix the row, or set `format: {best.name}` (then `on_bad_row` decides about such rows) or `columns:`",
+        f"{other.place}: the row does not have the format {best.name} ({best.signature}) of {hits} of {len(sampled)} "
+        f"sampled rows; its columns are {columns}",
+        f"fix the row, or set `format: {best.name}` (then `on_bad_row` applies to such rows) or `columns:`",
     )

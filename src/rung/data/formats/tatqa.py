@@ -1,9 +1,9 @@
-"""TAT-QA: questions on a table and the paragraphs around it (Zhu et al. 2021, arXiv 2105.07624)."""
+"""TAT-QA: questions about a table and the paragraphs around it (Zhu et al. 2021, arXiv 2105.07624)."""
 
 from dataclasses import replace
 from typing import Any
 
-from rung.data.fields import Columns, rest, string, with_truth
+from rung.data.fields import Columns, string, unused_columns, with_truth
 from rung.data.formats.format import Format
 from rung.data.records import BadRow, Example, digest, make_example
 
@@ -11,30 +11,30 @@ SCALES = ("", "thousand", "million", "billion", "percent")
 
 
 def _tatqa(row: Columns, source: str) -> list[Example]:
-    """An example a question; the questions of a table are one group."""
+    """One example per question; the questions about a table form one group."""
     context = _context(row)
     questions = row.get("questions")
     if not isinstance(questions, list) or not questions:
-        raise BadRow("`questions` is not a list of questions")
-    shared = rest(row, "table", "paragraphs", "questions")
+        raise BadRow("`questions` is not a list with at least one question")
+    shared = unused_columns(row, "table", "paragraphs", "questions")
     return [
-        replace(_question(asked, number, context, shared, f"{source}#{number}"), group=digest(context))
-        for number, asked in enumerate(questions, 1)
+        replace(_question(entry, number, context, shared, f"{source}#{number}"), group=digest(context))
+        for number, entry in enumerate(questions, 1)
     ]
 
 
-def _question(asked: Any, number: int, context: str, shared: dict[str, Any], source: str) -> Example:
-    if not isinstance(asked, dict):
-        raise BadRow("`questions`: one is not an object", f"number {number}")
-    question = string(asked.get("question"), f"questions[{number}].question")
-    answer = _told(asked.get("answer"), asked.get("scale") or "", number)
-    columns = with_truth(shared | rest(asked, "question"), answer)
+def _question(entry: Any, number: int, context: str, shared: dict[str, Any], source: str) -> Example:
+    if not isinstance(entry, dict):
+        raise BadRow("`questions`: an entry is not an object", f"number {number}")
+    question = string(entry.get("question"), f"questions[{number}].question")
+    answer = _gold_answer(entry.get("answer"), entry.get("scale") or "", number)
+    columns = with_truth(shared | unused_columns(entry, "question"), answer)
     prompt = f"{context}\n\nQuestion: {question}\nAnswer:\n"
     return make_example("prompt-completion", source, columns, prompt=prompt, completion=answer)
 
 
 def _context(row: Columns) -> str:
-    """The table, a line a row, and the paragraphs."""
+    """The table, one line per row, and the paragraphs after it."""
     table = row.get("table")
     lines = table.get("table") if isinstance(table, dict) else None
     if not isinstance(lines, list) or not lines or not all(isinstance(line, list) for line in lines):
@@ -42,23 +42,25 @@ def _context(row: Columns) -> str:
     paragraphs = row.get("paragraphs")
     if not isinstance(paragraphs, list) or not all(isinstance(paragraph, dict) for paragraph in paragraphs):
         raise BadRow("`paragraphs` is not a list of objects with `text`")
-    drawn = "\n".join(" | ".join(str(cell).strip() for cell in line) for line in lines)
+    table_text = "\n".join(" | ".join(str(cell).strip() for cell in line) for line in lines)
     texts = [string(paragraph.get("text"), f"paragraphs[{i}].text") for i, paragraph in enumerate(paragraphs, 1)]
-    return "\n\n".join([drawn, *texts])
+    return "\n\n".join([table_text, *texts])
 
 
-def _told(answer: object, scale: str, number: int) -> str:
-    """The gold answer as a text: spans apart by semicolons, each with its scale, since value and scale are one."""
+def _gold_answer(answer: object, scale: str, number: int) -> str:
+    """The gold answer as text: spans separated by semicolons, each with its scale, which is part of the answer."""
     where = f"question {number}"
     if scale not in SCALES:
-        raise BadRow("`questions`: unknown `scale`", f"{scale!r:.40} in {where}; known are {', '.join(SCALES[1:])}")
+        raise BadRow(
+            "`questions`: unknown `scale`", f"{scale!r:.40} in {where}; the scales are {', '.join(SCALES[1:])}"
+        )
     spans = answer if isinstance(answer, list) else [answer]
     if any(isinstance(span, bool) or not isinstance(span, str | int | float) for span in spans):
-        raise BadRow("`questions`: `answer` is neither a text, a number nor a list of them", where)
-    told = [text for span in spans if (text := str(span).strip())]
-    if not told:
+        raise BadRow("`questions`: `answer` is neither a string, a number nor a list of these", where)
+    texts = [text for span in spans if (text := str(span).strip())]
+    if not texts:
         raise BadRow("`questions`: an empty `answer`", where)
-    return "; ".join(text if scale in text or "%" in text else f"{text} {scale}" for text in told)
+    return "; ".join(text if scale in text or "%" in text else f"{text} {scale}" for text in texts)
 
 
 TATQA = Format(

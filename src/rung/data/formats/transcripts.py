@@ -1,35 +1,35 @@
-"""Dialogues that are not written as messages: transcripts of HH-RLHF, turns of ShareGPT."""
+"""Formats of dialogues that are not lists of messages: HH-RLHF transcripts and ShareGPT turns."""
 
 import re
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from rung.data.fields import Columns, answered, has, margin, rest, string, with_system
+from rung.data.fields import Columns, answered, has, margin, string, unused_columns, with_system
 from rung.data.formats.format import Format
 from rung.data.records import BadRow, Example, Message, Messages, make_example
 
-JOINED = "turns of one role that follow each other are joined"
+JOINED = "consecutive turns of one role are joined"
 _MARK = re.compile(r"(?:\A\s*|\n\r?\n)(Human|Assistant):")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _FROM = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
-def transcript(told: object, name: str) -> Messages:
-    """The turns of a text that marks them with `Human:` and `Assistant:` after a blank line, and ends in a reply.
+def transcript(text: object, name: str) -> Messages:
+    """The turns of a text that marks each with `Human:` or `Assistant:` after a blank line and ends with a reply.
 
-    Turns of one role that follow each other are one: a mark may be part of what is quoted. Raises `BadRow` with the
-    column's name.
+    Consecutive turns of one role are joined, since a mark may be part of a quotation. Raises `BadRow` with the column's
+    name.
 
     >>> [turn["content"] for turn in transcript("\\n\\nHuman: Why?\\n\\nAssistant: Because.", "chosen")]
     ['Why?', 'Because.']
     """
-    head, *parts = _MARK.split(string(told, name))
+    head, *parts = _MARK.split(string(text, name))
     if head.strip():
-        raise BadRow(f"`{name}` does not begin with a turn of `Human:`", f"but with {head.strip()!r:.40}")
+        raise BadRow(f"`{name}` does not begin with `Human:`", f"but with {head.strip()!r:.40}")
     turns: list[Message] = []
-    for number, (speaker, said) in enumerate(zip(parts[::2], parts[1::2], strict=True), 1):
-        content = said.strip()
+    for number, (speaker, part) in enumerate(zip(parts[::2], parts[1::2], strict=True), 1):
+        content = part.strip()
         if not content:
             raise BadRow(f"`{name}`: an empty {speaker} turn", f"turn {number}")
         if turns and turns[-1]["role"] == _SPEAKERS[speaker]:
@@ -39,21 +39,21 @@ def transcript(told: object, name: str) -> Messages:
 
 
 def is_hh_rlhf(row: Columns) -> bool:
-    """Whether the row is a pair without a prompt, one side of which is a transcript."""
+    """Whether the row is a pair without a prompt, with a transcript on at least one side."""
     sides = (row.get("chosen"), row.get("rejected"))
-    return None not in sides and not has(row, "prompt") and any(map(_is_told, sides))
+    return None not in sides and not has(row, "prompt") and any(map(_is_transcript, sides))
 
 
-def _is_told(value: object) -> bool:
+def _is_transcript(value: object) -> bool:
     return isinstance(value, str) and _MARK.search(value) is not None
 
 
-def _runs_on(*names: str) -> Callable[[Columns], str]:
-    """The notice of rows in which turns were joined."""
+def _joined_turns(*names: str) -> Callable[[Columns], str]:
+    """The `notice` function of a format whose consecutive turns are joined."""
 
     def notice(row: Columns) -> str:
         speakers = [_MARK.findall(row[name]) for name in names]
-        return JOINED if any(a == b for told in speakers for a, b in pairwise(told)) else ""
+        return JOINED if any(a == b for side in speakers for a, b in pairwise(side)) else ""
 
     return notice
 
@@ -68,7 +68,7 @@ def _hh_rlhf(row: Columns, source: str) -> list[Example]:
         make_example(
             "preference",
             source,
-            rest(row, "chosen", "rejected", "margin"),
+            unused_columns(row, "chosen", "rejected", "margin"),
             prompt=chosen[:-1],
             chosen=chosen[-1:],
             rejected=rejected[-1:],
@@ -79,29 +79,31 @@ def _hh_rlhf(row: Columns, source: str) -> list[Example]:
 
 def _transcript(row: Columns, source: str) -> list[Example]:
     messages = transcript(row.get("transcript"), "transcript")
-    return [make_example("messages", source, rest(row, "transcript"), messages=messages)]
+    return [make_example("messages", source, unused_columns(row, "transcript"), messages=messages)]
 
 
 def _turn(turn: Any, name: str, number: int) -> Message:
-    """A turn of ShareGPT as a message."""
+    """A ShareGPT turn as a message."""
     where = f"turn {number}"
     if not isinstance(turn, dict) or not isinstance(turn.get("from"), str):
-        raise BadRow(f"`{name}`: a turn without `from`", where)
-    speaker, said = turn["from"], turn.get("value")
+        raise BadRow(f"`{name}`: a turn has no `from`", where)
+    speaker, text = turn["from"], turn.get("value")
     if speaker not in _FROM:
-        raise BadRow(f"`{name}`: unknown role in `from`", f"{speaker!r:.40} in {where}; known are {', '.join(_FROM)}")
-    if not isinstance(said, str):
-        raise BadRow(f"`{name}`: `value` is not a text", f"but {type(said).__name__} in {where}")
-    if not said.strip():
+        raise BadRow(
+            f"`{name}`: unknown role in `from`", f"{speaker!r:.40} in {where}; the roles are {', '.join(_FROM)}"
+        )
+    if not isinstance(text, str):
+        raise BadRow(f"`{name}`: `value` is not a string", f"found {type(text).__name__} in {where}")
+    if not text.strip():
         raise BadRow(f"`{name}`: an empty {speaker} turn", where)
-    return Message(role=_FROM[speaker], content=string(said, name))
+    return Message(role=_FROM[speaker], content=string(text, name))
 
 
 def _turns(row: Columns) -> Messages:
-    """The turns of `conversations`, behind the column `system` where there is one."""
+    """The turns of `conversations`, with the column `system` as the first turn where it is not empty."""
     turns = row.get("conversations")
     if not isinstance(turns, list) or not turns:
-        raise BadRow("`conversations` is not a list of turns")
+        raise BadRow("`conversations` is not a list with at least one turn")
     messages = tuple(_turn(turn, "conversations", number) for number, turn in enumerate(turns, 1))
     return with_system(messages, row)
 
@@ -113,13 +115,13 @@ def _is_sharegpt(row: Columns) -> bool:
 
 def _sharegpt(row: Columns, source: str) -> list[Example]:
     messages = answered(_turns(row), "conversations")
-    return [make_example("messages", source, rest(row, "conversations", "system"), messages=messages)]
+    return [make_example("messages", source, unused_columns(row, "conversations", "system"), messages=messages)]
 
 
 def _reply(row: Columns, name: str) -> Messages:
     reply = _turn(row.get(name), name, 1)
     if reply["role"] != "assistant":
-        raise BadRow(f"`{name}` is not a turn of gpt", f"but of {reply['role']}")
+        raise BadRow(f"`{name}` is not a gpt turn", f"its role is {reply['role']}")
     return (reply,)
 
 
@@ -128,8 +130,8 @@ def _sharegpt_preference(row: Columns, source: str) -> list[Example]:
     if chosen == rejected:
         raise BadRow("`chosen` equals `rejected`")
     if prompt[-1]["role"] != "user":
-        raise BadRow("`conversations` do not end in a human turn", "`chosen` and `rejected` answer it")
-    columns = rest(row, "conversations", "system", "chosen", "rejected", "margin")
+        raise BadRow("`conversations` does not end with a human turn", "`chosen` and `rejected` must answer one")
+    columns = unused_columns(row, "conversations", "system", "chosen", "rejected", "margin")
     return [
         make_example("preference", source, columns, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin(row))
     ]
@@ -137,31 +139,31 @@ def _sharegpt_preference(row: Columns, source: str) -> list[Example]:
 
 HH_RLHF = Format(
     "hh-rlhf",
-    "chosen and rejected as transcripts of Human: and Assistant:, no prompt",
+    "chosen and rejected as transcripts with Human: and Assistant:, no prompt",
     is_hh_rlhf,
     _hh_rlhf,
-    _runs_on("chosen", "rejected"),
+    _joined_turns("chosen", "rejected"),
     priority=60,
 )
 TRANSCRIPT = Format(
     "transcript",
-    "transcript of Human: and Assistant:",
-    lambda row: _is_told(row.get("transcript")),
+    "transcript with Human: and Assistant:",
+    lambda row: _is_transcript(row.get("transcript")),
     _transcript,
-    _runs_on("transcript"),
+    _joined_turns("transcript"),
     priority=120,
 )
-# The absence of columns is asked for, null ones too: a pair that lost its answers is no chat.
+# `chosen` and `rejected` must be absent, not just null: a pair with missing sides is not a conversation.
 SHAREGPT = Format(
     "sharegpt",
-    "conversations of from and value",
+    "conversations with from and value",
     lambda row: _is_sharegpt(row) and not row.keys() & {"chosen", "rejected"},
     _sharegpt,
     priority=110,
 )
 SHAREGPT_PREFERENCE = Format(
     "sharegpt-preference",
-    "conversations of from and value, chosen and rejected as one turn each",
+    "conversations with from and value, chosen and rejected as one turn each",
     lambda row: _is_sharegpt(row) and has(row, "chosen", "rejected"),
     _sharegpt_preference,
     priority=50,

@@ -1,8 +1,8 @@
-"""The generated text that `tiny:base` is pretrained on: conversations on *other* tasks than the ones in `rung.tiny`.
+"""Generated pretraining data of `tiny:base`: conversations on *other* tasks than those in `rung.tiny`.
 
-One kind of row, a conversation whose assistant turns are trained. A few-shot layout is a conversation of several turns
-with one rule. The words of the medication task occur in glossaries and in leaflet sentences; its prompts, its
-directions and its drugs do not occur.
+Every row is a conversation whose assistant turns are trained. Few-shot examples are conversations of several turns with
+one rule. The words of the medication task occur in glossaries and in leaflet sentences; its prompts, its directions and
+its drugs do not occur.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rung.tiny.corpus import meanings, rules, shorthand
 from rung.tiny.corpus.meanings import Glossary
 from rung.tiny.corpus.rules import Rule
 
-# Families and their shares.
+# Families of documents and their sampling weights.
 _MIXTURE: dict[Callable[[Random], Rule], int] = {
     shorthand.shorthand: 30,
     shorthand.invented_shorthand: 10,
@@ -34,14 +34,14 @@ _MIXTURE: dict[Callable[[Random], Rule], int] = {
 }
 _GLOSSARY: dict[Callable[[Random, Glossary], Rule], int] = {meanings.one: 5, meanings.several: 3}
 _COPYING: dict[Callable[[Random], Rule], int] = {rules.copying: 8, rules.select: 1, rules.field_lookup: 1}
-_SPLITS = {"train": (0, 60_000), "validation": (1_000_000, 500)}  # first, number
+_SPLITS = {"train": (0, 60_000), "validation": (1_000_000, 500)}  # index of the first document, number of documents
 _NUM_COPIES = 12_000
 
 
 def documents(seed: int, count: int, *, first: int = 0, glossary: Glossary = "full") -> list[dict]:
-    """`count` rows {"messages": [...]} from the `first` on; document i depends on (seed, i, glossary) only.
+    """`count` rows {"messages": [...]} from index `first`; document i depends on (seed, i, glossary) only.
 
-    `glossary="without_task"` leaves every abbreviation of the medication task out of the glossaries.
+    `glossary="without_task"` removes every abbreviation of the medication task from the glossaries.
 
     >>> documents(0, 2) == documents(0, 1) + documents(0, 1, first=1)
     True
@@ -52,7 +52,7 @@ def documents(seed: int, count: int, *, first: int = 0, glossary: Glossary = "fu
 def rows(split: str, seed: int = 0, *, glossary: Glossary = "full") -> list[dict]:
     """The rows of `task:base/<split>`: copying, train or validation. Raises DataError for another split.
 
-    `copying` is the easy beginning: one turn a row, and its answer stands in the question.
+    `copying` is the easy first stage of pretraining: one turn per row, with the answer in the question.
     """
     if split == "copying":
         return [
@@ -65,7 +65,7 @@ def rows(split: str, seed: int = 0, *, glossary: Glossary = "full") -> list[dict
 
 
 def texts(seed: int = 0, *, count: int) -> Iterator[str]:
-    """What is said in `count` documents, turn by turn: the text that the base's tokenizer is trained on."""
+    """The contents of all messages in `count` documents, on which the base's tokenizer is trained."""
     for row in documents(seed, count):
         yield from (message["content"] for message in row["messages"])
 
@@ -80,8 +80,8 @@ def _conversation(
     rule = rng.choices(list(makers), list(makers.values()))[0](rng)
     messages = [{"role": "system", "content": rule.system}] if rule.system else []
     for _ in range(num_turns or rng.randint(*rule.num_turns)):
-        asked, answered = rule.turn()
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        question, answer = rule.turn()
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return messages
 
 

@@ -1,4 +1,4 @@
-"""Glossaries in prose and sentences as in leaflets: what words mean, never a prescription and its direction."""
+"""Glossary questions and leaflet sentences: the meanings of words, but never a prescription with its direction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEAFLETS: dict[str, str] = _DATA["leaflets"]
 
 
 def one(rng: Random, which: Glossary) -> Rule:
-    """Questions after the meaning of an abbreviation, or after the abbreviation of a meaning."""
+    """Questions about the meaning of an abbreviation, or about the abbreviation for a meaning."""
     source = OTHER if which == "without_task" or rng.random() < 0.2 else TASK
     form, answer = rng.choice(
         (
@@ -55,7 +55,7 @@ def several(rng: Random, which: Glossary) -> Rule:
 
 
 def leaflet(rng: Random) -> Rule:
-    """A sentence of advice on a subject, its end, or its words in order; of medicines in general, none named."""
+    """General advice on medicines, without a drug name: write a sentence on a subject, complete one, or repeat one."""
     mode = rng.choice(("about", "about", "end", "repeat"))
 
     def turn() -> tuple[str, str]:

@@ -1,7 +1,7 @@
-"""Documents about text itself: copying, recall, fields, case, dictionaries, spelling, sums, short instructions.
+"""Rules about text itself: copying, recall, fields, case, dictionaries, spelling, sums, short instructions.
 
-A rule is drawn once a document and makes as many turns as are asked for, so that the first turns of a document are
-examples for the later ones.
+One rule is drawn per document and generates all of its turns, so that the first turns of a document are examples for
+the later ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rung.tiny.corpus import words
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one document is about: `turn()` gives (what the user says, what the assistant answers)."""
+    """The rule of one document: `turn()` returns the contents of a user turn and of its assistant turn."""
 
     turn: Callable[[], tuple[str, str]]
     system: str | None = None
@@ -28,7 +28,7 @@ _ANSWERS = ("{}", "{}.", "Name: {}", "It is {}.", "You said {}", "-> {}", "{} {}
 
 
 def copying(rng: Random) -> Rule:
-    """The assistant repeats what it is asked to repeat; what it is only shown, it gives back in the document's form."""
+    """The assistant repeats a text on request, or puts a text that it is shown into the document's answer form."""
     asked = rng.random() < 0.6
     form = rng.choice(_ASKED if asked else _SHOWN)
     answer = "{}" if asked else rng.choice(_ANSWERS)
@@ -66,7 +66,7 @@ def recall(rng: Random) -> Rule:
 
 
 def mapping(rng: Random) -> Rule:
-    """Codes answered by names: each is told once, in a turn that nothing could foresee, and asked again later."""
+    """Each code is answered by a name, first in a turn that is unpredictable, later in turns that repeat the code."""
     num = rng.randint(2, 4)
     make = rng.choice((words.random_code, words.random_code, words.random_string))
     keys = [make(rng) for _ in range(num)]
@@ -105,7 +105,7 @@ def _record(rng: Random, fields: list[str]) -> dict[str, str]:
 
 
 def field_lookup(rng: Random) -> Rule:
-    """A record is given and one field of it asked for, named or always the same."""
+    """Each turn gives a record and asks for one of its fields: by name, or always for the same one without its name."""
     fields = rng.sample(list(_FIELDS), rng.randint(2, 5))
     between, link = rng.choice((", ", "; ", " | ", "\n")), rng.choice((": ", " = ", " "))
     always = rng.choice(fields) if rng.random() < 0.4 else None
@@ -123,7 +123,7 @@ def field_lookup(rng: Random) -> Rule:
 
 
 def template(rng: Random) -> Rule:
-    """The fields of a record are put into a sentence of the document's own."""
+    """The assistant puts the fields of a record into a sentence pattern that is specific to the document."""
     fields = rng.sample(list(_FIELDS), rng.randint(2, 4))
     verb, adjective = rng.choice(words.VERBS), rng.choice(words.ADJECTIVES)
     openings = (f"{verb.capitalize()} {{}}", f"We {verb} {{}}", "{}", f"The {adjective} {{}}", "There is {}")
@@ -148,7 +148,7 @@ def template(rng: Random) -> Rule:
 
 
 def select(rng: Random) -> Rule:
-    """The first, second or last of several things."""
+    """The assistant answers with the first, second or last of several things."""
     num = rng.randint(2, 5)
     which, name = rng.choice(((0, "first"), (1, "second"), (-1, "last")))
     between = rng.choice((" ", ", ", "; "))
@@ -162,7 +162,7 @@ def select(rng: Random) -> Rule:
 
 
 def case(rng: Random) -> Rule:
-    """Upper, lower or capital letters."""
+    """The assistant writes a text in upper case, lower case or capitalised words."""
     name, change = rng.choice((("upper case", str.upper), ("lower case", str.lower), ("capital letters", str.title)))
     form = rng.choice((f"{name}: {{}}", f"Write in {name}: {{}}", "{}"))
     distort = rng.choice((str.upper, str.lower, str.title, str))
@@ -175,7 +175,7 @@ def case(rng: Random) -> Rule:
 
 
 def dictionary(rng: Random) -> Rule:
-    """A made-up dictionary in the system turn; one or several of its words are translated."""
+    """The system turn has an invented dictionary; the assistant translates one or several of its words."""
     num = rng.randint(3, 7)
     known = rng.sample(words.NOUNS + words.PHRASES, num)
     invented = [rng.choice((words.random_code, words.random_code, words.invented_name))(rng) for _ in known]
@@ -190,7 +190,7 @@ def dictionary(rng: Random) -> Rule:
 
 
 def spelling(rng: Random) -> Rule:
-    """Letters of a word apart, together, or a misspelt word put right."""
+    """The assistant spells a word letter by letter, joins letters to a word, or corrects a misspelt word."""
     form = rng.choice(("Spell {}", "{}", "spell: {}"))
     mode = rng.choice(("apart", "together", "correct"))
     between = rng.choice((" ", "-"))

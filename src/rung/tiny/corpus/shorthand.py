@@ -1,7 +1,8 @@
-"""Shorthand written out as a sentence, in ten domains and in made-up ones.
+"""Shorthand expanded to a sentence, in ten domains and in invented ones.
 
-Every document fixes the codes, the order of the shorthand and the sentence. Codes are the domain's own, its own with
-some changed, or all random: the last kind can be read from the earlier turns (or a system turn that lists them) only.
+Every document fixes the codes, the order of the shorthand and the form of the sentence. The codes are those of the
+domain, partly changed ones, or all random; random codes can only be learned from earlier turns or from a system turn
+that lists them.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ _CHANGED_CODES = 0.35
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A trade's shorthand: a unit goes with an amount and a thing, `slots` are optional, `spans` count something."""
+    """The shorthand of a trade: units follow an amount of a thing, `slots` are optional, `spans` contain a number."""
 
     label: str
     verbs: Sequence[str]
     units: dict[str, str]  # code -> singular
-    slots: Sequence[dict[str, str]]  # code -> phrase, one mapping a slot
-    spans: Sequence[dict[str, str]]  # code, with its number at {} or before it -> frame such as "for {} week"
+    slots: Sequence[dict[str, str]]  # code -> phrase, one mapping per slot
+    spans: Sequence[dict[str, str]]  # code (its number is at {}, or before it) -> frame such as "for {} week"
 
 
 DOMAINS = tuple(Domain(**domain) for domain in words.load("domains.toml")["domains"])
 
 
 def shorthand(rng: Random) -> Rule:
-    """A domain's shorthand -> its sentence."""
+    """The assistant expands the shorthand of a domain to a sentence."""
     return _written_out(rng, rng.choice(DOMAINS), rng.random())
 
 
 def invented_shorthand(rng: Random) -> Rule:
-    """The same for a trade that exists in this document only, with random codes."""
+    """The same for a trade that is invented for this document, with random codes."""
     phrases = rng.sample(words.PHRASES, 6)
     extra = [f"{rng.choice(('with', 'in', 'for', 'by', 'on', 'to'))} the {words.thing(rng)}" for _ in range(6)]
     pool = rng.sample(phrases + extra, 9)
@@ -58,7 +59,7 @@ def _invented_span(rng: Random) -> dict[str, str]:
 
 
 def _recode(rng: Random, codes: dict[str, str], share: float, keep: int) -> dict[str, str]:
-    """`keep` of the entries, each with a new code at the given share; a code keeps the place of its number."""
+    """`keep` of the entries, each recoded with probability `share`; a number stays at its place in the code."""
     chosen = rng.sample(list(codes), min(keep, len(codes)))
     return {(_other_code(rng, code) if rng.random() < share else code): codes[code] for code in chosen}
 
@@ -69,7 +70,7 @@ def _other_code(rng: Random, code: str) -> str:
 
 
 def _plural(frame: str, amount: str) -> str:
-    """The word after the frame's gap in the plural, unless the amount is at most 1."""
+    """The frame with the word after its gap in the plural, unless the amount is at most 1."""
     if amount in ("1", "1/2", "1/4", "3/4"):
         return frame
     head, gap, tail = frame.rpartition("{} ")
@@ -80,12 +81,12 @@ def _plural(frame: str, amount: str) -> str:
 def _written_out(rng: Random, domain: Domain, kind: float) -> Rule:
     random_codes, changed = kind < _RANDOM_CODES, kind < _RANDOM_CODES + _CHANGED_CODES
     share = 1.0 if random_codes else 0.3 if changed else 0.0
-    # Few codes where they must be learnt from the turns before, so that they return.
+    # Few codes where they must be learned from earlier turns, so that they recur.
     keep = rng.choice((2, 3)) if random_codes else 9
     units = _recode(rng, domain.units, share, keep)
     slots = [_recode(rng, slot, share, keep) for slot in rng.sample(domain.slots, rng.randint(1, 3))]
     spans = [_recode(rng, span, share, keep) for span in domain.spans if rng.random() < 0.75]
-    show, mark = rng.choice((_as_it_is, _as_it_is, _with_halves, _in_words)), rng.choice(("", "", "x", "/"))
+    show, mark = rng.choice((_unchanged, _unchanged, _with_halves, _in_words)), rng.choice(("", "", "x", "/"))
     places = [partial(_slot_place, rng, slot) for slot in slots]
     places += [partial(_span_place, rng, span, mark, show) for span in spans]
     rng.shuffle(places)
@@ -102,7 +103,7 @@ def _written_out(rng: Random, domain: Domain, kind: float) -> Rule:
     prefix = rng.choice(("", "", f"{domain.label}: ", f"{domain.label} note: ", "Write out: "))
 
     def part() -> tuple[str, list[tuple[str, str] | None], str]:
-        """One amount as shorthand, its codes with what they mean, and the amount as words."""
+        """One amount as shorthand, its codes with their phrases, and the amount in words."""
         amount = str(rng.randint(1, 12)) if rng.random() < 0.5 else words.number(rng)
         unit = rng.choice(list(units))
         picks = [place() if rng.random() < present else None for place in places]
@@ -119,8 +120,8 @@ def _written_out(rng: Random, domain: Domain, kind: float) -> Rule:
             other, other_picks, other_what = part()
             more = " ".join([link, other, *(pick[0] for pick in other_picks if pick)])
             doing = [verb.lower()] if again else []
-            said = " ".join([*doing, other_what, *(pick[1] for pick in other_picks if pick)])
-            phrases = [*phrases[:-1], f"{phrases[-1]}{linked} {said}"] if phrases else [f"{linked.lstrip(', ')} {said}"]
+            tail = " ".join([*doing, other_what, *(pick[1] for pick in other_picks if pick)])
+            phrases = [*phrases[:-1], f"{phrases[-1]}{linked} {tail}"] if phrases else [f"{linked.lstrip(', ')} {tail}"]
         return prefix + write(brief, brief_item, picks, more), say(what, item, phrases)
 
     counted = {(code if "{}" in code else f"{{}}{code}"): frame for span in spans for code, frame in span.items()}
@@ -140,29 +141,29 @@ def _slot_place(rng: Random, codes: dict[str, str]) -> tuple[str, str]:
 
 
 def _span_place(rng: Random, spans: dict[str, str], mark: str, show: Callable[[str], str]) -> tuple[str, str]:
-    """A number in its code, and in its phrase."""
+    """A code with a number, and its phrase with the same number."""
     code, frame = rng.choice(list(spans.items()))
     count = str(rng.randint(1, 12))
     brief = code.format(count) if "{}" in code else f"{mark}{count}{code}"
     return brief, _plural(frame, count).format(show(count))
 
 
-def _as_it_is(amount: str) -> str:
+def _unchanged(amount: str) -> str:
     return amount
 
 
 def _with_halves(amount: str) -> str:
-    """A half and a range in words, other numbers as they are."""
+    """The amount with a half or a range in words; other numbers are unchanged."""
     return "half a" if amount == "1/2" else amount.replace("-", " to ")
 
 
 def _in_words(amount: str) -> str:
-    """Small whole numbers as words too."""
+    """The amount with small whole numbers in words too."""
     return " ".join(words.NUMBER_WORDS.get(word, word) for word in _with_halves(amount).split(" "))
 
 
 def _shorthand_form(rng: Random, num_places: int) -> Callable[[str, str, Sequence[tuple[str, str] | None], str], str]:
-    """One order of amount, thing and codes; what comes after them stands before a thing at the end."""
+    """A function that writes amount, thing and codes in a fixed order; `more` always follows the codes."""
     order = rng.sample(range(num_places), num_places)
     item_at = rng.choice(("first", "first", "second", "last"))
     comma = rng.choice((" ", " ", " ", ", "))
@@ -181,7 +182,7 @@ def _shorthand_form(rng: Random, num_places: int) -> Callable[[str, str, Sequenc
 
 
 def _sentence_form(rng: Random, verb: str) -> Callable[[str, str, list[str]], str]:
-    """One hand: a plain sentence, commas, the thing first, or the verb apart."""
+    """A function that writes sentences in one style: plain, with commas, the thing first, or a colon after the verb."""
     style = rng.choice(("plain", "plain", "plain", "comma", "and", "colon", "first", "first"))
     end, polite = rng.choice((".", ".", "")), rng.choice(("", "", "", "Please "))
     of = rng.choice(("of", "of", "of the", "of your"))

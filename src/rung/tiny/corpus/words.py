@@ -1,4 +1,4 @@
-"""Words, invented names and random strings that the documents are made of."""
+"""Words, invented names and random strings for the generated documents."""
 
 import tomllib
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def load(name: str) -> dict[str, Any]:
-    """The TOML file `name` of this folder."""
+    """The content of the TOML file `name` in this folder."""
     return tomllib.loads((Path(__file__).parent / name).read_text(encoding="utf-8"))
 
 
@@ -24,7 +24,7 @@ _CODAS = (*[""] * 12, *_DATA["codas"].split())
 
 
 def invented_name(rng: Random) -> str:
-    """Pronounceable name of two to five syllables, plain or rich in clusters; a third are capitalised."""
+    """Pronounceable name of two to five syllables, with simple or clustered consonants; 30% are capitalised."""
     onsets, vowels = rng.choice((_PLAIN, _RICH))
     while True:
         syllables = rng.choices((2, 3, 4, 5), (3, 5, 4, 2))[0]
@@ -34,7 +34,7 @@ def invented_name(rng: Random) -> str:
 
 
 def random_string(rng: Random, low: int = 3, high: int = 9) -> str:
-    """Letters and digits without a pattern."""
+    """Random letters, digits or both, without a pattern."""
     letters = rng.choice((_LETTERS, _LETTERS, _LETTERS.upper(), _LETTERS + "0123456789", "0123456789"))
     return "".join(rng.choices(letters, k=rng.randint(low, high)))
 
@@ -57,7 +57,7 @@ def number(rng: Random) -> str:
 
 
 def thing(rng: Random) -> str:
-    """Noun, described noun, invented name or random string."""
+    """Noun, adjective with noun, invented name or random string."""
     kind = rng.random()
     if kind < 0.25:
         return rng.choice(NOUNS)

@@ -1,4 +1,4 @@
-"""Judges a direction against the order behind it: correct, dangerous, harmless or unparseable."""
+"""Compares a direction with its order: correct, dangerous, harmless or unparseable."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ SEVERITY: dict[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict on one direction.
+    """The result for one direction.
 
-    `wrong` names the components that differ, harmless ones included; `severity` in [0, 1] is one minus the product of
-    the dangerous components' safeties; `share` in [0, 1] is that of the components which are right.
+    `wrong` lists the components that differ, harmless ones included; `severity` in [0, 1] is 1 - product(1 - SEVERITY)
+    over the dangerous ones among them; `share` in [0, 1] is the share of correct components.
     """
 
     outcome: Outcome
@@ -41,7 +41,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class _Component:
-    """One thing that a direction gets right or not; `danger` is its kind in SEVERITY, or None if it is harmless."""
+    """One component of a direction; `danger` is its key in SEVERITY, or None if an error in it is harmless."""
 
     name: str
     danger: str | None
@@ -49,11 +49,11 @@ class _Component:
 
 
 def judge(text: str, order: Order) -> Judgement:
-    """Compare what `text` says with `order`, whatever its wording.
+    """Compares the content of `text` with `order`, in any wording.
 
-    Dangerous is a wrong, dropped or added drug, strength, dose, frequency, route, duration, maximum, PRN or reason, or
-    a second part that is lost. Harmless is advice about food or water that differs, a reason left out, a tablet called
-    a capsule, an odd verb. Unparseable is what cannot be read as one direction.
+    Dangerous: a wrong, dropped or added drug, strength, dose, frequency, route, duration, maximum, PRN or reason, or a
+    missing second part. Harmless: different advice about food or water, a missing reason, a tablet called a capsule, an
+    unusual verb. Unparseable: a text that cannot be read as one direction.
 
     >>> from rung.tiny.pharmacy.orders import Order, Part
     >>> order = Order("metformin", "500 mg", "tablet", "by mouth", (Part("1", "2 times a day"),), advice="with food")
@@ -74,19 +74,19 @@ def judge(text: str, order: Order) -> Judgement:
 
 
 def _components(reading: Reading, order: Order) -> Iterator[_Component]:
-    """Every component that the order or the direction has."""
+    """Every component of the order or the direction."""
     yield _Component("drug", "drug", reading.drug == order.drug.lower())
-    yield from _said("strength", "strength", reading.strength, order.strength)
+    yield from _optional("strength", "strength", reading.strength, order.strength)
     yield _Component("route", "route", reading.route == order.route)
     yield from _parts(reading, order)
-    yield from _said("prn", "prn", reading.prn is not None or None, order.prn or None)
+    yield from _optional("prn", "prn", reading.prn is not None or None, order.prn or None)
     if reading.reason is not None or order.reason is not None:
         missing = reading.reason is None
         yield _Component("reason", None if missing else "reason", reading.reason == order.reason)
-    yield from _said("maximum", "maximum", reading.maximum, order.maximum)
+    yield from _optional("maximum", "maximum", reading.maximum, order.maximum)
     if reading.maximum is not None and not _same_unit(reading.maximum_unit, order.unit):
         yield _Component("maximum unit", "maximum", False)
-    yield from _said("advice", None, reading.advice, order.advice)
+    yield from _optional("advice", None, reading.advice, order.advice)
     unit = reading.doses[0].unit
     if unit != order.unit and _same_unit(unit, order.unit):
         yield _Component("form", None, False)
@@ -95,23 +95,23 @@ def _components(reading: Reading, order: Order) -> Iterator[_Component]:
 
 
 def _parts(reading: Reading, order: Order) -> Iterator[_Component]:
-    yield from _said("link", "link", reading.link, order.link)
+    yield from _optional("link", "link", reading.link, order.link)
     for at in range(max(len(reading.doses), len(order.parts))):
         suffix = "" if at == 0 else f" {at + 1}"
-        said = reading.doses[at] if at < len(reading.doses) else Dose()
+        dose = reading.doses[at] if at < len(reading.doses) else Dose()
         part = order.parts[at] if at < len(order.parts) else None
-        same = part is not None and said.amount == part.amount and _same_unit(said.unit, order.unit)
+        same = part is not None and dose.amount == part.amount and _same_unit(dose.unit, order.unit)
         yield _Component(f"dose{suffix}", "dose", same)
-        yield _Component(f"frequency{suffix}", "frequency", part is not None and said.frequency == part.frequency)
+        yield _Component(f"frequency{suffix}", "frequency", part is not None and dose.frequency == part.frequency)
         duration = part.duration if part is not None else None
-        yield from _said(f"duration{suffix}", "duration", said.days, None if duration is None else days(duration))
+        yield from _optional(f"duration{suffix}", "duration", dose.days, None if duration is None else days(duration))
 
 
-def _said(name: str, danger: str | None, said: object, meant: object) -> Iterator[_Component]:
-    """A component that need not be there: nothing where neither side has it."""
-    if said is not None or meant is not None:
-        yield _Component(name, danger, said == meant)
+def _optional(name: str, danger: str | None, found: object, expected: object) -> Iterator[_Component]:
+    """An optional component: yields nothing where neither the direction nor the order has it."""
+    if found is not None or expected is not None:
+        yield _Component(name, danger, found == expected)
 
 
-def _same_unit(said: str | None, meant: str) -> bool:
-    return said == meant or {said, meant} <= PILLS
+def _same_unit(found: str | None, expected: str) -> bool:
+    return found == expected or {found, expected} <= PILLS

@@ -1,4 +1,4 @@
-"""From an order to a patient's direction, in the style of several hands; one of them is the house's."""
+"""Writes an order as a patient's direction, in one of several writing styles; one is the house style."""
 
 import re
 from dataclasses import dataclass, fields, replace
@@ -24,7 +24,7 @@ NUMBER_WORDS = dict(enumerate(_TO_TWENTY)) | {
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a hand writes. The defaults are the house style: verb first, digits, plain words, nothing more."""
+    """A writing style. The defaults are the house style: verb first, digits, plain words, no filler, a final period."""
 
     opening: Literal["verb", "drug"] = "verb"
     numbers: Literal["digits", "words"] = "digits"
@@ -44,13 +44,13 @@ HANDS: dict[str, Style] = {
 
 
 def toward_house(hand: Style, slip: float, random: Random) -> Style:
-    """`hand` edited toward the house style, where each of its own ways is left standing with probability `slip`."""
+    """The house style with some fields of `hand`: each field of `hand` is kept with probability `slip`."""
     kept = {f.name: getattr(hand, f.name) for f in fields(Style) if random.random() < slip}
     return replace(HOUSE, **kept)
 
 
 def direction(order: Order, style: Style = HOUSE) -> str:
-    """The direction of `order` as a hand of this style writes it.
+    """The direction of `order` in this style.
 
     >>> from rung.tiny.pharmacy.orders import Order, Part
     >>> order = Order("metformin", "500 mg", "tablet", "by mouth", (Part("1", "2 times a day", "10 days"),))
@@ -93,7 +93,7 @@ def _how(order: Order, style: Style) -> str:
 
 
 def _spelled(text: str, style: Style) -> str:
-    """`text` with its whole numbers in words where the style wants words."""
+    """`text` with its whole numbers in words where the style has numbers in words."""
     if style.numbers == "digits":
         return text
     return re.sub(r"(?<![\d.])\d+(?![\d.])", lambda found: NUMBER_WORDS.get(int(found[0]), found[0]), text)

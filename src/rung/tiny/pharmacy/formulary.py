@@ -1,4 +1,4 @@
-"""The drugs: what each is called and how it is plausibly taken, read from `families.toml` beside this file."""
+"""The drugs, with their names and how they are plausibly taken, read from `families.toml` in this folder."""
 
 import tomllib
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Drug:
-    """One medicine under all its names; `limit` is the most in a day, in the unit of its strengths."""
+    """One drug with all its names; `limit` is the maximum per day, in the unit of its strengths."""
 
     names: tuple[str, ...]
     strengths: tuple[str, ...]
@@ -21,9 +21,9 @@ class Drug:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Drugs that are taken alike: the choices for each part of an order, and the drugs of each split.
+    """Drugs that are taken in the same way: the choices for each part of an order, and the drugs of each split.
 
-    `prn` is the share taken if needed, `lasting` the share with a duration, `weight` the share of all orders.
+    `prn` is the share of orders taken if needed, `lasting` the share with a duration, `weight` the share of all orders.
     """
 
     weight: float
@@ -43,7 +43,7 @@ class Family:
 
 
 def drug(line: str) -> Drug:
-    """One drug from its line in the table.
+    """Parses one drug from its line in the table.
 
     >>> drug("ibuprofen/Advil 200 400 mg <2400 @pain")
     Drug(names=('ibuprofen', 'Advil'), strengths=('200 mg', '400 mg'), limit=2400.0, reasons=('pain',))

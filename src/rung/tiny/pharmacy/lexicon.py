@@ -1,6 +1,6 @@
-"""What the task's words mean: for each meaning its plain wording (the key), how sigs write it, and other wordings.
+"""The vocabulary of the task: for each meaning, its plain wording (the key), its spellings in sigs, other wordings.
 
-The keys are the house's plain words, so a record reads as the direction does.
+The keys are the plain words of the house style, so an order's record has the same words as its direction.
 """
 
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One meaning beside its plain wording.
+    """Wordings of one meaning besides the plain one.
 
-    `sigs` are the spellings in shorthand, the commonest first; `clinical` is what the less plain hands write; `also`
-    are further wordings that the checker accepts and no hand uses. `#` stands for a number.
+    `sigs` are the spellings in shorthand, the most common first; `clinical` is the wording of the clinical styles;
+    `also` are further wordings that the checker accepts and no style uses. `#` stands for a number.
     """
 
     sigs: tuple[str, ...]
@@ -123,7 +123,7 @@ MAXIMUM_SIGS = ("max", "max", "nte")
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What a dose is counted in: `one` and `many` in full, `short` in brief directions, `sigs` in shorthand."""
+    """The unit of a dose: `one` and `many` in full, `short` in brief directions, `sigs` in shorthand."""
 
     one: str
     many: str

@@ -1,4 +1,4 @@
-"""Invented drug names, pronounceable and none of a real drug, so that copying can be practised without end."""
+"""Invented drug names, pronounceable and unlike every real one, as unlimited training data for copying names."""
 
 from functools import lru_cache
 from random import Random
@@ -18,7 +18,7 @@ def _real() -> frozenset[str]:
 
 
 def invent(random: Random) -> str:
-    """A name of two or three syllables, capitalised like a brand in two of five cases."""
+    """A name of two or three syllables; 40% are capitalised like a brand."""
     while True:
         syllables = [
             random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(random.randint(1, 2))

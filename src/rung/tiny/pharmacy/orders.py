@@ -1,4 +1,4 @@
-"""An order: what a prescriber means, in parts; and a generator of plausible ones."""
+"""Orders, which represent the meaning of a prescription, and a generator of plausible ones."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ HALVES = (("every morning", "at bedtime"), ("every morning", "every evening"), (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One amount and how often it is taken. `duration` such as "10 days" belongs to the part only in a taper."""
+    """One amount and how often it is taken; in a taper, `duration` such as "10 days" applies to this part only."""
 
     amount: str
     frequency: str
@@ -30,10 +30,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be taken. Values are the plain words of the house (`lexicon.py`), amounts are digits ("1 to 2").
+    """The prescribed treatment. Values are the plain words of `lexicon.py`, amounts are digits ("1 to 2").
 
-    `parts` are one or two; `link` is "and" (two amounts a day, one duration for both, kept in the first part) or "then"
-    (one after the other, each with its duration). `maximum` is an amount a day. `advice` is the harmless part.
+    There are one or two `parts`; `link` is "and" (two amounts a day, one duration for both, kept in the first part) or
+    "then" (one after the other, each with its duration). `maximum` is an amount a day. Errors in `advice` are harmless.
     """
 
     drug: str
@@ -69,7 +69,7 @@ def largest(amount: str) -> float:
 
 
 def draw_order(random: Random, split: str, name: str | None = None) -> Order:
-    """One plausible order for a drug of `split`; with `name`, that drug is called so."""
+    """Draws a plausible order for a drug of `split`; `name`, if given, replaces the name of the drug."""
     table, cumulative = families(), _cumulative()
     while True:
         family = random.choices(table, cum_weights=cumulative)[0]
@@ -118,7 +118,7 @@ def _parts(random: Random, family: Family) -> tuple[tuple[Part, ...], str | None
 
 
 def _plausible(order: Order, drug: Drug) -> bool:
-    """True where a day stays within the drug's limit and the maximum, if any, is at least two doses and binds."""
+    """Whether a day's amount is within the drug's limit, and a maximum is at least two doses and can be reached."""
     times = TIMES_A_DAY[order.parts[0].frequency]
     if order.link == "and":
         day = sum(largest(part.amount) for part in order.parts)

@@ -1,4 +1,4 @@
-"""Preferences: the same content in a better style, and now and then a near-miss with one dangerous change."""
+"""Preference pairs: the rejected side has the same content in a worse style, or one dangerous change (near-miss)."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -24,11 +24,12 @@ CONFUSED_ROUTES = (
 
 
 def draw_pair(order: Order, random: Random) -> tuple[str, str]:
-    """The preferred and the other direction of `order`.
+    """The chosen and the rejected direction of `order`.
 
-    Mostly one hand's text and its edit toward the house style, in which ways of that hand may be left (`SLIP`): so the
-    house's ways are what every pair prefers, but not what most preferred texts show. The rest is a near-miss: one
-    dangerous component changed, in the style of the preferred text or of the unedited hand.
+    Usually the rejected text is in another style, and the chosen one is its edit toward the house style, which may keep
+    parts of the other style (`SLIP`): every pair prefers the house style, but most chosen texts are not fully in it.
+    Otherwise the rejected text is a near-miss: it has one dangerous change, in the style of the chosen or of the
+    unedited text.
     """
     hand = random.choice(OTHER_HANDS)
     edited = toward_house(hand, SLIP, random)
@@ -41,7 +42,7 @@ def draw_pair(order: Order, random: Random) -> tuple[str, str]:
 
 
 def draw_near_miss(order: Order, random: Random) -> Order:
-    """`order` with one component changed, dropped or added that makes following it dangerous."""
+    """`order` with one dangerous change: a component is changed, dropped or added."""
     changes = [change for change in NEAR_MISSES.values() if change(order, random) is not None]
     missed = random.choice(changes)(order, random)
     assert missed is not None

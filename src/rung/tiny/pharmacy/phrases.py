@@ -1,4 +1,4 @@
-"""Finds the phrases of a text that mean something in a direction, by any hand, with what they mean."""
+"""Finds the phrases of a text that have a meaning in a direction, in any writing style, and returns their meanings."""
 
 import re
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ _VALUES = {word: str(number) for number, word in NUMBER_WORDS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """Words of a text that mean something: of which kind, and what ("frequency", "2 times a day").
+    """`count` words of a text with one meaning, as its kind and value ("frequency", "2 times a day").
 
-    Kind "name" is a run of words that no phrase covers, "mark" is punctuation, "filler" carries no meaning.
+    Kind "name" is a run of words that no phrase covers, "mark" is punctuation, "filler" has no meaning.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Phrase:
 
 
 def scan(text: str) -> list[Phrase] | None:
-    """The phrases of `text` in order; None where a character is none that a direction has.
+    """The phrases of `text` in order; None where it is too long or has a character that no direction has.
 
     >>> [(phrase.kind, phrase.value) for phrase in scan("Take 1 tab of xyz twice daily")]
     [('verb', 'take'), ('dose', '1|tablet'), ('filler', 'of'), ('name', 'xyz'), ('frequency', '2 times a day')]
@@ -61,7 +61,7 @@ def scan(text: str) -> list[Phrase] | None:
 
 
 def _words(text: str) -> list[str] | None:
-    """The words of a lower-case text, numbers in digits; None where a character belongs to none."""
+    """The words of a lower-case text, numbers in digits; None where a character belongs to no word."""
     words: list[str] = _WORD.findall(text)
     if len("".join(words)) != len("".join(text.split())):
         return None
@@ -107,7 +107,7 @@ def _single(word: str) -> Phrase:
 
 
 def _phrase(words: list[str], shape: list[str], at: int) -> Phrase | None:
-    """The longest phrase that starts at `at`; one with its very numbers goes before one with any number."""
+    """The longest phrase that starts at `at`; one with the same numbers takes precedence over one with `#`."""
     table, lengths = _patterns()
     for length in lengths.get(shape[at], ()):
         end = at + length
@@ -120,7 +120,7 @@ def _phrase(words: list[str], shape: list[str], at: int) -> Phrase | None:
 
 @lru_cache(maxsize=1)
 def _patterns() -> tuple[dict[tuple[str, ...], tuple[str, str]], dict[str, list[int]]]:
-    """Kind and value of every phrase by its words, `#` for any number; and by first word the lengths, longest first."""
+    """Kind and value of every phrase by its words (`#` is any number), and lengths by first word, longest first."""
     table: dict[tuple[str, ...], tuple[str, str]] = {}
     lengths: dict[str, set[int]] = {}
     for kind, wording, value in _wordings():
@@ -153,7 +153,7 @@ def _wordings() -> list[tuple[str, str, str]]:
 
 
 def _counts() -> list[tuple[str, str, str]]:
-    """Doses and maxima: a number of some unit, in full or short."""
+    """Wordings of doses and maxima: a number with a unit, in full or short."""
     found = [("dose", "a thin layer", "1|thin layer")]
     for name, unit in UNITS.items():
         for counted in {unit.one, unit.many, *unit.short}:

@@ -1,6 +1,6 @@
-"""Reads a direction as a whole, whatever its wording and mostly in any order.
+"""Reads a whole direction, in any wording and mostly in any order.
 
-Reading is strict where leniency could be exploited: one drug, every component said once, nothing left over.
+Reading is strict where leniency could be exploited: one drug, every component at most once, no words left over.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ MAX_NAME_WORDS = 3
 
 @dataclass(slots=True)
 class Dose:
-    """One amount with what belongs to it in the text; `days` is the duration in days."""
+    """One amount with its unit and frequency in the text; `days` is the duration in days."""
 
     amount: str | None = None
     unit: str | None = None
@@ -23,7 +23,7 @@ class Dose:
 
 @dataclass(slots=True)
 class Reading:
-    """What a direction says; None where it does not say."""
+    """The content of a direction; None for each component that it does not state."""
 
     drug: str | None = None
     strength: str | None = None
@@ -49,7 +49,7 @@ def days(duration: str) -> int:
 
 
 def read(text: str) -> Reading | None:
-    """What `text` says, or None where it is no single, unambiguous direction.
+    """The content of `text`, or None where it is not a single, unambiguous direction.
 
     >>> read("Take 1 tablet of xyz 5 mg by mouth once a day.").drug
     'xyz'
@@ -68,37 +68,37 @@ def read(text: str) -> Reading | None:
                 return None
             reading.link = phrase.value
             reading.doses.append(Dose())
-        elif not _note(reading, phrase):
+        elif not _store(reading, phrase):
             return None
-    said = (reading.drug, reading.doses[0].amount, reading.doses[0].frequency)
-    return reading if sum(value is not None for value in said) >= 2 else None
+    core = (reading.drug, reading.doses[0].amount, reading.doses[0].frequency)
+    return reading if sum(value is not None for value in core) >= 2 else None
 
 
-def _note(reading: Reading, phrase: Phrase) -> bool:
-    """Write `phrase` into `reading`; False where its place is taken or it has none."""
+def _store(reading: Reading, phrase: Phrase) -> bool:
+    """Stores `phrase` in `reading`; False where its field is already set, or there is no field for it."""
     dose = reading.doses[-1]
     match phrase.kind:
         case "name":
-            return phrase.count <= MAX_NAME_WORDS and _once(reading, "drug", phrase.value)
+            return phrase.count <= MAX_NAME_WORDS and _set_once(reading, "drug", phrase.value)
         case "dose":
             amount, unit = phrase.value.split("|")
-            return _once(dose, "amount", amount) and _once(dose, "unit", unit)
+            return _set_once(dose, "amount", amount) and _set_once(dose, "unit", unit)
         case "maximum":
             amount, unit = phrase.value.split("|")
-            return _once(reading, "maximum", amount) and _once(reading, "maximum_unit", unit)
+            return _set_once(reading, "maximum", amount) and _set_once(reading, "maximum_unit", unit)
         case "duration":
-            return _once(reading.doses[0] if reading.link == "and" else dose, "days", days(phrase.value))
+            return _set_once(reading.doses[0] if reading.link == "and" else dose, "days", days(phrase.value))
         case "frequency":
-            return _once(dose, "frequency", phrase.value)
+            return _set_once(dose, "frequency", phrase.value)
         case "verb" if reading.link is not None:
             return dose.amount is None
         case "stray":
             return False
         case kind:
-            return _once(reading, kind, phrase.value)
+            return _set_once(reading, kind, phrase.value)
 
 
-def _once(record: Reading | Dose, name: str, value: str | int) -> bool:
+def _set_once(record: Reading | Dose, name: str, value: str | int) -> bool:
     if getattr(record, name) is not None:
         return False
     setattr(record, name, value)
@@ -106,13 +106,13 @@ def _once(record: Reading | Dose, name: str, value: str | int) -> bool:
 
 
 def _opens_dose(phrases: list[Phrase]) -> bool:
-    """True where a dose follows at once, a verb or filler aside."""
-    rest = [phrase.kind for phrase in phrases[:3] if phrase.kind not in ("verb", "filler")]
-    return rest[:1] == ["dose"]
+    """Whether the next phrase is a dose, ignoring a verb or filler before it."""
+    kinds = [phrase.kind for phrase in phrases[:3] if phrase.kind not in ("verb", "filler")]
+    return kinds[:1] == ["dose"]
 
 
 def _punctuated(phrases: list[Phrase]) -> bool:
-    """True where no mark opens the text or follows another, and at most two periods are in it."""
+    """Whether no mark begins the text or follows another mark, and there are at most two periods."""
     kinds = [phrase.kind for phrase in phrases]
     doubled = any(a == b == "mark" for a, b in pairwise(kinds))
     periods = sum(phrase.kind == "mark" and phrase.value == "." for phrase in phrases)

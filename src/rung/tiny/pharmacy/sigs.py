@@ -1,4 +1,4 @@
-"""From an order to the shorthand that a prescriber writes, with its variants and misspellings."""
+"""Writes an order in a prescriber's shorthand (a sig), with variants and misspellings."""
 
 import re
 from random import Random
@@ -20,7 +20,7 @@ _LONG_WORD = re.compile(r"[a-z]{5,}")
 
 
 def sig(order: Order, random: Random) -> str:
-    """One way to write `order`; drug names and numbers are never misspelt.
+    """One random sig of `order`; drug names and numbers are never misspelt.
 
     >>> from rung.tiny.pharmacy.orders import Order, Part
     >>> order = Order("metformin", "500 mg", "tablet", "by mouth", (Part("1", "2 times a day", "10 days"),))

@@ -1,4 +1,4 @@
-"""How far a text keeps the house style, rule by rule; what it says may be right or wrong."""
+"""How far a text follows the house style, rule by rule, whether its content is right or wrong."""
 
 import re
 from functools import lru_cache
@@ -15,10 +15,10 @@ _WORD = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*|\d+")
 
 
 def style_rules(text: str) -> dict[str, float]:
-    """Each rule of the house for `text`, 1 where it is kept and 0 where it is broken.
+    """Each rule of the house style for `text`: 1 where it is followed, 0 where it is broken.
 
-    opening: a plain verb, then the amount; numbers: digits, no number words; terms: plain words, no jargon; units: none
-    shortened; manner: no filler; order: components in the house's order; ending: one period, at the end.
+    opening: a plain verb, then the amount; numbers: digits, no number words; terms: plain words, no jargon; units: not
+    shortened; manner: no filler; order: components in the order of ORDER; ending: one period, at the end.
 
     >>> style_rules("xyz: take one tab orally twice daily")["order"]
     0.0
@@ -37,10 +37,10 @@ def style_rules(text: str) -> dict[str, float]:
 
 
 def house_style(text: str) -> float:
-    """The share of the house's rules that `text` keeps, in [0, 1], scaled by how much of a direction it is.
+    """The share of the house-style rules that `text` follows, in [0, 1], scaled by its completeness.
 
-    A text without a dose, a route and a frequency loses a third for each, so that breaking no rule by saying nothing
-    scores 0.
+    A missing dose, route or frequency costs a third each, so that a text without content, which breaks no rule, scores
+    0.
 
     >>> house_style("Take 1 tablet of xyz 5 mg by mouth 2 times a day.")
     1.0
@@ -57,8 +57,8 @@ _SHORT = frozenset(word for unit in UNITS.values() for word in unit.short if wor
 
 
 def _opens(text: str) -> bool:
-    first, _, rest = text.partition(" ")
-    return first.lower() in VERBS and first.istitle() and _OPENING.match(rest) is not None
+    first, _, remainder = text.partition(" ")
+    return first.lower() in VERBS and first.istitle() and _OPENING.match(remainder) is not None
 
 
 def _ordered(phrases: list[Phrase]) -> bool:
@@ -71,7 +71,7 @@ def _ordered(phrases: list[Phrase]) -> bool:
 
 @lru_cache(maxsize=1)
 def _jargon() -> frozenset[str]:
-    """The words of the clinical terms and of the shorthand that no plain wording has."""
+    """The words of the clinical terms and of the shorthand that occur in no plain wording."""
     tables = (ROUTES, FREQUENCIES, ADVICE, REASONS)
     plain = {word for table in tables for key in table for word in key.split()} | set(PRN_PLAIN.split())
     units = {word for unit in UNITS.values() for word in f"{unit.one} {unit.many}".split()}

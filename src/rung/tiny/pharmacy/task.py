@@ -18,7 +18,7 @@ Case = tuple[str, Order]
 
 @lru_cache(maxsize=8)
 def cases(seed: int) -> dict[str, tuple[Case, ...]]:
-    """The sigs and orders of every split; no sig is written twice, within a split or between them."""
+    """The sigs and orders of every split; no sig occurs twice, within a split or across splits."""
     seen: set[str] = set()
     return {name: tuple(_draw(name, size, seed, seen)) for name, size in SIZES.items()}
 
@@ -46,7 +46,7 @@ def _assistant(text: str) -> list[dict[str, str]]:
 
 
 def sft(seed: int) -> list[dict[str, Any]]:
-    """500 labelled sigs, each by one of several hands."""
+    """500 labelled sigs, each with a direction in one of several writing styles."""
     random = Random(f"pharmacy/labels/{seed}")
     hands = random.choices(list(HANDS), k=SIZES["sft"])
     return [
@@ -61,7 +61,7 @@ def sft(seed: int) -> list[dict[str, Any]]:
 
 
 def pairs(seed: int) -> list[dict[str, Any]]:
-    """A preference about each of the sigs of `sft`."""
+    """A preference pair for each sig of `sft`."""
     random = Random(f"pharmacy/pairs/{seed}")
     rows = []
     for text, order in cases(seed)["sft"]:
@@ -78,7 +78,7 @@ def pairs(seed: int) -> list[dict[str, Any]]:
 
 
 def sft_and_chosen(seed: int) -> list[dict[str, Any]]:
-    """The rows of `sft`, then the preferred texts of `pairs` as labels: what DPO is compared with."""
+    """The rows of `sft`, then the chosen texts of `pairs` as completions: the SFT baseline for DPO."""
     chosen = [
         {"prompt": r["prompt"], "completion": r["chosen"], "order": r["order"], "hand": None} for r in pairs(seed)
     ]
@@ -91,12 +91,12 @@ def prompts(seed: int) -> list[dict[str, Any]]:
 
 
 def validation(seed: int) -> list[dict[str, Any]]:
-    """600 sigs of drugs that occur nowhere else, with the house's direction as `answer`."""
+    """600 sigs of drugs that occur in no other split, with the direction in house style as `answer`."""
     return _judged("validation", seed)
 
 
 def test(seed: int) -> list[dict[str, Any]]:
-    """600 sigs of further drugs that occur nowhere else, with the house's direction as `answer`."""
+    """600 sigs of further drugs that occur in no other split, with the direction in house style as `answer`."""
     return _judged("test", seed)
 
 
