@@ -1,4 +1,4 @@
-"""rung: preference alignment and RL post-training, one rung at a time."""
+"""rung: preference alignment and RL post-training in stages, each decided by a gate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if _here.parent.name == "src":  # a checkout: algorithms/, rewards/ and configs/
 
 
 def __getattr__(name: str) -> object:
-    """`run` and `train` load on first use, so that `import rung` stays light."""
+    """Imports `run` and `train` on first use, so that `import rung` is fast."""
     if name in ("run", "train"):
         return getattr(import_module("rung.api"), name)
     raise AttributeError(f"module 'rung' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m rung`: the command."""
+"""`python -m rung`: runs the command line."""
 
 from rung.cli.main import main
 

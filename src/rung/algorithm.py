@@ -1,4 +1,4 @@
-"""What an algorithm is: a frozen config whose `loss` is a method. The engine knows nothing else about it."""
+"""The base class of algorithms: frozen settings with a `loss` method and the hooks that the engine calls."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ RENAMED_HOOKS = {
 
 
 class ForwardPasses(Protocol):
-    """What `prepare` may ask of the policy: outputs without a gradient, all (N, T) unless told otherwise."""
+    """The forward passes that `prepare` may run: outputs without a gradient, (N, T) unless stated otherwise."""
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that prepare their shares of the same step."""
+        """The ranks that prepare their shares of the same step."""
         ...
 
     def logps(self, batch: Batch) -> Tensor:
-        """Log-probs under the live weights, in nats; 0 where nothing is trained."""
+        """Log-probs under the current weights, in nats; 0 at tokens that are not trained."""
         ...
 
     def reference_logps(self, batch: Batch) -> Tensor:
-        """Log-probs under the reference, in nats; 0 where nothing is trained."""
+        """Log-probs under the reference model, in nats; 0 at tokens that are not trained."""
         ...
 
     def readout(self, batch: Batch, readout: Readout) -> Tensor:
-        """A readout of the live weights' logits; 0 where nothing is trained."""
+        """A readout of the logits under the current weights; 0 at tokens that are not trained."""
         ...
 
     def values(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -62,18 +62,18 @@ class ForwardPasses(Protocol):
 
 
 class Algorithm(BaseModel):
-    """The base of every algorithm: a subclass sets `name` and writes `data_kind`, `terms` and `loss`.
+    """The base of every algorithm: a subclass sets `name` and implements `data_kind`, `terms` and `loss`.
 
-    `name`             the word in a config.
-    `keep_together`    what a part of a step never cuts: a `row`, or a `group` where the loss couples the rows of one.
-    `group_size`       how many answers a prompt of `pairs` must have; None allows any number from two on.
-    `least_batch_size` the fewest examples of a step for which the loss is defined.
+    `name`             the name in a config.
+    `keep_together`    what is never split between parts of a step: a `row`, or a `group` whose rows the loss couples.
+    `group_size`       the number of completions per prompt in `pairs` data; None allows two or more.
+    `least_batch_size` the smallest number of examples per step for which the loss is defined.
     `reads_logps`      False where `loss` reads neither log-probs nor readouts: the LM head is then not computed.
-    `reads_rewards`    False where sampled completions are trained on whatever their reward: rewards are then optional,
+    `reads_rewards`    False where the loss on sampled completions does not depend on rewards, which are then optional
                        and only logged.
 
-    Class defaults hold the objective of the paper. A variant is a subclass with other defaults and a name of its own.
-    A hook is a method, so that a setting may decide what it returns.
+    The defaults of the fields are the objective of the paper. A variant is a subclass with other defaults and its own
+    name. Hooks are methods, so that what they return can depend on settings.
     """
 
     model_config = ConfigDict(
@@ -99,68 +99,68 @@ class Algorithm(BaseModel):
                 raise TypeError(f"{cls.__name__}: `{hook}` is a method: write `def {hook}(self): return ...`")
 
     def data_kind(self) -> DataKind | None:
-        """What it learns from; None trains nothing.
+        """The kind of data that it trains on; None where it trains nothing.
 
-        `text` is imitated, `pairs` are compared, `unpaired` answers are labelled good or bad, `prompts` are sampled
-        from.
+        `text` has completions to imitate, `pairs` completions in order of preference, `unpaired` completions labelled
+        good or bad, and `prompts` prompts to sample completions for.
         """
         return None
 
     def needs(self) -> frozenset[Need]:
-        """What the engine must bring besides the data.
+        """What the engine must provide besides the data.
 
-        `reference`, `old_logps`, `values`: what `prepare` computes. `teacher`: a second model in the forward pass.
-        `score_head`: a head on the last token. `sampled_logps`: the sampler's own log-probs in `Batch.extras`.
-        `separate_rewards`: each reward by itself in `Batch.separate_rewards`.
+        `reference`, `old_logps`, `values`: outputs that `prepare` computes. `teacher`: a second model in the forward
+        pass. `score_head`: a scalar head at the last token. `sampled_logps`: the sampler's own log-probs in
+        `Batch.extras`. `separate_rewards`: the individual rewards in `Batch.separate_rewards`.
         """
         return frozenset()
 
     def terms(self) -> Mapping[str, Denominator]:
-        """The sums that `loss` returns by name, and what each is divided by over the whole optimizer step."""
+        """The names of the sums that `loss` returns, with the denominator of each over the whole optimizer step."""
         return {}
 
     def readouts(self) -> Mapping[str, Readout]:
-        """Pure functions of a chunk of logits (n, V) -> (n,) by name; `loss` reads them from `Outputs.readouts`."""
+        """Pure functions of a chunk of logits, (n, V) -> (n,), by name; `loss` reads their results from `Outputs`."""
         return {}
 
     def teacher_readouts(self) -> Mapping[str, TeacherReadout]:
-        """The same of the policy's logits and the teacher's, both (n, V); the teacher's have no gradient."""
+        """As `readouts`, of the policy's logits and the teacher's, both (n, V); the teacher's have no gradient."""
         return {}
 
     def makes_policy(self) -> bool:
-        """Whether the trained model answers prompts; one with a score head judges answers instead."""
+        """Whether the trained model is a policy; with a score head it is a reward model."""
         return "score_head" not in self.needs()
 
     def unused_settings(self) -> Mapping[str, str]:
-        """Settings that have no effect beside the others, each with the reason; setting one of them is an error."""
+        """Settings that have no effect given the other settings, each with the reason; setting one is an error."""
         return {}
 
     def check_settings(self) -> None:
-        """Raises ConfigError for settings that are valid and that no stage should be trained with."""
+        """Raises ConfigError for settings that are in range but that no stage should be trained with."""
 
     def samples_per_prompt(self) -> int:
-        """How many completions the engine samples for a prompt."""
+        """The number of completions that are sampled per prompt."""
         return 1
 
     def generation_limit(self) -> int:
-        """How many generation batches one rollout may take until enough groups are kept; 0 = no limit."""
+        """The maximum number of generation batches per rollout until enough groups are kept; 0 = no limit."""
         return 0
 
     def trains_on(self) -> Literal["assistant", "all"]:
-        """Which tokens of a chat are trained: those of the assistant's turns, or all."""
+        """Which tokens of a chat are trained: those of assistant turns, or all."""
         return "assistant"
 
     def notes(self, updates_per_rollout: int) -> list[str]:
-        """What a user should know about these settings before training, one sentence each."""
+        """Notes on these settings, which the user reads before training; one sentence each."""
         return []
 
     def initial_state(self) -> State:
-        """What `credit` carries from rollout to rollout (adaptive coefficients, baselines); JSON values."""
+        """The initial state that `credit` updates at each rollout (adaptive coefficients, baselines); JSON values."""
         return {}
 
     @torch.no_grad()
     def prepare(self, batch: Batch, policy: ForwardPasses) -> Batch:
-        """The whole batch with the outputs named in `needs`, computed once and without a gradient before it is cut."""
+        """The batch with the outputs in `needs`, computed once without a gradient, before it is split into parts."""
         needs = self.needs()
         if "reference" in needs and batch.ref_logps is None:
             batch = replace(batch, ref_logps=policy.reference_logps(batch))
@@ -172,19 +172,19 @@ class Algorithm(BaseModel):
         return batch
 
     def keep_groups(self, rollout: Batch) -> Tensor:
-        """(groups,) bool: which groups of a rollout are trained on; the engine samples others in place of the rest."""
+        """(groups,) bool: which groups of a rollout are trained on; the engine samples new ones for the others."""
         return torch.ones(rollout.num_groups, dtype=torch.bool)
 
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
-        """The whole rollout with advantages (N, T) made of its rewards, before it is cut into updates."""
+        """The rollout with advantages (N, T) from its rewards, before the split into updates, and the new state."""
         return rollout, state
 
     def rollout_metrics(self, rollout: Batch, state: State) -> Metrics:
-        """Metrics of a credited rollout of all ranks, logged with its first update; `credit` was given `state`."""
+        """Metrics of a rollout over all ranks after `credit`, which received `state`; logged with its first update."""
         return {}
 
     def active_rows(self, batch: Batch) -> Tensor:
-        """(N,) bool: rows with a gradient; the others count in the denominators and are not computed."""
+        """(N,) bool: rows with a gradient; the others count in the denominators, but get no forward pass."""
         return torch.ones(batch.num_rows, dtype=torch.bool)
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:

@@ -1,4 +1,4 @@
-"""The Python front: `rung.train` for one stage as a loop of your own, `rung.run` for what the command does."""
+"""The Python API: `rung.train` for one stage in a loop of your own, `rung.run` for a path, as with the command."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def train(
 ) -> Stage:
     """A stage that trains while it is iterated: `for step in rung.train("dpo", model="tiny:base", data="pairs.jsonl")`.
 
-    `model` is a name, a folder, or a loaded model with its tokenizer, which is then trained in place. `data` is what a
-    config calls data, or the rows themselves. `rewards` are names, entries of a config or functions, one or several.
-    `settings` are a stage's keys in a config, such as `learning_rate` or `max_steps`. Nothing is written: log, evaluate
-    and save between steps; the model being trained is `stage.policy.model`. Raises UserError for whatever cannot work,
-    before any training.
+    `model` is a name, a folder, or a loaded model with its tokenizer, which is then trained in place. `data` is an
+    entry as in a config, or a list of rows. `rewards` is one or several names, entries as in a config, or functions.
+    `settings` are keys of a stage in a config, such as `learning_rate` or `max_steps`. No files are written: log,
+    evaluate and save between steps; the model being trained is `stage.policy.model`. Raises UserError for every fault
+    that can be found before training.
     """
     named = model if isinstance(model, str) else "given"
     stage = {
@@ -56,14 +56,14 @@ def train(
     own_critic = config.critic == "start"
     if not isinstance(model, str):
         if own_critic:
-            what = "`critic: start` loads the model again, and it is given in memory"
-            raise ConfigError(what, "give its name or folder")
+            what = "`critic: start` loads the model a second time, but it was passed as an object"
+            raise ConfigError(what, "pass the model's name or folder instead")
         if config.adapter is not None and config.adapter.load_in_4bit:
-            what = "`load_in_4bit` loads the model again to merge into it, and it is given in memory"
-            raise ConfigError(what, "give its name or folder")
+            what = "`load_in_4bit` loads the model again to merge the adapter, but it was passed as an object"
+            raise ConfigError(what, "pass the model's name or folder instead")
     made = algorithm if isinstance(algorithm, Algorithm) else make_algorithm(config.algorithm, path.base)
     if made.data_kind() is None:
-        raise ConfigError(f"algorithm `{made.name}` trains nothing", "take one that trains, or call `rung.run`")
+        raise ConfigError(f"algorithm `{made.name}` trains nothing", "use an algorithm that trains, or call `rung.run`")
     check_requirements(made, config)
     rows = None if isinstance(data, str | Mapping) else data
     return build_stage(
@@ -78,13 +78,13 @@ def train(
 
 
 def _several(rewards: RewardSource | Iterable[RewardSource]) -> tuple[RewardSource, ...]:
-    """One reward, or several, as a tuple; a name is one, not its letters."""
+    """One or several rewards as a tuple; a string is the name of one reward."""
     alone = isinstance(rewards, str | Mapping) or callable(rewards)
     return (cast(RewardSource, rewards),) if alone else tuple(cast("Iterable[RewardSource]", rewards))
 
 
 def run(config: str | Path, *overrides: str, new: bool = False, fully_shard: bool = False) -> Run:
-    """What `rung run CONFIG OVERRIDE ...` does: every stage, gates, lineage and report. Raises UserError."""
+    """Runs a path as `rung run CONFIG OVERRIDE ...` does: stages, gates, lineage and report. Raises UserError."""
     from rung.pipeline.runner import run_path
 
     return run_path(load_config(config, overrides), new=new, fully_shard=fully_shard)

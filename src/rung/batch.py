@@ -1,8 +1,8 @@
-"""The records that flow: prompts and completions, what the policy says of them, and a loss as sums.
+"""The records of the training loop: prompts and completions, the policy's outputs on them, and a loss as sums.
 
 Letters: P distinct prompts, S prompt width, N completions (rows), T completion width.
-**Column t of every (N, T) tensor speaks of completion token t**: its log-prob, the value of the state before it,
-its advantage. Column 0 is the first completion token; the prompt's last position predicts it, and it is trained.
+**Column t of every (N, T) tensor is about completion token t**: its log-prob, the value of the state before it,
+its advantage. Column 0 is the first completion token, which is predicted at the prompt's last position and is trained.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ _REWARD = "reward/"  # prefix of the extras that hold one reward each
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Prompts once each and N completions; masks are true where something takes part.
+    """P distinct prompts and N completions; masks are true where a token takes part.
 
-    Rows of a group are adjacent, a preference pair in order of preference (chosen first); groups of a prompt are
-    adjacent. A group is what a loss couples: one row for SFT, two for a pair, K samples for the GRPO family. One
+    Rows of a group are adjacent, those of a preference pair with the chosen one first; groups of a prompt are adjacent.
+    A group is the set of rows that a loss couples: one row for SFT, two for a pair, K samples for the GRPO family. One
     prompt may have several groups. `completion_mask` marks real tokens (attended), `loss_mask` the trained ones:
-    tool output and user turns inside a completion are attended and not trained.
+    tool output and user turns inside a completion are attended but not trained.
     """
 
     prompt_ids: Tensor  # (P, S) int64, left-padded
     prompt_mask: Tensor  # (P, S) bool
-    prompt_of: Tensor  # (N,) int64, non-decreasing: which prompt a row answers
-    group_of: Tensor  # (N,) int64, non-decreasing: which group a row belongs to
+    prompt_of: Tensor  # (N,) int64, non-decreasing: the prompt of each row
+    group_of: Tensor  # (N,) int64, non-decreasing: the group of each row
     completion_ids: Tensor  # (N, T) int64, right-padded
     completion_mask: Tensor  # (N, T) bool
     loss_mask: Tensor  # (N, T) bool, within completion_mask
-    row_ids: tuple[str, ...]  # (N,) where each row came from, for messages to the user
+    row_ids: tuple[str, ...]  # (N,) the source of each row, for messages to the user
     prompt_inputs: Mapping[str, Tensor] = field(default_factory=dict)  # reserved for images
     max_completion_length: int = 0  # the sampler's limit in tokens; 0 for a data set
-    truncated: Tensor | None = None  # (N,) bool: ended by that limit
+    truncated: Tensor | None = None  # (N,) bool: cut off at that limit
     rewards: Tensor | None = None  # (N,) float, NaN where unscored
     task_rewards: Tensor | None = None  # (N,) float, before shaping; NaN where unscored
     advantages: Tensor | None = None  # (N, T)
-    old_logps: Tensor | None = None  # (N, T) under the weights that sampled
+    old_logps: Tensor | None = None  # (N, T) under the weights that sampled the rollout
     ref_logps: Tensor | None = None  # (N, T)
     values: Tensor | None = None  # (N, T)
     end_values: Tensor | None = None  # (N,) of the state after the last attended token
     returns: Tensor | None = None  # (N, T)
-    reward_weights: Mapping[str, float] = field(default_factory=dict)  # of `separate_rewards`, by reward
-    extras: Mapping[str, Tensor] = field(default_factory=dict)  # (N,) or (N, T), for algorithms by name
+    reward_weights: Mapping[str, float] = field(default_factory=dict)  # of `separate_rewards`, by name
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # (N,) or (N, T) tensors of an algorithm, by name
 
     @property
     def num_rows(self) -> int:
@@ -69,18 +69,18 @@ class Batch:
 
     @property
     def num_groups(self) -> int:
-        """How many groups the rows form."""
+        """The number of groups."""
         return len(self.group_of.unique_consecutive())
 
     @property
     def lengths(self) -> Tensor:
-        """(N,) attended completion tokens of each row."""
+        """(N,) number of attended completion tokens of each row."""
         return self.completion_mask.sum(1)
 
     def select(self, rows: Tensor) -> Batch:
-        """The rows given by indices (n,) or a mask (N,), prompts and groups renumbered and widths trimmed.
+        """The batch of the rows at indices (n,) or a mask (N,); prompts and groups are renumbered, widths trimmed.
 
-        Adjacency must survive: indices of one group stay together.
+        The indices must keep the rows of a group adjacent.
         """
         rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
         prompts, prompt_of = self.prompt_of[rows].unique_consecutive(return_inverse=True)
@@ -103,16 +103,16 @@ class Batch:
         )
 
     def replace_extras(self, **tensors: Tensor) -> Batch:
-        """The batch with more tensors of an algorithm's own, each (N,) or (N, T)."""
+        """The batch with additional tensors of an algorithm in `extras`, each (N,) or (N, T)."""
         return replace(self, extras={**self.extras, **tensors})
 
     @property
     def separate_rewards(self) -> dict[str, Tensor]:
-        """(N,) each reward by itself, NaN where it or its row is unscored; empty unless the algorithm needs them."""
+        """Each reward (N,) by name, NaN where it or its row is unscored; empty unless the algorithm needs them."""
         return {name.removeprefix(_REWARD): one for name, one in self.extras.items() if name.startswith(_REWARD)}
 
     def with_separate_rewards(self, rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -> Batch:
-        """The batch with each reward (N,) by itself, and the weights that their sum has."""
+        """The batch with each individual reward (N,), and the weights of their sum."""
         extras = {f"{_REWARD}{name}": one for name, one in rewards.items()}
         return replace(self, reward_weights=dict(weights), extras={**self.extras, **extras})
 
@@ -139,13 +139,13 @@ _NOT_BY_ROW = frozenset(
 
 
 def concat(batches: Sequence[Batch]) -> Batch:
-    """One batch out of several that carry the same fields; widths are padded to the widest, groups stay whole.
+    """Concatenates batches that have the same fields; widths are padded to the widest, groups stay whole.
 
-    Prompts are kept once per batch that brought them: equal prompts of two batches stay two.
+    Prompts are not merged across batches: equal prompts of two batches stay two.
     """
     first = batches[0]
     names = first._row_tensors()
-    assert all(batch._row_tensors().keys() == names.keys() for batch in batches), "batches carry different fields"
+    assert all(batch._row_tensors().keys() == names.keys() for batch in batches), "batches have different fields"
     width = max(batch.completion_ids.shape[1] for batch in batches)
     prompt_width = max(batch.prompt_ids.shape[1] for batch in batches)
 
@@ -174,17 +174,17 @@ def concat(batches: Sequence[Batch]) -> Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """What the policy says of a part: 0 wherever `loss_mask` is false."""
+    """The outputs of the policy on a part of a step; 0 where `loss_mask` is false."""
 
     logps: Tensor  # (N, T) nats, at the sampling temperature; NaN where the algorithm does not read them
-    readouts: Mapping[str, Tensor] = field(default_factory=dict)  # (N, T) each, as the algorithm named them
+    readouts: Mapping[str, Tensor] = field(default_factory=dict)  # (N, T) each, by the names of the algorithm
     values: Tensor | None = None  # (N, T) value of the state before token t
-    scores: Tensor | None = None  # (N,) of the score head, at the last attended token
+    scores: Tensor | None = None  # (N,) output of the score head at the last attended token
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A loss as named sums over the part; each is divided by a denominator counted over the whole step."""
+    """A loss as named sums over a part; each is divided by a denominator that is counted over the whole step."""
 
     terms: Mapping[str, Tensor]  # scalars
     metrics: Metrics = field(default_factory=dict)
@@ -199,7 +199,7 @@ class Loss:
 def count_denominators(terms: Mapping[str, Denominator], batch: Batch) -> dict[str, Tensor]:
     """The denominator of each term over a batch, from masks alone: float64 scalars, to be summed over ranks.
 
-    A number is a constant and the same on every rank; a function of the batch counts what the words cannot say.
+    A number is a constant, the same on every rank; a function of the batch computes any other denominator.
     """
     counted = {
         "tokens": lambda: batch.loss_mask.sum(),
@@ -217,7 +217,7 @@ def count_denominators(terms: Mapping[str, Denominator], batch: Batch) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer: its ids (EOS included where it was drawn), their log-probs and why it ended."""
+    """One sampled completion: its ids (including EOS if it was sampled), their log-probs and why it ended."""
 
     ids: tuple[int, ...]
     logps: tuple[float, ...]
@@ -225,7 +225,7 @@ class Completion:
 
 
 def placeholder(device: torch.device) -> Batch:
-    """One prompt of one token with an answer of one, where `device` says."""
+    """A batch on `device` with one prompt of one token and one completion of one token."""
     one, number = torch.ones((1, 1), dtype=torch.bool), torch.zeros(1, dtype=torch.long)
     empty = Batch(
         prompt_ids=number[None],

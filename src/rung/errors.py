@@ -1,4 +1,4 @@
-"""What a user did wrong, in two lines: what it is (file, row, key) and what to do."""
+"""Errors for users, in two lines: what is wrong (file, row, key) and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class UserError(ValueError):
-    """A mistake in something that a user wrote; the command prints it in two lines and exits with 2.
+    """A mistake in a user's input; the command prints it in two lines and exits with 2.
 
     >>> print(UserError("data.jsonl, row 7: `prompt` is empty", "fill it, or set `on_bad_row: skip`"))
     data.jsonl, row 7: `prompt` is empty
@@ -36,7 +36,7 @@ class RewardError(UserError):
 
 
 class SamplingError(UserError):
-    """Sampling that cannot go on, such as prompts that never give a group worth training on."""
+    """Sampling that cannot continue, such as prompts that never yield a group to train on."""
 
 
 class CheckpointError(UserError):
@@ -45,7 +45,7 @@ class CheckpointError(UserError):
 
 @contextmanager
 def error_context(place: str) -> Iterator[None]:
-    """UserErrors from inside with their place in front: the stage, the key or the file that they are about.
+    """Prefixes UserErrors raised inside with a place: the stage, the key or the file that they are about.
 
     >>> with error_context("stage `sft`"):
     ...     raise ConfigError("`beta` is -1", "make it positive")

@@ -1,4 +1,4 @@
-"""Metrics that carry their own denominators, so that parts and ranks add up to the whole."""
+"""Metrics with their own denominators, so that those of parts and ranks can be merged without error."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean over `count` things (tokens, rows or groups), kept as its sum."""
+    """A mean over `count` items (tokens, rows or groups), stored as their sum."""
 
     total: float
     count: float
 
     def merge(self, other: Mean) -> Mean:
-        """The mean over both sets of things."""
+        """The mean over the items of both."""
         return Mean(self.total + other.total, self.count + other.count)
 
     def value(self) -> float | None:
@@ -28,18 +28,18 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Std:
-    """A spread (Bessel-corrected) over `count` things, kept as their sum and their sum of squares."""
+    """A standard deviation (Bessel-corrected) over `count` items, stored as their sum and their sum of squares."""
 
     total: float
     squares: float
     count: float
 
     def merge(self, other: Std) -> Std:
-        """The spread over both sets of things."""
+        """The standard deviation over the items of both."""
         return Std(self.total + other.total, self.squares + other.squares, self.count + other.count)
 
     def value(self) -> float | None:
-        """The standard deviation; None of fewer than two things."""
+        """The standard deviation; None for fewer than two items."""
         if self.count < 2:
             return None
         return math.sqrt(max(self.squares - self.total**2 / self.count, 0.0) / (self.count - 1))
@@ -47,7 +47,7 @@ class Std:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """A count or amount that adds up."""
+    """A count or an amount, which is added over parts and ranks."""
 
     total: float
 
@@ -62,7 +62,7 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Max:
-    """The largest of some things; None where there were none."""
+    """The largest of several values; None where there are none."""
 
     largest: float | None
 
@@ -77,7 +77,7 @@ class Max:
 
 @dataclass(frozen=True, slots=True)
 class Min:
-    """The smallest of some things; None where there were none."""
+    """The smallest of several values; None where there are none."""
 
     smallest: float | None
 
@@ -92,18 +92,18 @@ class Min:
 
 @dataclass(frozen=True, slots=True)
 class Quantile:
-    """The q-quantile (nearest rank) of some things, which are all kept until it is read."""
+    """The q-quantile (nearest rank) of several values, which are all stored."""
 
     values: tuple[float, ...]
     q: float
 
     def merge(self, other: Quantile) -> Quantile:
-        """The same quantile of both sets of things."""
+        """The same quantile over the values of both."""
         assert self.q == other.q, "quantiles of one metric share q"
         return Quantile(self.values + other.values, self.q)
 
     def value(self) -> float | None:
-        """The quantile; None where there was nothing."""
+        """The quantile; None where there are no values."""
         if not self.values:
             return None
         ordered = sorted(self.values)
@@ -129,19 +129,19 @@ def std_of(values: Tensor) -> Std:
 
 
 def merge(many: Iterable[Metrics]) -> dict[str, Metric]:
-    """One mapping out of several (parts, steps or ranks); a name present in some is merged over those."""
+    """Merges the metrics of several parts, steps or ranks; each name is merged over the mappings that have it."""
     merged: dict[str, Metric] = {}
     for metrics in many:
         for name, metric in metrics.items():
             if name in merged:
-                assert type(merged[name]) is type(metric), f"metric {name} changes its kind"
+                assert type(merged[name]) is type(metric), f"metric {name} changes its type"
                 metric = merged[name].merge(metric)  # type: ignore[arg-type]
             merged[name] = metric
     return merged
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """The readable numbers; a metric over nothing is left out."""
+    """The value of each metric by name; metrics without items are left out."""
     read = {name: metric.value() for name, metric in metrics.items()}
     return {name: value for name, value in read.items() if value is not None}
 

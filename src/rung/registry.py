@@ -1,7 +1,7 @@
-"""What a name in a config stands for: a registered object, `pkg.module:attribute`, or `./file.py:attribute`.
+"""Resolves a name in a config to an object: a registered one, `pkg.module:attribute`, or `./file.py:attribute`.
 
-Every open kind (algorithms, rewards, data formats, trackers, samplers) is looked up here. Registered are the public
-objects of the modules that come with rung, and whatever third parties name in the entry point group `rung.<kind>`.
+All kinds that users can extend (algorithms, rewards, data formats, trackers, samplers) are looked up here. Registered
+are the public objects of rung's modules, and the objects that other packages list in the entry points `rung.<kind>`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from rung.utils.messages import did_you_mean
 def load_object(spec: str, base: Path | None = None) -> object:
     """The object that `pkg.module:attribute` or `./file.py:attribute` names.
 
-    A file is relative to `base` (default: the working folder). Loading runs the module, so only a user's own config or
-    flag may name one. Raises ConfigError where the file, the module or the attribute does not exist, listing what does,
-    or where the module fails on import.
+    A file is relative to `base` (default: the working folder). Loading runs the module's code, so `spec` must come from
+    the user's own config or flag. Raises ConfigError where the file, the module or the attribute does not exist (the
+    remedy lists those that do), or where the module fails on import.
     """
     source, _, attribute = spec.rpartition(":")
     if not source or not attribute:
-        raise ConfigError(f"`{spec}` names no object", "write `pkg.module:name` or `./file.py:name`")
+        raise ConfigError(f"`{spec}` is not the name of an object", "write `pkg.module:name` or `./file.py:name`")
     module = _file_module(spec, source, base) if source.endswith(".py") else _import(spec, source)
     try:
         return getattr(module, attribute)
@@ -43,7 +43,7 @@ def load_object(spec: str, base: Path | None = None) -> object:
 
 
 def package_modules(package: str) -> Iterator[ModuleType]:
-    """The modules of a package, sorted by name; its subpackages are left out."""
+    """The modules of a package, sorted by name, without its subpackages."""
     folder = importlib.import_module(package)
     for info in sorted(pkgutil.iter_modules(folder.__path__), key=lambda info: info.name):
         if not info.ispkg:
@@ -53,8 +53,8 @@ def package_modules(package: str) -> Iterator[ModuleType]:
 def registered(kind: str, modules: Iterator[ModuleType], name_of: Callable[[Any], str | None]) -> dict[str, Any]:
     """The objects of a kind by name: those of the given modules, and those of the entry point group `rung.<kind>`.
 
-    `name_of` gives the name of an object of this kind, and None for any other object. An entry point names one object,
-    or a module whose public objects all count. Raises ConfigError where two objects have one name.
+    `name_of` returns the name of an object of this kind, and None for any other object. An entry point names one
+    object, or a module whose public objects are all registered. Raises ConfigError where two objects have one name.
     """
     found: dict[str, Any] = {}
     for value in _members(kind, modules):
@@ -69,8 +69,8 @@ def registered(kind: str, modules: Iterator[ModuleType], name_of: Callable[[Any]
 class OpenKind:
     """A kind of object that users may add by file, module or entry point; each object has a `name`.
 
-    `plural` names it in errors and in the entry point group `rung.<plural>`; `package` holds those that come with rung,
-    one module each; `accepts` says whether an object is of this kind, `description` what such an object is.
+    `plural` names it in errors and in the entry point group `rung.<plural>`; `package` contains the built-in objects,
+    one per module; `accepts` tests whether an object is of this kind, and `description` describes such an object.
     """
 
     plural: str
@@ -96,7 +96,7 @@ class OpenKind:
         if ":" in name:
             found = load_object(name, base)
             if not self.accepts(found):
-                raise ConfigError(f"`{name}` is no {singular}", f"name {self.description}")
+                raise ConfigError(f"`{name}` is not a {singular}", f"name {self.description}")
             return found
         known = self.all()
         if name not in known:
@@ -117,13 +117,13 @@ def _members(kind: str, modules: Iterator[ModuleType]) -> Iterator[object]:
 
 @cache
 def _entry_points(kind: str, path: tuple[str, ...]) -> tuple[tuple[str, str, str], ...]:
-    """Value, module and attribute of each entry point of a group; reading all packages of `path` takes 50 ms."""
+    """Value, module and attribute of each entry point of a group; cached, since reading all packages takes 50 ms."""
     points = importlib.metadata.entry_points(group=f"rung.{kind}")
     return tuple((point.value, point.module, point.attr) for point in points)
 
 
 def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
-    """The names of a module without a leading underscore; functions and classes only where they are defined there."""
+    """The public names of a module with their values; functions and classes only if they are defined in it."""
     for name, value in vars(module).items():
         imported = callable(value) and _module_of(value) != module.__name__
         if not (name.startswith("_") or imported or isinstance(value, ModuleType)):
@@ -145,13 +145,13 @@ def _import(spec: str, module: str) -> ModuleType:
         if error.name and f"{module}.".startswith(f"{error.name}."):
             what = f"`{spec}`: there is no module `{error.name}`"
             raise ConfigError(what, "install it, or correct the name") from None
-        raise ConfigError(f"`{spec}`: {module} imports `{error.name}`", "install it") from error
+        raise ConfigError(f"`{spec}`: {module} imports `{error.name}`, which is not installed", "install it") from error
     except Exception as error:
-        raise ConfigError(f"`{spec}` fails on import: {type(error).__name__}: {error}", f"mend {module}") from error
+        raise ConfigError(f"`{spec}` fails on import: {type(error).__name__}: {error}", f"fix {module}") from error
 
 
 def _file_module(spec: str, source: str, base: Path | None) -> ModuleType:
-    """A file as a module; its name holds a hash of path and text, so that one text gives one set of objects."""
+    """Imports a file as a module; its name has a hash of path and text, so that an unchanged file is loaded once."""
     path = ((base or Path.cwd()) / source).resolve()
     try:
         text = path.read_bytes()
@@ -171,5 +171,5 @@ def _file_module(spec: str, source: str, base: Path | None) -> ModuleType:
         module_spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ConfigError(f"`{spec}` fails on import: {type(error).__name__}: {error}", f"mend {path}") from error
+        raise ConfigError(f"`{spec}` fails on import: {type(error).__name__}: {error}", f"fix {path}") from error
     return module

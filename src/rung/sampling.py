@@ -1,4 +1,4 @@
-"""How tokens are drawn: the one record that the sampler and the forward pass take the temperature from."""
+"""The sampling settings: the sampler and the forward pass read the temperature from the same record."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rung.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How completions are drawn; raises ConfigError for a value out of range."""
+    """How completions are sampled; raises ConfigError for a value out of range."""
 
     max_completion_length: int  # tokens, EOS included
-    temperature: float = 1.0  # 0: the likeliest token
+    temperature: float = 1.0  # 0: greedy decoding
     top_p: float = 1.0  # (0, 1]
     top_k: int = 0  # 0: all tokens
     min_p: float = 0.0  # [0, 1], relative to the likeliest token
-    stop: tuple[str, ...] = ()  # texts that end a completion, and stay in it
+    stop: tuple[str, ...] = ()  # texts that end a completion and are kept in it
 
     def __post_init__(self):
         allowed = {
@@ -33,5 +33,5 @@ class Sampling:
 
     @property
     def untruncated(self) -> bool:
-        """Whether tokens come from the policy's whole distribution, so that their log-probs are those of the draw."""
+        """Whether tokens are sampled from the policy's full distribution, so that its log-probs are the sampler's."""
         return self.temperature > 0 and self.top_p == 1.0 and self.top_k == 0 and self.min_p == 0.0

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, the files in it, and whether it belongs to a config."""
+"""The folder of a run: its name, its files, and the check that it was written by the same config."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FINISHED = "report.html"  # the last file that a run writes
 
 
 def run_folder(config: PathConfig, new: bool) -> Path:
-    """The folder of a run: by its name, and if `new` the first free of `name`, `name-2`, `name-3` ..."""
+    """The folder of a run by its name; with `new` the first of `name`, `name-2`, `name-3` ... that does not exist."""
     root = Path(config.output)
     folder, number = inside(root, config.name), 2
     while new and folder.exists():
@@ -29,9 +29,9 @@ def run_folder(config: PathConfig, new: bool) -> Path:
 
 
 def refuse_changes(config: PathConfig, folder: Path) -> None:
-    """Raises ConfigError, naming the keys, where the folder holds a run of another config; both are resolved.
+    """Raises ConfigError, naming the changed keys, where the folder holds a run of another config; both are resolved.
 
-    Keys that the run was written without have their defaults, keys that were renamed since count by their new name.
+    Keys that the earlier config lacks have their defaults; renamed keys are compared under their new names.
     """
     if not (folder / CONFIG).exists():
         return
@@ -39,11 +39,11 @@ def refuse_changes(config: PathConfig, folder: Path) -> None:
     now = yaml.safe_load(as_yaml(config.dump()))
     if changed := sorted(_changed(before, now)):
         what = f"{folder} holds a run of another config; changed: {', '.join(changed)}"
-        raise ConfigError(what, "go on with the config of before, or start beside it with `--new`")
+        raise ConfigError(what, "restore these keys to resume it, or start a new run beside it with `--new`")
 
 
 def _current(written: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved config that an earlier version wrote, in today's keys; as it is where it can no longer be read."""
+    """A resolved config that an earlier version wrote, with current keys; unchanged where it is no longer valid."""
     renamed = spelling().renamed
 
     def translated(value: object) -> object:
@@ -59,7 +59,7 @@ def _current(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """The dotted keys whose values differ; stages go by name, and where the runs lie is no matter."""
+    """The dotted keys whose values differ; stages are compared by name, and `output` is ignored."""
     for key in {*before, *now} - {"output"}:
         old, new = _by_name(before.get(key)), _by_name(now.get(key))
         if isinstance(old, Mapping) and isinstance(new, Mapping) and (key != "stages" or list(old) == list(new)):

@@ -14,11 +14,11 @@ from rung.utils.files import sha256_file, write_text
 
 
 class StageRecord(BaseModel):
-    """What became of one stage: its start, its outcome and how often it read an evaluation set.
+    """The record of one stage: its start, its outcome and how often it read each evaluation set.
 
-    `start` is a stage of this run (`sft`), of another (`run:NAME/sft`), a folder or a model's name. A stage without a
-    gate is promoted without a decision; one that makes no policy is `trained`, and nothing starts from it. `weights`
-    is `hash_weights` of its model, None where it trains nothing.
+    `start` is a stage of this run (`sft`), of another (`run:NAME/sft`), a folder or the name of a model. A stage
+    without a gate is promoted without a decision; a reward model is `trained`, and no stage starts from it. `weights`
+    is `hash_weights` of the stage's model, None where it trains nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +46,7 @@ class Lineage(BaseModel):
     stages: tuple[StageRecord, ...] = ()
 
     def with_stage(self, record: StageRecord) -> Lineage:
-        """The lineage with one more stage; a stage of that name is replaced where it stands."""
+        """The lineage with one more record; an earlier record of the same stage is replaced in its position."""
         if any(known.stage == record.stage for known in self.stages):
             stages = tuple(record if known.stage == record.stage else known for known in self.stages)
         else:
@@ -66,7 +66,7 @@ class Lineage(BaseModel):
         return sum(record.reads.get(evaluation_set, 0) for record in self.stages)
 
     def save(self, path: Path) -> None:
-        """Writes the lineage whole or not at all."""
+        """Writes the lineage atomically."""
         write_text(path, self.model_dump_json(indent=2) + "\n")
 
     @classmethod
@@ -78,7 +78,9 @@ class Lineage(BaseModel):
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{path} is not a lineage: {reason}", "restore it, or use --new") from error
+            raise CheckpointError(
+                f"{path} is not a lineage: {reason}", "restore the file, or start a new run with --new"
+            ) from error
 
 
 def hash_weights(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Where a model is: `tiny:<name>`, a folder, a hub id, a run or one of its stages."""
+"""Finds the location of a model: `tiny:<name>`, a folder, a hub id, a run or one of its stages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 def locate(spec: str, *, base: Path, runs: Path) -> str:
-    """What can be loaded: an absolute folder where `spec` means one, else `spec` itself (tiny, or on the hub).
+    """The location that a model is loaded from: an absolute folder, or `spec` itself for a `tiny:` name or a hub id.
 
-    A folder is relative to `base`; it holds a model or an adapter, or is that of a run or of a stage. `run:NAME/stage`
-    is a stage of a run in the folder `runs`, `run:NAME` and a run's folder are its last promoted stage. Raises
-    ConfigError where there is no such folder, run or stage, where it holds no model, and where a stage, or the run
-    whose last stage is asked for, has not finished.
+    A folder is relative to `base`; it holds a model or an adapter, or is the folder of a run or stage. `run:NAME/stage`
+    means a stage of a run in the folder `runs`; `run:NAME` and a run's folder mean its last promoted stage. Raises
+    ConfigError where the folder, run or stage does not exist or holds no model, and where it has not finished.
     """
     if spec.startswith(TINY):
         return spec
@@ -36,12 +35,12 @@ def locate(spec: str, *, base: Path, runs: Path) -> str:
         return _in_folder(spec, folder.resolve(), base, runs)
     if _HUB_ID.fullmatch(spec) and not folder.resolve().is_relative_to(runs.resolve()):
         return spec
-    beside = [f"{spec[: len(spec) - len(folder.name)]}{each}" for each in _folders(folder.parent)]
-    raise ConfigError(f"`{spec}`: there is no model in {folder}", _nearest(spec, beside))
+    siblings = [f"{spec[: len(spec) - len(folder.name)]}{each}" for each in _folders(folder.parent)]
+    raise ConfigError(f"`{spec}`: there is no model in {folder}", _nearest(spec, siblings))
 
 
 def suggest_models(spec: str, runs: Path) -> str:
-    """What to do about a name that stands for no model: the runs, stages and tiny models of like names."""
+    """The remedy for the name of an unknown model: runs, stages and tiny models with similar names."""
     stages = [f"{run}/{stage}" for run in _runs(runs) for stage in _stages(runs / run)]
     full = {name: f"{RUN}{name}" for name in (*_runs(runs), *stages)} | {name: f"{TINY}{name}" for name in NAMES}
     return _nearest(spec, [*full, *full.values()], full)
@@ -50,12 +49,14 @@ def suggest_models(spec: str, runs: Path) -> str:
 def _named_run(spec: str, base: Path, runs: Path) -> str:
     name, *stage = spec.removeprefix(RUN).split("/")
     if len(stage) > 1:
-        raise ConfigError(f"`{spec}` names no run", "write `run:NAME/stage`, or `run:NAME` for its final policy")
+        raise ConfigError(
+            f"`{spec}` is not `run:NAME/stage`", "write `run:NAME/stage`, or `run:NAME` for its last promoted stage"
+        )
     folder = inside(runs, name)
     if not _stages(folder):
         known = [f"{RUN}{'/'.join([run, *stage])}" for run in _runs(runs)]
         raise ConfigError(f"`{spec}`: there is no run in {folder}", _nearest(spec, known))
-    return _of_stage(spec, folder, stage[0], base, runs) if stage else _of_run(spec, folder, base, runs)
+    return _model_of_stage(spec, folder, stage[0], base, runs) if stage else _model_of_run(spec, folder, base, runs)
 
 
 def _in_folder(spec: str, folder: Path, base: Path, runs: Path) -> str:
@@ -65,25 +66,25 @@ def _in_folder(spec: str, folder: Path, base: Path, runs: Path) -> str:
             _check_done(spec, stage.parent, stage.name)
         return str(folder)
     if _stages(folder):
-        return _of_run(spec, folder, base, runs)
+        return _model_of_run(spec, folder, base, runs)
     if folder.name in _stages(folder.parent):
-        return _of_stage(spec, folder.parent, folder.name, base, runs)
+        return _model_of_stage(spec, folder.parent, folder.name, base, runs)
     raise ConfigError(f"`{spec}`: there is no model in {folder}", REMEDY)
 
 
-def _of_run(spec: str, run: Path, base: Path, runs: Path) -> str:
+def _model_of_run(spec: str, run: Path, base: Path, runs: Path) -> str:
     """The model of the last promoted stage of a finished run."""
     if not (run / FINISHED).exists():
-        raise ConfigError(f"`{spec}`: the run in {run} has not finished", _go_on(run))
+        raise ConfigError(f"`{spec}`: the run in {run} has not finished", _resume_advice(run))
     last = Lineage.load(run / LINEAGE).last_promoted()
     if last is None:
         named = ", ".join(f"`{RUN}{run.name}/{stage}`" for stage in _stages(run))
         raise ConfigError(f"`{spec}`: no stage of the run in {run} was promoted", f"name a stage: {named}")
-    return _of_stage(spec, run, last.stage, base, runs)
+    return _model_of_stage(spec, run, last.stage, base, runs)
 
 
-def _of_stage(spec: str, run: Path, stage: str, base: Path, runs: Path) -> str:
-    """The model of a stage; of one that trains nothing, the one that it started from."""
+def _model_of_stage(spec: str, run: Path, stage: str, base: Path, runs: Path) -> str:
+    """The model of a stage; for a stage that trains nothing, the model that it started from."""
     if stage not in _stages(run):
         known = {name: f"{RUN}{run.name}/{name}" for name in _stages(run)}
         raise ConfigError(f"`{spec}`: the run in {run} has no stage `{stage}`", _nearest(stage, list(known), known))
@@ -93,26 +94,24 @@ def _of_stage(spec: str, run: Path, stage: str, base: Path, runs: Path) -> str:
         return str(folder.resolve())
     record = Lineage.load(run / LINEAGE).stage(stage)
     if record is None or record.weights is not None:
-        raise CheckpointError(f"`{spec}`: {folder} is gone", "bring it back, or name another stage")
+        raise CheckpointError(f"`{spec}`: {folder} is missing", "restore it, or name another stage")
     if record.start in _stages(run):
-        return _of_stage(spec, run, record.start, base, runs)
+        return _model_of_stage(spec, run, record.start, base, runs)
     return locate(record.start, base=base, runs=runs)
 
 
 def _check_done(spec: str, run: Path, stage: str) -> None:
-
     if not (run / stage / DONE).exists():
-        raise ConfigError(f"`{spec}`: stage `{stage}` of the run in {run} has not finished", _go_on(run))
+        raise ConfigError(f"`{spec}`: stage `{stage}` of the run in {run} has not finished", _resume_advice(run))
 
 
-def _go_on(run: Path) -> str:
-
+def _resume_advice(run: Path) -> str:
     done = ", ".join(f"`{RUN}{run.name}/{stage}`" for stage in _stages(run) if (run / stage / DONE).exists())
-    return f"`rung run` with its config goes on; finished stages: {done or 'none'}"
+    return f"resume it by `rung run` with its config, or name a finished stage ({done or 'none'})"
 
 
 def _stages(run: Path) -> list[str]:
-    """The stages of the run in a folder, in order; none where there is no run."""
+    """The stages of the run in a folder, in order; empty where there is no run."""
     if not (run / CONFIG).is_file():
         return []
     stages = read_yaml(run / CONFIG).get("stages")
@@ -128,6 +127,6 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _nearest(word: str, known: Sequence[str], full: dict[str, str] | None = None) -> str:
-    """The known names that come near, each in full, and what else there is."""
+    """The remedy for an unknown name: similar known names, each in full, else the ways to name a model."""
     found = dict.fromkeys((full or {}).get(name, name) for name in difflib.get_close_matches(word, known, n=3))
-    return f"did you mean {' or '.join(f'`{name}`' for name in found)}? else {REMEDY}" if found else REMEDY
+    return f"did you mean {' or '.join(f'`{name}`' for name in found)}? otherwise {REMEDY}" if found else REMEDY

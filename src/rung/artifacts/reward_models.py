@@ -1,4 +1,4 @@
-"""Where the reward models are that rewards name by the setting `model`, which takes what `model` of a path takes."""
+"""Finds the reward models that rewards name in their setting `model`, which accepts what `model` of a path accepts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ STAGE = "stage:"
 
 
 def locate_reward_models(rewards: Sequence[RewardSource], config: PathConfig, stage: str | None) -> list[RewardSource]:
-    """The rewards of a stage with each setting `model` as what can be loaded: an absolute folder, or a hub id.
+    """The rewards of a stage with each setting `model` replaced by its location: an absolute folder, or a hub id.
 
-    `stage:NAME` is the model of an earlier stage, which may still have to be trained; `run:NAME/stage` and folders are
-    those of `rung.artifacts.locate`. `stage` None stands for the metrics of an evaluation. Raises ConfigError for a
-    stage that does not come before, or trains no reward model, and for a folder without a model.
+    `stage:NAME` is the model of an earlier stage, which may not be trained yet; `run:NAME/stage` and folders are
+    resolved by `rung.artifacts.locate`. For the metrics of an evaluation `stage` is None. Raises ConfigError for a
+    stage that is not an earlier one, or trains no reward model, and for a folder without a model.
     """
     return [_located(reward, config, stage) for reward in rewards]
 
 
 def is_pending(reward: RewardSource) -> bool:
-    """Whether a located reward uses a model that an earlier stage has still to train."""
+    """Whether a located reward uses a model that an earlier stage has not trained yet."""
     model = _model(reward)
     return model is not None and Path(model).is_absolute() and not Path(model).exists()
 
@@ -37,7 +37,7 @@ def _located(reward: RewardSource, config: PathConfig, stage: str | None) -> Rew
     if model is None:
         return reward
     if model.startswith(STAGE):
-        model = _of_stage(model.removeprefix(STAGE), config, stage)
+        model = _model_of_stage(model.removeprefix(STAGE), config, stage)
     else:
         model = locate(model, base=config.base, runs=Path(config.output))
     if isinstance(reward, RewardSpec):
@@ -46,20 +46,22 @@ def _located(reward: RewardSource, config: PathConfig, stage: str | None) -> Rew
     return {**reward, "args": {**reward["args"], "model": model}}
 
 
-def _of_stage(name: str, config: PathConfig, stage: str | None) -> str:
+def _model_of_stage(name: str, config: PathConfig, stage: str | None) -> str:
     if stage is None:
-        what = f"`evaluate.metrics`: the model `{STAGE}{name}`, and the stages before `{name}` are evaluated too"
-        raise ConfigError(what, f"train it first, and name it `run:NAME/{name}`, or a folder")
+        what = f"`evaluate.metrics` uses the model `{STAGE}{name}`, but stages before `{name}` are evaluated too"
+        raise ConfigError(what, f"train it in another run first, and name it `run:NAME/{name}` or by its folder")
     names = [each.name for each in config.stages]
     earlier = config.stages[: names.index(stage)] if stage in names else ()
     found = next((each for each in earlier if each.name == name), None)
     if found is None:
-        what = f"stage `{stage}`: a reward's model is `{STAGE}{name}`, which is no stage before it"
+        what = f"stage `{stage}`: a reward's model is `{STAGE}{name}`, which is not an earlier stage"
         known = ", ".join(each.name for each in earlier) or "none"
-        raise ConfigError(what, f"name an earlier stage ({known}), `run:NAME/stage`, a folder or a hub id")
+        raise ConfigError(
+            what, f"use `{STAGE}NAME` with an earlier stage ({known}), `run:NAME/stage`, a folder or a hub id"
+        )
     if make_algorithm(found.algorithm, config.base).makes_policy():
-        what = f"stage `{stage}`: a reward's model is `{STAGE}{name}`, and that stage trains no reward model"
-        raise ConfigError(what, "name one that does")
+        what = f"stage `{stage}`: a reward's model is `{STAGE}{name}`, but that stage trains no reward model"
+        raise ConfigError(what, "name a stage that trains a reward model")
     return str((inside(Path(config.output), config.name, name) / "model").absolute())
 
 

@@ -1,4 +1,4 @@
-"""The command `rung`. Everything heavy is imported inside a command, so that `rung --help` answers at once."""
+"""The command `rung`. Heavy modules are imported inside the commands, so that `rung --help` is fast."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Preference alignment and RL post-training: a model climbs a path of stages, one rung at a time.",
+    help="Preference alignment and RL post-training: train a model through a path of stages, with a gate after each.",
 )
 
-Config = Annotated[str, typer.Argument(help="A .yaml file, or a name that `rung list configs` has.")]
+Config = Annotated[str, typer.Argument(help="A .yaml file, or a name from `rung list configs`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, or <stage>.key=value; values are YAML.")]
 
 Model = Annotated[
     str,
     typer.Argument(
         help="tiny:<name>, a hub id, a folder with a model or an adapter, run:NAME/stage, or run:NAME for its last "
-        "promoted stage; a run's folder or a stage's will do."
+        "promoted stage; the folder of a run or stage works too."
     ),
 ]
 Output = Annotated[Path, typer.Option(help="The folder of all runs.")]
 
 
 class Listed(StrEnum):
-    """What `rung list` knows."""
+    """The kinds that `rung list` can show."""
 
     algorithms = "algorithms"
     rewards = "rewards"
@@ -51,7 +51,7 @@ class Listed(StrEnum):
 
 
 class EvaluationSetName(StrEnum):
-    """What a config's `evaluate` block holds."""
+    """The evaluation sets of a config."""
 
     validation = "validation"
     test = "test"
@@ -62,15 +62,16 @@ def run(
     config: Config,
     overrides: Overrides = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 3 where a stage is not promoted, 4 where one is open.")
+        bool,
+        typer.Option("--strict", help="Exit with 3 if a stage is not promoted, else with 4 if a gate is inconclusive."),
     ] = False,
-    new: Annotated[bool, typer.Option("--new", help="Start afresh beside an earlier run of the same name.")] = False,
-    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, which share each step.")] = 1,
+    new: Annotated[bool, typer.Option("--new", help="Start a new run beside an earlier one of the same name.")] = False,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, which split each step.")] = 1,
     fully_shard: Annotated[
-        bool, typer.Option("--fully-shard", help="Each process holds a part of the weights, not a replica (FSDP2).")
+        bool, typer.Option("--fully-shard", help="Each process holds a shard of the weights, not a replica (FSDP2).")
     ] = False,
 ) -> None:
-    """Run a path, or go on with it where it stopped."""
+    """Run a path, or resume it where it stopped."""
     if nproc > 1:
         from rung.distributed.launch import launch
 
@@ -80,14 +81,14 @@ def run(
     from rung.config import load_config
     from rung.pipeline.runner import run_path
 
-    _without_loading_bars()
+    _disable_loading_bars()
     done = run_path(load_config(config, overrides or ()), new=new, fully_shard=fully_shard)
     raise typer.Exit(done.exit_code(strict=strict))
 
 
 @app.command()
 def check(config: Config, overrides: Overrides = None) -> None:
-    """Check a path before anything is computed, and show what `auto` stands for."""
+    """Check a path without training, and show the values of `auto`."""
     from rung.config import load_config
     from rung.pipeline.check import check as check_path
 
@@ -103,7 +104,7 @@ def show(
     stage: Annotated[str | None, typer.Argument(help="One of its stages.")] = None,
     output: Output = Path("runs"),
 ) -> None:
-    """Show what has become of a run, or the training of one of its stages and some of its last completions."""
+    """Show the report of a run, or the training metrics and last completions of one of its stages."""
     import rich
 
     from rung.cli import show as shown
@@ -119,7 +120,7 @@ def show(
 
 @app.command("list")
 def list_(kind: Listed) -> None:
-    """List what a config may name: algorithms, rewards, data formats, samplers, trackers, models, tasks or configs."""
+    """List what a config can name: algorithms, rewards, data formats, samplers, trackers, models, tasks or configs."""
     import rich
 
     from rung.cli import show as shown
@@ -137,19 +138,21 @@ def evaluate(
     model: Model,
     overrides: Overrides = None,
     evaluation_set: Annotated[
-        EvaluationSetName, typer.Option("--set", help="Which items.")
+        EvaluationSetName, typer.Option("--set", help="The evaluation set.")
     ] = EvaluationSetName.validation,
-    shots: Annotated[int, typer.Option(min=0, help="Worked examples before each question.")] = 0,
-    save: Annotated[Path | None, typer.Option(help="A .json file for the scores; the rows go beside it.")] = None,
+    shots: Annotated[int, typer.Option(min=0, help="Few-shot examples before each question.")] = 0,
+    save: Annotated[
+        Path | None, typer.Option(help="A .json file for the scores; the rows are written beside it.")
+    ] = None,
 ) -> None:
-    """Measure any model with the items and metrics of a config."""
+    """Evaluate any model with the items and metrics of a config."""
     import rich
 
     from rung.cli.show import scores
     from rung.config import load_config
     from rung.pipeline.check import check as check_path
 
-    _without_loading_bars()
+    _disable_loading_bars()
     checked = check_path(load_config(config, overrides or ()))
     evaluations, runs = checked.evaluations, Path(checked.config.output)
     evaluations.check_set(evaluation_set.value)
@@ -165,19 +168,19 @@ def evaluate(
 def generate(
     model: Model,
     prompts: Annotated[
-        list[str], typer.Argument(help="Texts; a user's turn each, where the model has a chat template.")
+        list[str], typer.Argument(help="Prompt texts; each is a user turn if the model has a chat template.")
     ],
-    num_generations: Annotated[int, typer.Option(min=1, help="Completions of each prompt.")] = 1,
-    max_completion_length: Annotated[int, typer.Option(min=1, help="In tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Names the draws.")] = 42,
+    num_generations: Annotated[int, typer.Option(min=1, help="Completions per prompt.")] = 1,
+    max_completion_length: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 42,
     output: Output = Path("runs"),
 ) -> None:
     """Sample completions from a model."""
     from rung.cli.show import sampled
     from rung.utils.console import printable
 
-    _without_loading_bars()
+    _disable_loading_bars()
     settings = {"max_completion_length": max_completion_length, "temperature": temperature}
     with _located(model, output) as location:
         answers = sampled(location, prompts, num_generations, seed=seed, **settings)
@@ -190,8 +193,8 @@ def generate(
 
 
 def main() -> None:
-    """The command; a user's mistake is told in two lines on stderr, with exit code 2."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # loading a model is no news beside a stage's own bar
+    """Runs the command line; a UserError is printed in two lines on stderr, with exit code 2."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the only bar is that of a stage
     try:
         app()
     except UserError as error:
@@ -199,8 +202,8 @@ def main() -> None:
         raise SystemExit(EXIT_USER) from None
 
 
-def _without_loading_bars() -> None:
-    """The bar of a run is that of its steps; transformers would add one for each model that it reads or writes."""
+def _disable_loading_bars() -> None:
+    """Disables the bars that transformers shows for each model it reads or writes; a run shows one for its steps."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -208,7 +211,7 @@ def _without_loading_bars() -> None:
 
 @contextmanager
 def _located(model: str, runs: Path) -> Iterator[str]:
-    """Where a model that was named on the command line is; one that is not found gets the names that come near."""
+    """The location of a model named on the command line; the error for an unknown name suggests similar names."""
     from rung.artifacts.locate import locate, suggest_models
     from rung.errors import ConfigError
     from rung.models.names import REMEDY

@@ -1,4 +1,4 @@
-"""What the command shows: runs, their stages, what a config may name, and completions of any model."""
+"""The output of the commands: runs, their stages, the names that a config can use, and completions of any model."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 _DATA = {
     "text": "text, chats, prompt with completion",
-    "unpaired": "labelled answers, pairs",
+    "unpaired": "labelled completions, pairs",
     "prompts": "prompts, rewards",
 }
 _NEEDS = {
     "reference": "reference",
     "old_logps": "old log-probs",
-    "sampled_logps": "log-probs of another sampler",
-    "separate_rewards": "each reward by itself",
-    "values": "values of a critic",
-    "score_head": "a head on the last token",
+    "sampled_logps": "log-probs of the sampler",
+    "separate_rewards": "separate rewards",
+    "values": "critic",
+    "score_head": "score head",
     "teacher": "teacher",
 }
 _DEFAULTS = re.compile(r"^Defaults: (.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
@@ -39,7 +39,7 @@ _NAMED_SOURCE = re.compile(r"([\w,\s]+)\s\(([^)]+)\)")
 
 
 def find_run(name: str, output: Path) -> Path:
-    """The folder of a run, by its folder or by its name in `output`; ConfigError where there is none."""
+    """The folder of a run, given as a folder or as a name in `output`; ConfigError where it does not exist."""
     folder = Path(name) if (Path(name) / CONFIG).is_file() else inside(output, name)
     if not (folder / CONFIG).is_file():
         runs = [file.parent.name for file in output.glob(f"*/{CONFIG}")]
@@ -48,7 +48,7 @@ def find_run(name: str, output: Path) -> Path:
 
 
 def report(folder: Path) -> Rendered:
-    """The report of a finished run, for a rich console; of another, how far its stages have come."""
+    """The report of a finished run, for a rich console; for an unfinished run, the outcomes of its stages so far."""
     from rung.artifacts.lineage import Lineage
     from rung.report import Section, Table, read, render
 
@@ -57,15 +57,15 @@ def report(folder: Path) -> Rendered:
         return render([Section(folder.name, (note,)), *read(folder)])
     stages = Lineage.load(folder / LINEAGE).stages
     rows = tuple((each.stage, each.start, each.outcome) for each in stages)
-    note = f"{folder} is not finished; `rung run` with its config goes on."
-    told = Section(folder.name, (note,), Table(("stage", "started from", "outcome"), rows, num_texts=3))
+    note = f"{folder} is not finished; `rung run` with its config resumes it."
+    overview = Section(folder.name, (note,), Table(("stage", "started from", "outcome"), rows, num_texts=3))
     decisions = [(each.stage, each.decision) for each in stages if each.decision]
     gates = tuple(f"{stage}: {reason}." for stage, decision in decisions for reason in decision.reasons)
-    return render([told, Section("Gates", gates)] if gates else [told])
+    return render([overview, Section("Gates", gates)] if gates else [overview])
 
 
 def training(folder: Path, stage: str) -> list[dict[str, Any]]:
-    """Each metric of a stage's metrics.jsonl: first and last value, and its course; ConfigError where it has none."""
+    """The first and last value and a sparkline of each metric in a stage's metrics.jsonl; ConfigError without any."""
     from rung.report import read_metrics
     from rung.utils.console import spark
 
@@ -80,19 +80,19 @@ def training(folder: Path, stage: str) -> list[dict[str, Any]]:
 
 
 def completions(folder: Path, stage: str, limit: int = 4) -> list[dict[str, Any]]:
-    """Completions of the last step that kept any, conversations by the text of their last turn."""
+    """The logged completions of the last step that has any; a conversation is shown as the text of its last turn."""
     rows = _rows(inside(folder, stage) / COMPLETIONS)
     last = [row for row in rows if row["step"] == rows[-1]["step"]][:limit]
     return [{key: _last_turn(value) for key, value in row.items()} for row in last]
 
 
 def catalogue(kind: str) -> list[dict[str, str]]:
-    """What a config may name, with a line about each."""
+    """The names of a kind that a config can use, with a line about each."""
     return [{"name": name, "about": about} for name, about in _CATALOGUES[kind]().items()]
 
 
 def algorithms() -> list[dict[str, str]]:
-    """Every registered algorithm: a line about it, its data, what it needs, its defaults and its page in the docs."""
+    """Every registered algorithm: a line about it, its data, its needs, its defaults and its page in the docs."""
     from rung.config.algorithms import algorithm_classes
 
     return [
@@ -109,10 +109,10 @@ def algorithms() -> list[dict[str, str]]:
 
 
 def default_sources(algorithm: type[Algorithm]) -> dict[str, str]:
-    """Where the defaults of an algorithm come from, by field.
+    """The sources of the defaults of an algorithm, by field.
 
-    A class tells in a paragraph of its docstring, `Defaults: beta, loss_type (arXiv 2305.18290); lam (TRL).`, and has
-    what its bases tell of others.
+    A class states them in a paragraph of its docstring, `Defaults: beta, loss_type (arXiv 2305.18290); lam (TRL).`;
+    sources of other fields are inherited from its bases.
     """
     found: dict[str, str] = {}
     for cls in reversed(algorithm.__mro__):
@@ -123,7 +123,7 @@ def default_sources(algorithm: type[Algorithm]) -> dict[str, str]:
 
 
 def scores(evaluation: Evaluation) -> Rendered:
-    """A table with the scores of one evaluation, for a rich console, and why items of a metric have none."""
+    """A table with the scores of one evaluation, for a rich console, and the reasons why items have no score."""
     from rung.report import measured, render
 
     return render([measured(evaluation)])
@@ -138,7 +138,7 @@ def sampled(
     max_completion_length: int,
     temperature: float,
 ) -> list[list[str]]:
-    """The texts that a model gives: `num_generations` for each prompt; DataError for a prompt without a token."""
+    """The completions that a model samples, `num_generations` per prompt; DataError for a prompt without a token."""
     from rung.data.encode import encode_prompt
     from rung.data.records import BadRow
     from rung.models.load import load_model, to_device
@@ -150,11 +150,13 @@ def sampled(
     model, tokenizer = load_model(location, seed=seed)
     chats = tokenizer.chat_template is not None
     try:
-        asked = [encode_prompt(({"role": "user", "content": text},) if chats else text, tokenizer) for text in prompts]
+        encoded = [
+            encode_prompt(({"role": "user", "content": text},) if chats else text, tokenizer) for text in prompts
+        ]
     except BadRow as fault:
-        raise DataError(f"one of the prompts cannot be asked: {fault}", "write a text") from None
+        raise DataError(f"a prompt cannot be used: {fault}", "give every prompt a text") from None
     drawn = LocalSampler(to_device(model), tokenizer).sample(
-        asked, num_generations, visits=range(len(asked)), key=Key(seed, "", "generate"), sampling=sampling
+        encoded, num_generations, visits=range(len(encoded)), key=Key(seed, "", "generate"), sampling=sampling
     )
     return [[str(tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in several] for several in drawn]
 
@@ -197,7 +199,10 @@ def _trackers() -> dict[str, str]:
 def _models() -> dict[str, str]:
     from rung.tiny.models import FAMILIES, NAMES
 
-    about = {"base": "the shipped base, which paths start from", "blank": "what the base was trained from"}
+    about = {
+        "base": "the shipped pretrained model, from which the shipped paths start",
+        "blank": "the untrained model that the base was pretrained from",
+    }
     return {f"tiny:{name}": "random weights, for tests" if name in FAMILIES else about.get(name, "") for name in NAMES}
 
 
@@ -215,7 +220,7 @@ def _configs() -> dict[str, str]:
 
 
 def _example(algorithm: type[Algorithm]) -> Algorithm:
-    """An instance with the defaults; without validation where a setting has none."""
+    """An instance with the defaults; not validated where a setting has no default."""
     required = any(field.is_required() for field in algorithm.model_fields.values())
     return algorithm.model_construct() if required else algorithm()
 
@@ -234,24 +239,24 @@ def _data(algorithm: type[Algorithm]) -> str:
 
 
 def _defaults(algorithm: type[Algorithm]) -> str:
-    """Settings with their values, grouped by where these come from; last, what has no source: mostly what is off."""
+    """Settings with their defaults, grouped by source; settings without a source, most of them off, come last."""
     sources = default_sources(algorithm)
     groups: dict[str, list[str]] = {}
     for name, field in algorithm.model_fields.items():
-        value = "required" if field.is_required() else _told(field.get_default(call_default_factory=True))
+        value = "required" if field.is_required() else _formatted(field.get_default(call_default_factory=True))
         groups.setdefault(sources.get(name, ""), []).append(f"{name} {value}")
     plain = [", ".join(groups.pop(""))] if "" in groups else []
     return "; ".join([f"{', '.join(settings)} ({source})" for source, settings in groups.items()] + plain)
 
 
-def _told(value: object) -> str:
+def _formatted(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "none", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _page(algorithm: type[Algorithm]) -> str:
-    """The page about an algorithm that comes with us, from the top of the project; what trains nothing has none."""
+    """The docs page of a built-in algorithm, from the repository root; README for one that trains nothing."""
     package, _, module = algorithm.__module__.rpartition(".")
     if package != "rung.algorithms":
         return ""

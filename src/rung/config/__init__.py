@@ -1,4 +1,4 @@
-"""What a user writes: a path of stages in YAML, read, merged, checked, and completed with defaults by model size."""
+"""The config: a path of stages in YAML, which is read, merged, validated and completed with defaults by model size."""
 
 from rung.config.defaults import resolve
 from rung.config.load import find_config, load_config, parse_config, shipped_configs

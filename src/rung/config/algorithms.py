@@ -1,4 +1,4 @@
-"""Which algorithm a config names, with errors that name the nearest setting."""
+"""Finds and validates the algorithm of a config; errors suggest the nearest name or setting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rung.utils.messages import did_you_mean, faulty_key, settings_error
 def algorithm_classes() -> dict[str, type[Algorithm]]:
     """Every registered algorithm by name: subclasses of Algorithm that set a `name` of their own.
 
-    Raises ConfigError where two classes claim one name.
+    Raises ConfigError where two classes have the same name.
     """
 
     def named(value: object) -> str | None:
@@ -36,7 +36,7 @@ def algorithm_names() -> list[str]:
 def algorithm_class(name: str, base: Path | None = None) -> type[Algorithm]:
     """The class of a registered algorithm, or the one that `pkg.module:Class` or `./file.py:Class` names.
 
-    Raises ConfigError for an unknown name or an object that is no algorithm.
+    Raises ConfigError for an unknown name or an object that is not an algorithm.
     """
     if ":" not in name:
         classes = algorithm_classes()
@@ -45,12 +45,14 @@ def algorithm_class(name: str, base: Path | None = None) -> type[Algorithm]:
         return classes[name]
     found = load_object(name, base)
     if not (isinstance(found, type) and issubclass(found, Algorithm) and hasattr(found, "name")):
-        raise ConfigError(f"`{name}` is no algorithm", "name a subclass of rung.algorithm.Algorithm with a `name`")
+        raise ConfigError(
+            f"`{name}` is not an algorithm", "name a subclass of rung.algorithm.Algorithm that sets `name`"
+        )
     return found
 
 
 def make_algorithm(spec: str | Mapping[str, Any] | Algorithm, base: Path | None = None) -> Algorithm:
-    """The algorithm that a config asks for: a name, a mapping of `name` and settings, or one already made.
+    """The algorithm of a config entry: a name, or a mapping of `name` and settings; an Algorithm is returned as it is.
 
     Raises ConfigError for an unknown name, an unknown key (naming the nearest) or a value out of range.
     """
@@ -59,7 +61,7 @@ def make_algorithm(spec: str | Mapping[str, Any] | Algorithm, base: Path | None 
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = settings.pop("name", None)
     if not isinstance(name, str):
-        raise ConfigError("an algorithm without a `name`", f"give it one of: {', '.join(algorithm_names())}")
+        raise ConfigError("an algorithm has no `name`", f"set `name` to one of: {', '.join(algorithm_names())}")
     cls = algorithm_class(name, base)
     try:
         return cls.model_validate(settings)
@@ -68,8 +70,7 @@ def make_algorithm(spec: str | Mapping[str, Any] | Algorithm, base: Path | None 
 
 
 def _algorithm_error(name: str, cls: type[Algorithm], error: ValidationError) -> ConfigError:
-    """`settings_error`, with the spellings of elsewhere, and with what a setting is."""
-
+    """`settings_error` with advice about keys of TRL, and with the description of the setting in the remedy."""
     fault = error.errors()[0]
     found = settings_error(f"algorithm `{name}`", error, cls.model_fields)
     key = faulty_key(fault)
@@ -77,13 +78,13 @@ def _algorithm_error(name: str, cls: type[Algorithm], error: ValidationError) ->
         return ConfigError(found.what, setting_successor(key, cls.model_fields, fault["input"]))
     if fault["type"] == "value_error" or key not in cls.model_fields:
         return found
-    told = (base.model_fields[key].description for base in cls.__mro__ if key in getattr(base, "model_fields", {}))
-    about = next(filter(None, told), None)
-    remedy = f"{found.remedy}: {_as_clause(about)}" if about else found.remedy
+    bases = (base for base in cls.__mro__ if key in getattr(base, "model_fields", {}))
+    description = next(filter(None, (base.model_fields[key].description for base in bases)), None)
+    remedy = f"{found.remedy}: {_as_clause(description)}" if description else found.remedy
     return ConfigError(found.what, method_advice(key, fault["input"]) or remedy)
 
 
 def _as_clause(sentence: str) -> str:
-    """A docstring after a colon: on one line, without its capital and its full stop."""
+    """A docstring in the form that follows a colon: on one line, lower-case at the start, without a full stop."""
     words = " ".join(sentence.split()).removesuffix(".")
     return words[0].lower() + words[1:]

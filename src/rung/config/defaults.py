@@ -1,8 +1,8 @@
-"""`auto` values by the size of the model, from `configs/defaults/`.
+"""Values of `auto` by model size, from `configs/defaults/`.
 
-A file has sections: `all`, then by what an algorithm learns from (`text`, `pairs`, `unpaired`, `prompts`), then by its
-name or the name of the class that it varies; a later one wins. Objectives are not there: they are the defaults of an
-algorithm.
+A file has sections, and later ones override earlier ones: `all`, the data kind of the algorithm (`text`, `pairs`,
+`unpaired`, `prompts`), the names of its base classes, and its own name. Settings of the objective are not in these
+files: they are field defaults of the algorithm.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 Block = TypeVar("Block", RolloutConfig, UpdatesConfig)
 
-SIZES = {"tiny": 50_000_000, "small": 1_000_000_000}  # parameters that a model has fewer of; else `large`
+SIZES = {"tiny": 50_000_000, "small": 1_000_000_000}  # upper bounds on parameters, exclusive; else `large`
 AUTO = tuple(name for name, key in StageConfig.model_fields.items() if key.default == "auto")
 
 
 def size_of(num_parameters: int) -> str:
-    """The name of the defaults for a model of so many parameters.
+    """The size class of a model by its number of parameters: `tiny`, `small` or `large`.
 
     >>> size_of(2_000_000), size_of(600_000_000), size_of(7_000_000_000)
     ('tiny', 'small', 'large')
@@ -37,10 +37,10 @@ def size_of(num_parameters: int) -> str:
 
 
 def resolve(config: PathConfig, size: str, algorithms: Mapping[str, Algorithm] | None = None) -> PathConfig:
-    """The config with a number for every `auto`, and a length for every stage; given values stay.
+    """The config with a value for every `auto` and a length for every stage; values that are set are kept.
 
-    `size` names the defaults: `tiny`, `small` or `large`. `algorithms` by stage replace those that the config names;
-    a Python program may pass objects. Settings that a stage's algorithm does not read stay `auto`.
+    `size` selects the defaults: `tiny`, `small` or `large`. `algorithms` (by stage name) replace those of the config,
+    so that a Python program can pass objects. Settings that a stage's algorithm does not read stay `auto`.
     """
     algorithms = algorithms or {stage.name: algorithm_of(stage, config.base) for stage in config.stages}
     file = defaults_file(size)
@@ -54,13 +54,13 @@ def resolve(config: PathConfig, size: str, algorithms: Mapping[str, Algorithm] |
 
 
 def algorithm_of(stage: StageConfig, base: Path) -> Algorithm:
-    """The algorithm of a stage; ConfigError, naming the stage, for an unknown name or settings that it refuses."""
+    """The algorithm of a stage; raises ConfigError, naming the stage, for an unknown name or invalid settings."""
     with error_context(f"stage `{stage.name}`"):
         return make_algorithm(stage.algorithm, base)
 
 
 def defaults_file(size: str) -> Path:
-    """Where the defaults of a size are."""
+    """The YAML file with the defaults of a size."""
     return next(
         file for root in rung.__path__ if (file := Path(root) / "configs" / "defaults" / f"{size}.yaml").is_file()
     )
@@ -85,12 +85,12 @@ def _stage_values(stage: StageConfig, algorithm: Algorithm, defaults: Mapping[st
     if isinstance(stage.batch_size, int) and rollout.batch_size == "auto":
         rollout = rollout.model_copy(update={"batch_size": stage.batch_size * updates.minibatches})
     rollout = _filled(rollout, values["rollout"])
-    filled["batch_size"] = _prompts_a_step(stage, rollout.batch_size, updates.minibatches)
+    filled["batch_size"] = _prompts_per_step(stage, rollout.batch_size, updates.minibatches)
     return {**filled, "updates": updates, "rollout": rollout}
 
 
 def native_precision() -> str:
-    """`bf16` where this machine multiplies in it (a GPU, or a CPU with avx512_bf16 or amx), else `fp32`."""
+    """`bf16` where the hardware supports it natively (a GPU, or a CPU with avx512_bf16 or amx), else `fp32`."""
     import torch
 
     if torch.cuda.is_available():
@@ -103,17 +103,21 @@ def _filled(block: Block, values: Mapping[str, Any]) -> Block:
     return block.model_copy(update={name: values[name] for name in autos})
 
 
-def _prompts_a_step(stage: StageConfig, rollout_size: Any, minibatches: Any) -> int:
-    """Prompts an optimizer step: a rollout cut into minibatches; ConfigError where `batch_size` says otherwise."""
+def _prompts_per_step(stage: StageConfig, rollout_size: Any, minibatches: Any) -> int:
+    """Prompts per optimizer step: rollout size / minibatches; raises ConfigError where `batch_size` differs."""
     if rollout_size < minibatches:
-        what = f"stage `{stage.name}`: `rollout.batch_size` {rollout_size} cannot be cut into {minibatches} minibatches"
-        raise ConfigError(what, "raise it, or lower `updates.minibatches`: each one needs a prompt")
+        what = (
+            f"stage `{stage.name}`: `rollout.batch_size` {rollout_size} cannot be split into {minibatches} minibatches"
+        )
+        raise ConfigError(what, "raise it, or lower `updates.minibatches`: each minibatch needs at least one prompt")
     prompts = rollout_size // minibatches
     if isinstance(stage.batch_size, TokenBatch):
-        what = f"stage `{stage.name}`: `batch_size` counts tokens, and sampled data are counted in prompts"
-        raise ConfigError(what, "give a number of prompts, or leave it out: it follows from `rollout.batch_size`")
+        what = f"stage `{stage.name}`: `batch_size` is in tokens, but a stage that samples counts prompts"
+        raise ConfigError(
+            what, "set it to a number of prompts, or leave it out: it is computed from `rollout.batch_size`"
+        )
     if stage.batch_size not in ("auto", prompts):
-        cut = f"`rollout.batch_size` {rollout_size} / `updates.minibatches` {minibatches}"
-        what = f"stage `{stage.name}`: `batch_size` {stage.batch_size} is not {cut}"
-        raise ConfigError(what, "leave `batch_size` out, or `rollout.batch_size`: one follows from the other")
+        expected = f"`rollout.batch_size` {rollout_size} / `updates.minibatches` {minibatches}"
+        what = f"stage `{stage.name}`: `batch_size` {stage.batch_size} is not {expected}"
+        raise ConfigError(what, "leave out `batch_size` or `rollout.batch_size`: each can be computed from the other")
     return prompts

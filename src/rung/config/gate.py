@@ -1,4 +1,4 @@
-"""What a config says of a gate."""
+"""The config of a gate: its metric, its guards, and what follows a stage that is not promoted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFl
 
 
 class Guard(BaseModel):
-    """A metric that must not fall by `tolerance` or more, in the metric's own unit (0.02 is two points of a rate)."""
+    """A metric that must not fall by `tolerance` or more, in the metric's unit (for a rate, 0.02 is two points)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -16,27 +16,28 @@ class Guard(BaseModel):
     tolerance: NonNegativeFloat
 
 
-def _each_once(guards: tuple[Guard, ...]) -> tuple[Guard, ...]:
+def _no_repeats(guards: tuple[Guard, ...]) -> tuple[Guard, ...]:
     names = [guard.metric for guard in guards]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"guarded more than once: {', '.join(sorted(repeated))}")
+        raise ValueError(f"guard each metric once; repeated: {', '.join(sorted(repeated))}")
     return guards
 
 
 class GateConfig(BaseModel):
-    """What a stage must show to be promoted: one metric that gains more than `min_gain`, and guards that all hold.
+    """The conditions for promoting a stage: `metric` gains more than `min_gain`, and all guards hold.
 
-    `on_gate` says how the path goes on where the stage is not promoted: from the last promoted model, or not at all.
+    `on_gate` decides what follows a stage that is not promoted: with `continue` the next stage starts from the last
+    promoted model, with `stop` no further stage is trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     metric: str
     min_gain: float = 0.0
-    guards: Annotated[tuple[Guard, ...], AfterValidator(_each_once)] = Field(default=())
+    guards: Annotated[tuple[Guard, ...], AfterValidator(_no_repeats)] = Field(default=())
     on_gate: Literal["continue", "stop"] = "continue"
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that the gate reads, so that they can be checked before anything is computed."""
+        """The metrics that the gate reads: `metric` and those of the guards."""
         return (self.metric, *(guard.metric for guard in self.guards))

@@ -1,9 +1,9 @@
-"""From a file or a shipped name to a path: `extends`, overrides, and errors that name file and key.
+"""Loads a config from a file or by a shipped name: `extends`, overrides, and errors that name the file and the key.
 
-Merging is deep: mappings merge, everything else, lists too, replaces. A mapping laid over a list of named things
-(`stages`, `rewards`, `metrics`) changes the things of those names, so `stages: {NAME: {num_train_epochs: 16}}` in a
-config that `extends` another changes one value of one stage. A config with `algorithm` in place of `stages` is a path
-of one stage, whose keys stand beside the path's.
+Merging is deep: mappings are merged; any other value, also a list, is replaced. A mapping merged into a list of named
+entries (`stages`, `rewards`, `metrics`) changes the entries with those names, so that in a config with `extends`
+`stages: {NAME: {num_train_epochs: 16}}` changes one value of one stage. A config with `algorithm` in place of `stages`
+is a path of one stage, whose keys are written beside those of the path.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from rung.errors import ConfigError, UserError
 from rung.utils.messages import as_requirement, did_you_mean
 from rung.utils.yaml_file import numbers, one_line, read_yaml
 
-FOLDERS = ("paths", "algorithms", "tiny")  # of configs/, in the order in which a bare name is looked for
+FOLDERS = ("paths", "algorithms", "tiny")  # of configs/, in the order of search
 _EXCLUSIVE = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}
 
 
 def load_config(name_or_file: str | Path, overrides: Sequence[str] = ()) -> PathConfig:
-    """The path of a YAML file or of a shipped name, with `key.sub=value` and `<stage>.key=value` laid over it.
+    """Loads a YAML file or a shipped config, with the overrides `key.sub=value` and `<stage>.key=value` applied.
 
-    Values of overrides are YAML. Relative paths in a file start from its folder, in a shipped config from the current
-    one. Raises ConfigError, naming file and key, for what cannot be read, an unknown key, or a value out of range.
+    Override values are YAML. Relative paths are resolved against the folder of the file, or against the working folder
+    for a shipped config. Raises ConfigError, naming file and key, for an unreadable file, an unknown key, or a value
+    out of range.
     """
     file = find_config(name_or_file)
     raw = _extended(file, ())
@@ -42,28 +43,28 @@ def load_config(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Path
 
 
 def parse_config(raw: Mapping[str, Any], *, source: str, base: Path) -> PathConfig:
-    """The path that a mapping describes; `source` names it in errors, relative paths start from `base`."""
-    alone = "algorithm" in raw and "stages" not in raw
-    raw = _path_of_one(raw) if alone else dict(raw)
+    """Validates a mapping as a path; `source` names it in errors, and relative paths are resolved against `base`."""
+    single = "algorithm" in raw and "stages" not in raw
+    raw = _single_stage_path(raw) if single else dict(raw)
     try:
         return PathConfig.model_validate(raw).at(base)
     except ValidationError as error:
-        raise _explained(error, raw, source, alone) from None
+        raise _config_error(error, raw, source, single) from None
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The configs that come with rung, by `folder/name`."""
+    """The files of the configs that come with rung, by `folder/name`."""
     files = (file for root in _roots() for folder in FOLDERS for file in sorted((root / folder).glob("*.yaml")))
     return {f"{file.parent.name}/{file.stem}": file for file in files}
 
 
 def find_config(name_or_file: str | Path) -> Path:
-    """The file of a config: itself where it is one, else the shipped one of that name (`pharmacy`, `tiny/base`)."""
+    """The file of a config: the given .yaml file, or the shipped config of that name (`pharmacy`, `tiny/base`)."""
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ConfigError(
-                f"{path}: there is no such file", "check the path, or give a name that `rung list configs` has"
+                f"{path}: the file does not exist", "check the path, or give a name from `rung list configs`"
             )
         return path.resolve()
     shipped = shipped_configs()
@@ -73,12 +74,12 @@ def find_config(name_or_file: str | Path) -> Path:
     known = {full.split("/")[1] for full in shipped}
     raise ConfigError(
         f"there is no config `{name_or_file}`",
-        f"give a .yaml file, or a shipped name; {did_you_mean(str(path), known)}",
+        f"give a .yaml file, or the name of a shipped config; {did_you_mean(str(path), known)}",
     )
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """`over` laid over `base`, by the rules on top of this module; `source` names `over` in errors.
+    """`over` merged into `base` by the rules at the top of this module; `source` names `over` in errors.
 
     >>> merge({"rollout": {"top_p": 1, "top_k": 5}}, {"rollout": {"top_k": 0}}, "an example")
     {'rollout': {'top_p': 1, 'top_k': 0}}
@@ -89,31 +90,32 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any], source: str) -> dict
     return merged
 
 
-def _merged(key: str, mine: Any, value: Any, source: str) -> Any:
+def _merged(key: str, old: Any, value: Any, source: str) -> Any:
     if key == "algorithm":
-        mine, value = as_named(mine), as_named(value)
+        old, value = as_named(old), as_named(value)
         if (
-            isinstance(mine, Mapping)
+            isinstance(old, Mapping)
             and isinstance(value, Mapping)
-            and value.get("name", mine.get("name")) != mine.get("name")
+            and value.get("name", old.get("name")) != old.get("name")
         ):
             return value
-    if isinstance(value, Mapping) and isinstance(mine, Mapping):
-        return merge(mine, value, source)
-    things = [as_named(thing) for thing in mine] if isinstance(mine, list) else []
-    names = [thing.get("name") if isinstance(thing, Mapping) else None for thing in things]
+    if isinstance(value, Mapping) and isinstance(old, Mapping):
+        return merge(old, value, source)
+    entries = [as_named(entry) for entry in old] if isinstance(old, list) else []
+    names = [entry.get("name") if isinstance(entry, Mapping) else None for entry in entries]
     if not isinstance(value, Mapping) or not names or None in names:
         return value
     for name in value:
         if name not in names:
             raise ConfigError(f"{source}: `{key}` has no `{name}`", did_you_mean(str(name), map(str, names)))
-    return [merge(thing, as_named(value.get(name, {})), source) for name, thing in zip(names, things, strict=True)]
+    return [merge(entry, as_named(value.get(name, {})), source) for name, entry in zip(names, entries, strict=True)]
 
 
 def _extended(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if file in above:
         raise ConfigError(
-            f"{file}: extends itself", "break the circle: " + " -> ".join(str(each) for each in (*above, file))
+            f"{file}: extends itself",
+            "remove one `extends` of this cycle: " + " -> ".join(str(each) for each in (*above, file)),
         )
     raw = read_yaml(file)
     if "extends" not in raw:
@@ -121,14 +123,15 @@ def _extended(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     extended = raw.pop("extends")
     if not isinstance(extended, str):
         raise ConfigError(
-            f"{file}: `extends` is {extended!r}", "name one config: a file, from this one's folder, or a shipped name"
+            f"{file}: `extends` is {extended!r}",
+            "name one config: a file relative to this one's folder, or a shipped name",
         )
     beside = file.parent / extended
     return merge(_extended(find_config(beside if beside.is_file() else extended), (*above, file)), raw, str(file))
 
 
 def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """`a.b=value` as {a: {b: value}}; a first word that names a stage stands for that stage."""
+    """`a.b=value` as {a: {b: value}}; if the first key is the name of a stage, the override applies to that stage."""
     dotted, equals, value = text.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
@@ -138,38 +141,38 @@ def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
     try:
         nested: Any = numbers(yaml.safe_load(value))
     except yaml.YAMLError as error:
-        raise ConfigError(f"override `{text}`: the value is not YAML: {one_line(error)}", "quote it") from None
+        raise ConfigError(f"override `{text}`: the value is not YAML: {one_line(error)}", "quote the value") from None
     stages = raw.get("stages")
     if isinstance(stages, list) and keys[0] in [stage.get("name") for stage in stages if isinstance(stage, Mapping)]:
         keys = ["stages", *keys]
-    elif stages is None and len(keys) > 1 and keys[0] == _only_name(raw):
+    elif stages is None and len(keys) > 1 and keys[0] == _single_stage_name(raw):
         keys = keys[1:]
     for key in reversed(keys):
         nested = {key: nested}
     return nested
 
 
-def _only_name(raw: Mapping[str, Any]) -> str:
-    """The name of the stage of a path of one: the algorithm's word, or `stage` where it is a user's own class."""
+def _single_stage_name(raw: Mapping[str, Any]) -> str:
+    """The name of the only stage of a path: the algorithm's name, or `stage` for a class from a module or a file."""
     algorithm = as_named(raw.get("algorithm"))
     name = str(algorithm.get("name")) if isinstance(algorithm, Mapping) else ""
     return name if name.isidentifier() else "stage"
 
 
-def _path_of_one(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys that only a stage has move into it, and `data`, which here is the spec itself."""
+def _single_stage_path(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Moves `data` and the keys that only a stage has into the one stage of the path."""
     own = StageConfig.model_fields.keys() - PathConfig.model_fields.keys() | {"from"}
-    stage = {"name": _only_name(raw), **{key: raw[key] for key in raw if key in own}}
+    stage = {"name": _single_stage_name(raw), **{key: raw[key] for key in raw if key in own}}
     path = {key: value for key, value in raw.items() if key not in own}
     if "data" in path:
         stage["data"] = path.pop("data")
     return {**path, "stages": [stage]}
 
 
-def _explained(error: ValidationError, raw: Mapping[str, Any], source: str, alone: bool) -> UserError:
-    """The first fault as what it is and what to do; an unknown key comes before a value that does not fit.
+def _config_error(error: ValidationError, raw: Mapping[str, Any], source: str, single: bool) -> UserError:
+    """The first fault as an error of two lines; unknown keys are reported before invalid values.
 
-    `alone`: the keys of the only stage were written beside the path's.
+    `single`: the keys of the only stage were written beside those of the path.
     """
     faults = error.errors()
     fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
@@ -179,33 +182,33 @@ def _explained(error: ValidationError, raw: Mapping[str, Any], source: str, alon
     loc = fault["loc"]
     key = _dotted(loc, raw)
     if fault["type"] == "extra_forbidden":
-        return ConfigError(f"{source}: unknown key `{key}`", _instead(loc, raw, alone, fault["input"]))
+        return ConfigError(f"{source}: unknown key `{key}`", _key_advice(loc, raw, single, fault["input"]))
     if fault["type"] == "missing":
-        return ConfigError(f"{source}: `{key}` is missing", "add it; `rung list configs` names examples to start from")
+        return ConfigError(f"{source}: `{key}` is missing", "add it; `rung list configs` lists example configs")
     reasons = dict.fromkeys(as_requirement(other["msg"]) for other in faults if _dotted(other["loc"], raw) == key)
     return ConfigError(f"{source}: `{key}` is {fault['input']!r}", "; or: ".join(reasons))
 
 
-def _instead(loc: tuple[int | str, ...], raw: Mapping[str, Any], alone: bool, value: object) -> str:
-    either = alone and len(loc) == 1  # a key of the path or of its stage was meant
+def _key_advice(loc: tuple[int | str, ...], raw: Mapping[str, Any], single: bool, value: object) -> str:
+    either = single and len(loc) == 1  # the key may be meant for the path or for its stage
     loc = ("stages", 0, *loc) if either else loc
     key, owner = str(loc[-1]), _model_at(loc[:-1])
     fields = [*owner.model_fields.items(), *(PathConfig.model_fields.items() if either else ())]
     known = {field.alias or name for name, field in fields}
     if owner is PathConfig and key in StageConfig.model_fields:
-        return f"it is a stage's key: write it in the stage, or `<stage>.{key}=...` as an override"
+        return f"it is a key of a stage: write it in the stage, or give the override `<stage>.{key}=...`"
     if owner is StageConfig and key in PathConfig.model_fields:
-        return "it holds for the whole path: write it at the top"
+        return "it is a key of the path: write it at the top level"
     in_stage = owner in (StageConfig, RolloutConfig, UpdatesConfig)
     if in_stage and not method_advice(key, value) and key in _settings(loc, raw):
-        return f"it is a setting of the algorithm: `algorithm: {{name: ..., {key}: ...}}`"
+        return f"it is a setting of the algorithm: write `algorithm: {{name: ..., {key}: ...}}`"
     if in_stage and key in STAGE_KEYS:
-        return "it is a stage's key: write it in the stage itself"
+        return "it is a key of the stage: write it directly in the stage"
     return successor(key, known, value)
 
 
 def _settings(loc: tuple[int | str, ...], raw: Mapping[str, Any]) -> set[str]:
-    """The settings of the algorithm of the stage that `loc` lies in; none where there is no such algorithm."""
+    """The settings of the algorithm of the stage that `loc` belongs to; empty where the algorithm is unknown."""
     try:
         return set(algorithm_class(as_named(raw["stages"][loc[1]]["algorithm"])["name"]).model_fields)
     except (UserError, LookupError, TypeError):
@@ -213,7 +216,7 @@ def _settings(loc: tuple[int | str, ...], raw: Mapping[str, Any]) -> set[str]:
 
 
 def _dotted(loc: tuple[int | str, ...], raw: Any) -> str:
-    """A pydantic location as a user writes it: stages and rewards by name, without pydantic's names of alternatives."""
+    """A pydantic location as users write it: stages and rewards by name, without pydantic's labels of union members."""
     words: list[str] = []
     for step in loc:
         if isinstance(raw, Mapping):
@@ -227,7 +230,7 @@ def _dotted(loc: tuple[int | str, ...], raw: Any) -> str:
 
 
 def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
-    """The model that a pydantic location points into."""
+    """The config model that a pydantic location leads to."""
     model: type[BaseModel] = PathConfig
     for step in loc:
         field = next((field for name, field in model.model_fields.items() if step in (name, field.alias)), None)

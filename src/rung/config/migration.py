@@ -18,7 +18,7 @@ ADVICE = {"write": "write ", "leave out": "leave it out: "}
 
 
 class Spelling(NamedTuple):
-    """Advice by key, by prefix of a key, and by key and value; and the keys that have a new name."""
+    """Advice by key, by prefix of a key (`families`), and by key and value (`methods`); new names by old name."""
 
     keys: Mapping[str, str]
     families: Mapping[str, str]
@@ -28,7 +28,7 @@ class Spelling(NamedTuple):
 
 @cache
 def spelling() -> Spelling:
-    """The table of `configs/spelling.yaml`, advice by key."""
+    """The tables of `configs/spelling.yaml`, with the advice looked up by key."""
     files = (Path(root) / "configs" / "spelling.yaml" for root in rung.__path__)
     table = yaml.safe_load(next(file for file in files if file.is_file()).read_text(encoding="utf-8"))
     advice = {
@@ -40,7 +40,7 @@ def spelling() -> Spelling:
     families = {key.removesuffix("*"): words for key, words in advice.items() if key.endswith("*")}
     keys = {key: words for key, words in advice.items() if not key.endswith("*")}
     methods = {
-        (key, value): f"a name is the whole method: write {words}"
+        (key, value): f"the name of the algorithm selects the objective: write {words}"
         for key, values in table["methods"].items()
         for value, words in values.items()
     }
@@ -49,19 +49,19 @@ def spelling() -> Spelling:
 
 
 def old_advice(key: str) -> str | None:
-    """What to write instead of a key of TRL, of an older script or of an earlier version; None for any other."""
+    """Advice for a key of TRL, of an older script or of an earlier version of rung; None for any other key."""
     table = spelling()
     in_family = (words for start, words in table.families.items() if key.startswith(start))
     return table.keys.get(key) or next(in_family, None)
 
 
 def method_advice(key: str, value: object) -> str | None:
-    """What to write instead of a value that stands for an algorithm of its own here; None for any other."""
+    """Advice for a value that is a separate algorithm in rung, such as `loss_type: dapo`; None for any other value."""
     return spelling().methods.get((key, value)) if isinstance(value, str) else None
 
 
 def successor(key: str, known: Collection[str], value: object = None) -> str:
-    """What to write instead of an unknown key: its name here, else the nearest known key.
+    """Advice for an unknown key: its name in rung, else the nearest known key.
 
     >>> successor("num_iterations", [])
     'write `updates.epochs`'
@@ -72,7 +72,7 @@ def successor(key: str, known: Collection[str], value: object = None) -> str:
 
 
 def setting_successor(key: str, known: Collection[str], value: object) -> str:
-    """`successor` for an unknown key inside `algorithm`, which may be a stage's key in the wrong place."""
+    """`successor` for an unknown key inside `algorithm`, which may be a misplaced key of the stage."""
     if key in STAGE_KEYS:
-        return f"it is a stage's key: write `{key}` beside `algorithm`"
+        return f"it is a key of the stage: write `{key}` beside `algorithm`"
     return successor(key, known, value)

@@ -1,6 +1,6 @@
-"""The keys of a path and of its stages: frozen models that know no other keys.
+"""The config keys of a path and of its stages, as frozen pydantic models that reject unknown keys.
 
-A value `auto` depends on the size of the model; `rung.config.defaults` fills it from `configs/defaults/`.
+The value of `auto` depends on the model size; `rung.config.defaults` reads it from `configs/defaults/`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "pol
 
 
 def as_named(value: Any) -> Any:
-    """A plain word as the mapping that it stands for, `{name: word}`; anything else as it is."""
+    """Expands a string to the mapping `{name: string}`; returns anything else unchanged."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -46,7 +46,7 @@ RewardSpecs = tuple[Annotated[RewardSpec, BeforeValidator(as_named)], ...]
 
 
 class Section(BaseModel):
-    """A mapping of the config: frozen, and closed to unknown keys."""
+    """The base of all config blocks: frozen, and unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -58,7 +58,7 @@ class TokenBatch(Section):
 
 
 class RolloutConfig(Section):
-    """How completions are sampled for training. `batch_size` counts prompts per rollout over all ranks.
+    """The sampling of completions for training. `batch_size` counts prompts per rollout over all ranks.
 
     `sampler` is `local` (the policy itself), `pkg.module:Class`, `./file.py:Class` or a registered name.
     """
@@ -74,16 +74,16 @@ class RolloutConfig(Section):
 
 
 class UpdatesConfig(Section):
-    """What is learnt from one rollout: `epochs` passes over it, each cut into `minibatches` optimizer steps."""
+    """The optimizer steps on one rollout: `epochs` passes over it, each split into `minibatches` steps."""
 
     epochs: PositiveInt | Auto = "auto"
     minibatches: PositiveInt | Auto = "auto"
 
 
 class Adapter(Section):
-    """Train an adapter and not the whole model; inside `lora` are the keys of `peft.LoraConfig`.
+    """Trains an adapter instead of the whole model; `lora` has the keys of `peft.LoraConfig`.
 
-    With `load_in_4bit` what lies below it is quantised while the stage trains.
+    With `load_in_4bit` the base weights are quantised while the stage trains (QLoRA).
     """
 
     lora: dict[str, Any]
@@ -91,23 +91,23 @@ class Adapter(Section):
 
 
 class EarlyStopping(Section):
-    """Stop where the validation loss has not fallen by more than `threshold` in `patience` evaluations."""
+    """Stops training when the held-out loss has not fallen by more than `threshold` in `patience` evaluations."""
 
     threshold: NonNegativeFloat = 0.0
     patience: PositiveInt = 1
 
 
 class StageConfig(Section):
-    """One rung: an algorithm, what it learns from, and how.
+    """One stage: an algorithm, its data and its training settings.
 
     `start` is the key `from`: an earlier stage, `run:NAME/stage` or a folder; by default the last promoted policy.
-    `batch_size` counts prompts, pairs or rows an optimizer step over all ranks. Of `num_train_epochs` and `max_steps`
-    one is given at most. `reference` is `start`, the weights that this stage starts from, an earlier stage, or one that
-    moves: every `ref_model_sync_steps` steps `sync` makes it the policy, and `ema` gives the policy the share
-    `ref_model_mixup_alpha` in it (TR-DPO, 2404.09656). `critic`
-    is where values come from: a `head` on the policy, a model of its own that begins as `start` does, or one that
-    begins as an earlier stage, such as a reward model. `teacher` is a model to learn from: an earlier stage, or what
-    `model` of a path may be.
+    `batch_size` counts prompts, pairs or rows per optimizer step over all ranks. At most one of `num_train_epochs` and
+    `max_steps` may be set. `reference` is `start` (the weights that this stage starts from), an earlier stage, or a
+    reference that is updated every `ref_model_sync_steps` steps: `sync` copies the policy into it, `ema` averages the
+    policy into it with weight `ref_model_mixup_alpha` (TR-DPO, arXiv 2404.09656). `critic` is `head` (a value head on
+    the policy), `start` (a separate model, initialised with the weights that this stage starts from), or an earlier
+    stage that initialises a separate model, such as a reward model. `teacher` is the model to distill: an earlier
+    stage, or anything that `model` of a path accepts.
     """
 
     name: str
@@ -147,35 +147,35 @@ class StageConfig(Section):
 
     @field_validator("adapter", mode="before")
     @classmethod
-    def _none_is_a_word(cls, adapter: object) -> object:
+    def _none_means_no_adapter(cls, adapter: object) -> object:
         return None if adapter == "none" else adapter
 
     @field_validator("rollout", "updates", mode="before")
     @classmethod
-    def _nothing_is_the_default(cls, block: object) -> object:
+    def _null_means_defaults(cls, block: object) -> object:
         return {} if block is None else block
 
     @field_validator("algorithm")
     @classmethod
-    def _algorithm_has_a_name(cls, algorithm: dict[str, Any]) -> dict[str, Any]:
+    def _check_algorithm_name(cls, algorithm: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(algorithm.get("name"), str):
             raise ConfigError("`algorithm` has no name", "write `algorithm: NAME`, or `algorithm: {name: NAME, ...}`")
         return algorithm
 
     @model_validator(mode="after")
-    def _one_length(self) -> StageConfig:
+    def _check_length(self) -> StageConfig:
         if self.num_train_epochs is not None and self.max_steps is not None:
             what = f"stage `{self.name}` has both `num_train_epochs` and `max_steps`"
-            raise ConfigError(what, "keep one: the other follows from the data")
+            raise ConfigError(what, "keep one: the other is computed from the size of the data")
         return self
 
 
 class EvaluateConfig(Section):
-    """What every stage is measured on. Gates read `validation`; `test` is read once, when the path has finished.
+    """The evaluation of every stage. Gates read `validation`; `test` is read once, after the last stage.
 
-    `metrics` are rewards by another name. `shots` examples, drawn from the data `shots_from`, stand before a question;
-    each number of them is a measurement of its own, and the first one is the gate's. Decoding is greedy at
-    temperature 0.
+    `metrics` has the same entries as `rewards`. `shots` lists numbers of few-shot examples, which are drawn from the
+    data `shots_from` and put before each question; each number is a separate evaluation, and gates read the first.
+    Decoding is greedy at temperature 0.
     """
 
     validation: DataEntry | None = None
@@ -190,10 +190,10 @@ class EvaluateConfig(Section):
 
 
 class PathConfig(Section):
-    """A path: a model, what there is to learn from, how it is judged, and the stages that it climbs.
+    """A path: a model, its data, rewards and evaluation, and the stages that train it one after another.
 
-    `data` names the data that stages refer to; a stage may also spell its data out. `rewards`, `gate` and `seed` hold
-    for every stage without its own. Runs are written to `output`/`name`.
+    `data` maps names to the data that stages refer to; a stage may also define its data inline. `rewards`, `gate` and
+    `seed` apply to every stage that does not set its own. Runs are written to `output`/`name`.
     """
 
     name: str
@@ -212,24 +212,24 @@ class PathConfig(Section):
 
     @property
     def base(self) -> Path:
-        """The folder that relative paths start from: where the config file lies, or where the command was given."""
+        """The folder that relative paths are resolved against: that of the config file, or the working folder."""
         return self._base
 
     def at(self, base: Path) -> PathConfig:
-        """The same config with relative paths starting from `base`."""
+        """A copy of the config with relative paths resolved against `base`."""
         copied = self.model_copy()
         copied._base = base
         return copied
 
     def with_stages(self, stages: Mapping[str, Mapping[str, Any]]) -> PathConfig:
-        """The same config with some values of some stages replaced; the values are not validated again."""
+        """A copy of the config with values of stages replaced, by stage name; the new values are not validated."""
         changed = tuple(stage.model_copy(update=dict(stages.get(stage.name, {}))) for stage in self.stages)
         return self.model_copy(update={"stages": changed})
 
     def data_of(self, spec: DataEntry) -> DataEntry:
-        """What a data key means: the data of that name where there is one, else the spec itself.
+        """The data of an entry: that of its name in `data` where there is one, else the entry itself.
 
-        Raises ConfigError for a plain word that is neither a name nor a file.
+        Raises ConfigError for a plain word that is neither a name in `data` nor a file.
         """
         if not isinstance(spec, str) or spec in self.data:
             return self.data[spec] if isinstance(spec, str) else spec
@@ -246,7 +246,7 @@ class PathConfig(Section):
         return self.gate if stage.gate is None else stage.gate
 
     def shots_of(self, stage: StageConfig) -> tuple[int, ...]:
-        """How many shots a stage is measured with: its own numbers or those of `evaluate`."""
+        """The numbers of shots that a stage is evaluated with: its own or those of `evaluate`."""
         return self.evaluate.shots if stage.shots is None else stage.shots
 
     def seed_of(self, stage: StageConfig) -> int:
@@ -254,44 +254,46 @@ class PathConfig(Section):
         return self.seed if stage.seed is None else stage.seed
 
     def dump(self) -> dict[str, Any]:
-        """The config as plain YAML values, keys spelled as a user spells them."""
+        """The config as plain YAML values, with keys as users write them (`from`, not `start`)."""
         return self.model_dump(mode="json", by_alias=True)
 
     @field_validator("evaluate", mode="before")
     @classmethod
-    def _nothing_is_measured(cls, evaluate: object) -> object:
+    def _null_means_no_evaluation(cls, evaluate: object) -> object:
         return EvaluateConfig() if evaluate is None else evaluate
 
     @field_validator("name")
     @classmethod
-    def _safe(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         return safe_name(name, "run")
 
     @model_validator(mode="after")
-    def _stages_look_back(self) -> PathConfig:
+    def _check_stage_names(self) -> PathConfig:
         names = [safe_name(stage.name, "stage") for stage in self.stages]
         for number, stage in enumerate(self.stages):
             if stage.name in names[:number]:
-                raise ConfigError(f"two stages are called `{stage.name}`", "give each stage a name of its own")
+                raise ConfigError(f"two stages are called `{stage.name}`", "give each stage a different name")
             if stage.name in RESERVED or stage.name in PathConfig.model_fields:
                 raise ConfigError(
-                    f"a stage cannot be called `{stage.name}`", "the word has a meaning here: take another"
+                    f"a stage cannot be called `{stage.name}`", "the name is a key or reserved: choose another"
                 )
             earlier = ", ".join(names[:number]) or "none"
             if stage.start in names[number:]:
-                what = f"stage `{stage.name}` starts from `{stage.start}`, which does not come before it"
-                raise ConfigError(what, f"start from an earlier stage ({earlier}), or move `{stage.start}` up")
+                what = f"stage `{stage.name}` starts from `{stage.start}`, which is not an earlier stage"
+                raise ConfigError(
+                    what, f"start from an earlier stage ({earlier}), or move `{stage.start}` before this stage"
+                )
             if stage.teacher in names[number:]:
-                what = f"stage `{stage.name}` has the teacher `{stage.teacher}`, which does not come before it"
+                what = f"stage `{stage.name}` has the teacher `{stage.teacher}`, which is not an earlier stage"
                 raise ConfigError(what, f"use an earlier stage ({earlier}), a folder, a hub id or `run:NAME/stage`")
-            for key, words in (("reference", ("start", *MOVING_REFERENCES)), ("critic", (None, "head", "start"))):
-                as_named = getattr(stage, key)
-                if as_named not in (*words, *names[:number]):
-                    what = f"stage `{stage.name}` has the {key} `{as_named}`, which is no stage before it"
+            for key, words in (("reference", ("start", *UPDATED_REFERENCES)), ("critic", (None, "head", "start"))):
+                value = getattr(stage, key)
+                if value not in (*words, *names[:number]):
+                    what = f"stage `{stage.name}` has the {key} `{value}`, which is not an earlier stage"
                     choices = ", ".join(f"`{word}`" for word in words if word)
                     raise ConfigError(what, f"use {choices}, or an earlier stage ({earlier})")
         return self
 
 
-MOVING_REFERENCES = ("ema", "sync")  # words for a reference that moves
-RESERVED = frozenset({"start", "head", *MOVING_REFERENCES, "stages"})
+UPDATED_REFERENCES = ("ema", "sync")  # values of `reference` that update it during training
+RESERVED = frozenset({"start", "head", *UPDATED_REFERENCES, "stages"})

@@ -1,1 +1,1 @@
-"""From a config to a finished run: check, build a stage, train it, evaluate it, decide."""
+"""From a config to a finished run: check the path, then build, train and evaluate each stage and decide its gate."""

@@ -1,4 +1,4 @@
-"""From the settings of a stage to a `Stage`: model, reference, data, batch source, optimizer."""
+"""Builds a `Stage` from its settings: model, reference, data, batch source and optimizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rung.algorithm import Algorithm
 from rung.config import StageConfig, TokenBatch
-from rung.config.schema import MOVING_REFERENCES
+from rung.config.schema import UPDATED_REFERENCES
 from rung.data.batches import Dataset
 from rung.data.collate import collate
 from rung.distributed.ranks import Ranks
@@ -53,15 +53,15 @@ def build_stage(
     model: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
     data: StageData | None = None,
 ) -> Stage:
-    """Loads the model, reads the data and makes everything ready for training.
+    """Loads the models, reads the data and builds everything that training needs.
 
-    `start`, `reference`, `critic` and `teacher` are what `load_model` takes; no reference means the weights at the
-    start, no critic a head on the policy. `model` is a loaded one in place of `start`. `data` that was read before is
-    used where its tokens are those of the model's tokenizer. Raises UserError for whatever cannot work, before any
-    training.
+    `start`, `reference`, `critic` and `teacher` are locations for `load_model`. Without a `reference` the policy is
+    compared with its initial weights; without a `critic` a value head is put on the policy. `model` is a loaded model
+    that replaces `start`. `data` that was read before is used only if it was encoded with the model's tokenizer.
+    Raises UserError for every fault that can be found before training.
     """
     config, algorithm = settings.config, settings.algorithm
-    torch.manual_seed(settings.seed)  # for the weights of fresh adapters and heads
+    torch.manual_seed(settings.seed)  # for the initial weights of new adapters and heads
     loaded, tokenizer = model or load_model(start, seed=settings.seed)
     for role, location in (("reference", reference), ("critic", critic), ("teacher", teacher)):
         if location is not None:
@@ -110,7 +110,7 @@ def build_stage(
 def build_policy(
     settings: StageSettings, model: PreTrainedModel, *, start: str, reference: str | None, ranks: Ranks
 ) -> Policy:
-    """The policy with its adapter and, where the algorithm needs one, its reference; None is `model` as given."""
+    """The policy with its adapter and, if the algorithm needs one, a reference; None means the weights of `model`."""
     config = settings.config
     adapter = config.adapter
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -141,19 +141,19 @@ def build_policy(
 
 
 def reference_update(config: StageConfig) -> ReferenceUpdate | None:
-    """How a stage's reference is updated, None for a fixed one; the defaults are those of TR-DPO and TRL."""
-    if config.reference not in MOVING_REFERENCES:
+    """The schedule that updates a stage's reference, None for a fixed one; defaults are those of TR-DPO and TRL."""
+    if config.reference not in UPDATED_REFERENCES:
         return None
     share = 1.0 if config.reference == "sync" else config.ref_model_mixup_alpha or 0.6
     return ReferenceUpdate(config.ref_model_sync_steps or 512, share)
 
 
 def add_heads(policy: Policy, algorithm: Algorithm, critic: str | None, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Gives the policy the heads that the algorithm needs, and a critic of its own where one is named.
+    """Adds the heads that the algorithm needs, and a separate critic where `critic` names its initial model.
 
-    A score head starts random with std 1/sqrt(H + 1), as in Stiennon et al. 2020 (arXiv 2009.01325); a value head
-    starts at 0, or as the head of the reward model that initialises the critic. Raises ConfigError for a model that
-    cannot be saved as a reward model.
+    A score head is initialised with std 1/sqrt(H + 1), as in Stiennon et al. 2020 (arXiv 2009.01325); a value head is
+    initialised with 0, or with the head of the reward model that initialises the critic. Raises ConfigError for a model
+    that cannot be saved as a reward model.
     """
     needs = algorithm.needs()
     if "score_head" in needs:
@@ -170,7 +170,7 @@ def add_heads(policy: Policy, algorithm: Algorithm, critic: str | None, tokenize
 def build_dataset_source(
     settings: StageSettings, policy: Policy, tokenizer: PreTrainedTokenizerBase, data: StageData, ranks: Ranks
 ) -> tuple[BatchSource, float]:
-    """Batches of a data set, and the number of optimizer steps in an epoch of it."""
+    """The batches of a data set, and the number of optimizer steps per epoch."""
     size = settings.config.batch_size
     batch_size = {"tokens": size.tokens} if isinstance(size, TokenBatch) else resolved(size)
     dataset = Dataset(data.train, batch_size=batch_size, seed=settings.seed, pad_id=_pad_id(tokenizer), ranks=ranks)
@@ -180,9 +180,9 @@ def build_dataset_source(
 def build_rollout_source(
     settings: StageSettings, policy: Policy, tokenizer: PreTrainedTokenizerBase, data: StageData, ranks: Ranks
 ) -> tuple[BatchSource, float]:
-    """Batches sampled from the policy, and the number of optimizer steps in an epoch of the prompts."""
+    """The batches sampled from the policy, and the number of optimizer steps per epoch of the prompts."""
     rollout, updates = settings.config.rollout, settings.config.updates
-    assert policy.sampling is not None, "a stage that samples says how"
+    assert policy.sampling is not None, "a stage that samples has sampling settings"
     make_sampler = SAMPLERS.find(rollout.sampler, settings.base)
     generator = Generator(
         sampler=make_sampler(policy.model, tokenizer, training_dtype=policy.dtype),

@@ -1,4 +1,4 @@
-"""`rung check`: everything about a path that can be known before anything is computed."""
+"""`rung check`: all checks of a path that need no training and no generation."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A path that can run: its config without any `auto`, a summary row for each stage, and notes for the user.
+    """A path that passed all checks: its resolved config, a summary row for each stage, and notes for the user.
 
-    `data` by stage and `evaluations` are what was read on the way, for the run that follows.
+    `data` (by stage) and `evaluations` were read for the checks and are used again by the run.
     """
 
     config: PathConfig
@@ -53,10 +53,10 @@ class Checked:
 
 
 def check(config: PathConfig) -> Checked:
-    """The resolved config and a summary; raises UserError for whatever can be known not to work.
+    """Resolves and checks a path; raises UserError for every fault that can be found before training.
 
-    Reads data, tokenizer and the shape of the model, and finds algorithms, rewards and metrics; no model is run and
-    nothing is written.
+    Reads the data, the tokenizer and the shapes of the model, and loads algorithms, rewards and metrics; no model is
+    run and nothing is written.
     """
     config = resolve_by_model(config)
     make_trackers(config.trackers, Path(), project="", run_name="", base=config.base)
@@ -65,7 +65,7 @@ def check(config: PathConfig) -> Checked:
     model, tokenizer = load_meta_model(locate(config.model, base=config.base, runs=Path(config.output)))
     size = size_of_model(config)
     rows: list[dict[str, Any]] = []
-    notes = [f"{config.model} is {size}: defaults of configs/defaults/{size}.yaml"]
+    notes = [f"{config.model} is a {size} model: defaults of configs/defaults/{size}.yaml"]
     data: dict[str, StageData] = {}
     for stage in config.stages:
         algorithm = make_algorithm(stage.algorithm, config.base)
@@ -73,7 +73,7 @@ def check(config: PathConfig) -> Checked:
         if algorithm.makes_policy():
             _check_gate(config, stage, evaluations)
         _check_start(config, stage)
-        _check_same_families(config, stage)
+        _check_same_tokenizers(config, stage)
         row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": stage.start}
         row |= dict.fromkeys(("data", "rows", "lr", "batch", "length"))
         if algorithm.data_kind() is not None:
@@ -86,7 +86,7 @@ def check(config: PathConfig) -> Checked:
 
 
 def _notes(algorithm: Algorithm, stage: StageConfig) -> list[str]:
-    """The algorithm's notes on these settings."""
+    """The algorithm's notes on the settings of a stage."""
     if algorithm.data_kind() != "prompts":
         return algorithm.notes(1)
     return algorithm.notes(resolved(stage.updates.epochs) * resolved(stage.updates.minibatches))
@@ -99,7 +99,7 @@ def _check_training(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> StageData:
-    """Checks optimizer, adapter, sampler, data and rewards of a stage; returns the data as training reads them."""
+    """Checks the optimizer, adapter, sampler, data and rewards of a stage; returns the data that it will train on."""
     with error_context(f"stage `{stage.name}`"):
         find_optimizer(stage.optimizer, config.base)
         check_schedule(stage.lr_scheduler_type, resolved(stage.learning_rate))
@@ -123,18 +123,18 @@ def _check_gate(config: PathConfig, stage: StageConfig, evaluations: Evaluations
     if gate is None:
         return
     if not evaluations.validation:
-        what = f"stage `{stage.name}` has a gate, and `evaluate.validation` names no items for it to read"
-        raise ConfigError(what, "name them, or remove the gate")
+        what = f"stage `{stage.name}` has a gate, but `evaluate.validation` has no items to evaluate"
+        raise ConfigError(what, "set `evaluate.validation`, or remove the gate")
     for metric in gate.metrics:
         if metric not in evaluations.goals:
-            what = f"the gate of stage `{stage.name}` reads `{metric}`, which is no metric"
+            what = f"the gate of stage `{stage.name}` reads `{metric}`, which is not a metric"
             raise ConfigError(what, did_you_mean(metric, evaluations.goals))
 
 
 def _check_evaluations(
     config: PathConfig, evaluations: Evaluations, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raises UserError for an item that the model cannot be asked with any of the numbers of shots."""
+    """Raises UserError for an evaluation item that does not fit the model at one of the numbers of shots."""
     evaluations.metrics.check_policy(tokenizer)
     for num_shots in sorted({count for stage in config.stages for count in config.shots_of(stage)}):
         for evaluation_set in SETS:
@@ -143,17 +143,17 @@ def _check_evaluations(
 
 
 def _check_start(config: PathConfig, stage: StageConfig) -> None:
-    """Raises ConfigError where a stage starts from, or compares with, something that is no policy or not there."""
+    """Raises ConfigError where the start, reference or teacher is not a policy, or where the start does not exist."""
     policies = (
         (stage.start, "starts from"),
         (stage.reference, "has the reference"),
         (stage.teacher, "has the teacher"),
     )
-    for name, does in policies:
+    for name, verb in policies:
         named = next((other for other in config.stages if other.name == name), None)
         if named is not None and not make_algorithm(named.algorithm, config.base).makes_policy():
-            what = f"stage `{stage.name}` {does} `{named.name}`, which judges answers and gives none"
-            raise ConfigError(what, "name a policy; a reward model is named as `critic`, or in a reward")
+            what = f"stage `{stage.name}` {verb} `{named.name}`, which is a reward model and not a policy"
+            raise ConfigError(what, "name a policy; a reward model can be the `critic`, or the `model` of a reward")
     earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
     if stage.start is None or stage.start in earlier:
         return
@@ -163,14 +163,14 @@ def _check_start(config: PathConfig, stage: StageConfig) -> None:
             read_config(start)
             check_base(start, locate(config.model, base=config.base, runs=Path(config.output)))
             if is_adapter(start):
-                load_model(start, seed=config.seed)  # only the base's weights tell whether the adapter belongs to them
+                load_model(start, seed=config.seed)  # compares the adapter with the weights of its base
             return
     what = f"stage `{stage.name}` starts from `{stage.start}`, which is neither an earlier stage nor a folder"
-    raise ConfigError(what, f"earlier stages: {', '.join(earlier) or 'none'}; or `run:NAME/stage`, or a folder")
+    raise ConfigError(what, f"use an earlier stage ({', '.join(earlier) or 'none'}), `run:NAME/stage` or a folder")
 
 
-def _check_same_families(config: PathConfig, stage: StageConfig) -> None:
-    """Raises ConfigError where another stage's model has a different tokenizer, if both models are known."""
+def _check_same_tokenizers(config: PathConfig, stage: StageConfig) -> None:
+    """Raises ConfigError where the stage of a reference, critic or teacher uses another tokenizer, as far as known."""
     for key in ("reference", "critic", "teacher"):
         other = next((each for each in config.stages if each.name == getattr(stage, key)), None)
         own, theirs = sorted(_origins(config, stage)), sorted(_origins(config, other) if other else ())
@@ -180,7 +180,7 @@ def _check_same_families(config: PathConfig, stage: StageConfig) -> None:
 
 
 def _origins(config: PathConfig, stage: StageConfig) -> set[str]:
-    """The models that a stage may descend from: several only where it starts from the last promoted of several."""
+    """The initial models that a stage may descend from; several where it is open which stage will be promoted last."""
     earlier = config.stages[: config.stages.index(stage)]
     named = next((other for other in earlier if other.name == stage.start), None)
     if named is not None:
@@ -193,7 +193,7 @@ def _origins(config: PathConfig, stage: StageConfig) -> set[str]:
 
 
 def _teacher_positions(config: PathConfig, stage: StageConfig) -> int | None:
-    """The positions of a teacher from outside of the path; ConfigError where the policy cannot learn from it."""
+    """The number of positions of a teacher that is not a stage; ConfigError where its tokenizer is not the policy's."""
     assert stage.teacher is not None
     with error_context(f"stage `{stage.name}`: teacher"):
         location = locate(stage.teacher, base=config.base, runs=Path(config.output))
@@ -207,7 +207,7 @@ def _teacher_positions(config: PathConfig, stage: StageConfig) -> int | None:
 def _training_columns(stage: StageConfig, num_rows: int) -> dict[str, Any]:
     batch = stage.batch_size if isinstance(stage.batch_size, int) else str(stage.batch_size)
     return {
-        "data": stage.data if isinstance(stage.data, str) else "its own",
+        "data": stage.data if isinstance(stage.data, str) else "inline",
         "rows": num_rows,
         "lr": stage.learning_rate,
         "batch": batch,

@@ -1,4 +1,4 @@
-"""A path's evaluations: which items, metrics, shots and decoding, the same for every model that is evaluated."""
+"""The evaluations of a path: items, metrics, shots and decoding, which are the same for every evaluated model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETS: tuple[EvaluationSet, ...] = ("validation", "test")
 
 
 class Evaluations:
-    """The evaluations that a resolved config asks for; data are read on first use.
+    """The evaluations of a resolved config; data are read on first use.
 
     Raises UserError, naming key, file or row, where the data, the metrics or the shots are missing or unusable.
     """
@@ -46,56 +46,56 @@ class Evaluations:
 
     @property
     def goals(self) -> dict[str, Goal]:
-        """Whether more (`max`) or less (`min`) is better, by metric, for every metric of an evaluation."""
+        """The direction of every metric of an evaluation: `max` where higher is better, `min` where lower is better."""
         return {**self.metrics.goals, **BUILT_IN_GOALS}
 
     @cached_property
     def validation(self) -> list[Example]:
-        """The items that gates read; none where the config names no set."""
+        """The validation items, which gates read; empty where the config has no validation set."""
         return self._examples("validation")
 
     @cached_property
     def test(self) -> list[Example]:
-        """The items that are read once, at the end; none where the config names no set."""
+        """The test items, which are read once after the last stage; empty where the config has no test set."""
         return self._examples("test")
 
     def items(self, evaluation_set: EvaluationSet) -> list[Example]:
-        """The items of a set; none where the config names none."""
+        """The items of an evaluation set; empty where the config does not have it."""
         return self.validation if evaluation_set == "validation" else self.test
 
     @cached_property
     def _shots_from(self) -> list[Example]:
         if self.block.shots_from is None:
-            what = "shots are asked for, and `evaluate.shots_from` does not say where examples come from"
-            raise ConfigError(what, "name data with answers, such as the training data")
+            what = "`shots` is above 0, but `evaluate.shots_from` is not set"
+            raise ConfigError(what, "set it to data with completions, such as the training data")
         data = self.config.data_of(self.block.shots_from)
         return load_examples(data, base=self.config.base, seed=self.config.seed)[0]
 
     def shots(self, count: int) -> list[Example]:
-        """`count` worked examples; a larger count includes those of a smaller one. Raises ConfigError for too many."""
+        """`count` few-shot examples, among them those of any smaller count. Raises ConfigError for too many."""
         if count == 0:
             return []
         if count > len(self._shots_from):
-            what = f"{count} shots are asked for, and `evaluate.shots_from` has {len(self._shots_from)} examples"
-            raise ConfigError(what, "ask for fewer `shots`, or name more data")
+            what = f"`shots` is {count}, but `evaluate.shots_from` has only {len(self._shots_from)} examples"
+            raise ConfigError(what, "lower `shots`, or set `evaluate.shots_from` to more data")
         return sample(self._shots_from, count, self.config.seed)
 
     def check(self) -> None:
-        """Raises UserError for a metric that cannot read a set, or for metrics without a set to measure them on."""
+        """Raises UserError for a metric that reads a missing column, and for metrics without a validation set."""
         SAMPLERS.find(self.block.sampler, self.config.base)
         for evaluation_set in SETS:
             examples = self.items(evaluation_set)
             if examples:
                 self.metrics.check(set.intersection(*(set(as_prompt(example).columns) for example in examples)))
             elif evaluation_set == "validation" and self.block.metrics:
-                what = "`evaluate.metrics` are given without `evaluate.validation`"
-                raise ConfigError(what, "name the items to measure on")
+                what = "`evaluate.metrics` is set without `evaluate.validation`"
+                raise ConfigError(what, "set `evaluate.validation` to the data to evaluate on")
 
     def check_set(self, evaluation_set: EvaluationSet) -> None:
-        """Raises ConfigError where the config names no items for a set."""
+        """Raises ConfigError where the config has no items for an evaluation set."""
         if not self.items(evaluation_set):
-            what = f"`evaluate.{evaluation_set}` names no items"
-            raise ConfigError(what, f"name them in the config, or as an override: evaluate.{evaluation_set}=...")
+            what = f"`evaluate.{evaluation_set}` has no items"
+            raise ConfigError(what, f"set it in the config, or by the override evaluate.{evaluation_set}=...")
 
     def check_prompts(
         self,
@@ -104,7 +104,7 @@ class Evaluations:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
-        """Raises UserError, naming the row, for an item that does not fit the model with so many shots."""
+        """Raises UserError, naming the row, for an item whose prompt with `num_shots` shots does not fit the model."""
         examples, shots = self.items(evaluation_set), self.shots(num_shots)
         check_items(examples, shots)
         positions = num_positions(model)
@@ -112,10 +112,10 @@ class Evaluations:
             num_tokens = len(encode_question(example, shots, tokenizer))
             if positions is not None and num_tokens + self._max_completion_length > positions:
                 what = (
-                    f"{example.source}: {num_tokens} tokens with {num_shots} shots, and {self._max_completion_length} "
-                    f"to answer, exceed the model's {positions} positions"
+                    f"{example.source}: {num_tokens} prompt tokens with {num_shots} shots and "
+                    f"{self._max_completion_length} completion tokens exceed the model's {positions} positions"
                 )
-                raise ConfigError(what, "lower `evaluate.max_completion_length` or `shots`, or leave the row out")
+                raise ConfigError(what, "lower `evaluate.max_completion_length` or `shots`, or remove the row")
 
     @property
     def _max_completion_length(self) -> int:
@@ -125,7 +125,7 @@ class Evaluations:
     def evaluate(
         self, location: str, evaluation_set: EvaluationSet, num_shots: int, file: Path | None = None
     ) -> Evaluation:
-        """The evaluation of a model on a set with so many shots: read from `file` where it exists, else saved there."""
+        """Evaluates a model on a set with `num_shots` shots; if `file` exists, the result is read, else saved there."""
         if file is not None and file.exists():
             return Evaluation.load(file)
         shots = self.shots(num_shots)

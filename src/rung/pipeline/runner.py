@@ -1,7 +1,7 @@
-"""Runs a path: its stages one after another, a gate after each, and one reading of the test set at the end.
+"""Runs a path: trains and evaluates its stages in order, decides a gate after each, and reads the test set at the end.
 
-A run folder is opened, resumed or left alone by what lies in it: `DONE` in a finished stage, a report in a finished
-run. Each is written last, so a run that is killed anywhere resumes with the same command.
+The files in a run folder show whether to start, to resume or to do nothing: a finished stage has the file `DONE`, a
+finished run has a report. Each is written last, so a run that was killed at any point resumes with the same command.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rung.artifacts.lineage import Lineage, StageRecord, hash_weights
 from rung.artifacts.locate import locate
 from rung.config import PathConfig, StageConfig
 from rung.config.algorithms import make_algorithm
-from rung.config.schema import MOVING_REFERENCES
+from rung.config.schema import UPDATED_REFERENCES
 from rung.distributed.ranks import Ranks, init_ranks
 from rung.errors import CheckpointError
 from rung.evaluation.evaluate import Evaluation
@@ -33,7 +33,7 @@ from rung.utils.signals import EXIT_INCONCLUSIVE, EXIT_KEPT, EXIT_STOPPED, StopF
 from rung.utils.yaml_file import as_yaml
 
 HEAD = "head"
-START = "start"  # folder of the evaluations of the model that a path starts with
+START = "start"  # also the folder with the evaluations of the path's initial model
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +55,21 @@ class Run:
 
 
 def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False) -> Run:
-    """Runs a path, or resumes it where it stopped; `new` starts afresh in a folder beside an earlier run.
+    """Runs a path, or resumes it where it stopped; `new` starts a new run in a folder beside an earlier one.
 
-    Where `torchrun` or `rung run --nproc` started several processes, all call it; with `fully_shard` each holds a shard
-    of the weights, else a replica. Neither this nor a resume changes the result. Everything is checked before anything
-    is written or computed. Raises UserError, among others where the folder holds a run of another config; nothing that
-    was written before is lost.
+    With several processes (`torchrun` or `rung run --nproc`), all call it; with `fully_shard` each rank holds a shard
+    of the weights, else a replica. Neither the number of ranks nor sharding nor a resume changes the result. Everything
+    is checked before anything is computed or written. Raises UserError, for example where the folder holds a run of
+    another config; files of earlier runs are never lost.
     """
     config = resolve_by_model(config)
     with init_ranks(fully_shard) as ranks, StopFlag() as stop:
         folder = run_folder(config, new)
-        ranks.gather(None)  # every rank has chosen before the first one writes
+        ranks.gather(None)  # rank 0 must not create the folder before every rank has chosen it
         config = config.model_copy(update={"name": folder.name}).at(config.base)
         refuse_changes(config, folder)
         if (folder / FINISHED).exists():
-            _say(ranks, f"{folder} is finished: see {folder / REPORT}; `--new` starts afresh beside it")
+            _print(ranks, f"{folder} is finished: see {folder / REPORT}; `--new` starts a new run beside it")
             return Run(folder, Lineage.load(folder / LINEAGE), finished=True)
         checked = check(config)
         config = checked.config
@@ -81,7 +81,7 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
 
 
 class _PathRun:
-    """One run in its folder; rank 0 evaluates and writes, the other ranks train with it and read what it wrote."""
+    """One run in its folder; all ranks train, rank 0 evaluates and writes, and the other ranks read its files."""
 
     def __init__(self, checked: Checked, folder: Path, ranks: Ranks):
         self.config, self.folder, self.ranks = checked.config, folder, ranks
@@ -92,14 +92,14 @@ class _PathRun:
         for stage in self.config.stages:
             done = (self.folder / stage.name / DONE).exists()
             if not done and not (self.ranks.agree(not stop.requested) and self._run_stage(stage, stop)):
-                _say(self.ranks, f"stopped in stage `{stage.name}`; the same command resumes it")
+                _print(self.ranks, f"stopped in stage `{stage.name}`; the same command resumes it")
                 return Run(self.folder, self.lineage, finished=False)
             gate = self.config.gate_of(stage)
             record = self._record(stage.name)
             if gate is not None and gate.on_gate == "stop" and record.outcome not in ("promoted", "trained"):
                 break
         if not self.ranks.agree(not stop.requested):
-            _say(self.ranks, "stopped before the test set; the same command resumes the run")
+            _print(self.ranks, "stopped before the test set was read; the same command resumes the run")
             return Run(self.folder, self.lineage, finished=False)
         if self.ranks.rank == 0:
             self._finish()
@@ -119,17 +119,17 @@ class _PathRun:
         return True
 
     def _train(self, stage: StageConfig, start: str, folder: Path, stop: StopFlag) -> bool:
-        """Trains a stage, or what is left of it; False where `stop` was requested."""
+        """Trains a stage or resumes its training; False where `stop` was requested."""
         if self.ranks.rank == 0:
             write_text(folder / CONFIG, as_yaml(stage.model_dump(mode="json", by_alias=True)))
-        reference = None if stage.reference in (START, *MOVING_REFERENCES) else self._model(stage.reference)
+        reference = None if stage.reference in (START, *UPDATED_REFERENCES) else self._model(stage.reference)
         return train_stage(
             stage_settings(stage, self.config, self._algorithm(stage)),
             start=self._located(start),
             reference=reference,
             critic=self._critic(stage, start),
             teacher=None if stage.teacher is None else self._located(stage.teacher),
-            data=self.data.pop(stage.name, None),  # the rows of a finished stage need not stay in memory
+            data=self.data.pop(stage.name, None),  # frees the rows once the stage has finished
             trackers=self.config.trackers,
             run_name=f"{self.config.name}-{stage.name}",
             folder=folder,
@@ -138,7 +138,7 @@ class _PathRun:
         )
 
     def _decide(self, stage: StageConfig, start: str) -> None:
-        """Evaluates a stage on validation, decides its gate and records both."""
+        """Evaluates a stage on the validation set, decides its gate and records both."""
         folder = self.folder / stage.name
         makes_policy = self._algorithm(stage).makes_policy()
         gate = self.config.gate_of(stage) if self._trains(stage) and makes_policy else None
@@ -146,7 +146,7 @@ class _PathRun:
         measured = list(self._evaluate(stage, location, "validation")) if makes_policy else []
         decision: Decision | None = None
         if gate is not None:
-            decision = decide(gate, self._before(measured[0].num_shots), measured[0], self.evaluations.goals)
+            decision = decide(gate, self._baseline(measured[0].num_shots), measured[0], self.evaluations.goals)
         record = StageRecord(
             stage=stage.name,
             start=start,
@@ -157,17 +157,17 @@ class _PathRun:
         )
         self.lineage = self.lineage.with_stage(record)
         self.lineage.save(self.folder / LINEAGE)
-        _say(self.ranks, f"{stage.name}: {record.outcome}", *(decision.reasons if decision else ()))
+        _print(self.ranks, f"{stage.name}: {record.outcome}", *(decision.reasons if decision else ()))
 
-    def _before(self, num_shots: int) -> Evaluation:
-        """The validation scores of the last promoted policy, or of the path's model before one was promoted."""
+    def _baseline(self, num_shots: int) -> Evaluation:
+        """The validation scores of the last promoted policy, or of the path's model if none was promoted yet."""
         promoted = self.lineage.last_promoted()
         location = self._model(promoted.stage) if promoted else self._located(self.config.model)
         file = self._file(promoted.stage if promoted else START, "validation", num_shots)
         return self.evaluations.evaluate(location, "validation", num_shots, file)
 
     def _finish(self) -> None:
-        """Reads the test set once for all stages and writes the report, which ends the run."""
+        """Evaluates all stages on the test set and writes the report, which marks the run as finished."""
         import rich
 
         entries: dict[EvaluationSet, list[Entry]] = {"validation": [], "test": []}
@@ -185,7 +185,7 @@ class _PathRun:
         goals = self.evaluations.goals
         report = Report(name=self.folder.name, lineage=self.lineage, metrics=list(goals), goals=goals, **entries)
         rich.print(render(write(self.folder, report)))
-        _say(self.ranks, f"finished: {self.folder / REPORT}")
+        _print(self.ranks, f"finished: {self.folder / REPORT}")
 
     def _evaluate(self, stage: StageConfig, location: str, evaluation_set: EvaluationSet) -> Iterator[Evaluation]:
         """The evaluations of a stage's model, one for each number of shots."""
@@ -195,14 +195,14 @@ class _PathRun:
                 yield self.evaluations.evaluate(location, evaluation_set, num_shots, file)
 
     def _file(self, owner: str, evaluation_set: EvaluationSet, num_shots: int) -> Path:
-        """`evaluation.json` or `test.json` for a stage's first number of shots, else with the number in its name."""
+        """`evaluation.json` or `test.json` at a stage's first number of shots; other numbers are in the file name."""
         stage = next((stage for stage in self.config.stages if stage.name == owner), None)
         first = self.config.shots_of(stage)[0] if stage else self.config.evaluate.shots[0]
         word = "evaluation" if evaluation_set == "validation" else evaluation_set
         return self.folder / owner / (f"{word}.json" if num_shots == first else f"{word}-{num_shots}-shot.json")
 
     def _start(self, stage: StageConfig) -> str:
-        """What a stage starts from, by its name in the lineage."""
+        """The start of a stage, as the lineage records it."""
         promoted = self.lineage.last_promoted()
         return stage.start or (promoted.stage if promoted else self.config.model)
 
@@ -213,13 +213,13 @@ class _PathRun:
         return self._located(start) if stage.critic == START else self._model(stage.critic)
 
     def _located(self, start: str) -> str:
-        """The model that a start means."""
+        """The location of the model that a start refers to."""
         if self.lineage.stage(start) is not None:
             return self._model(start)
         return locate(start, base=self.config.base, runs=Path(self.config.output))
 
     def _model(self, stage: str) -> str:
-        """The model of a stage; of one that trains nothing, the one that it started from."""
+        """The location of a stage's model; for a stage that trains nothing, the model that it started from."""
         folder = self.folder / stage / "model"
         return str(folder) if folder.is_dir() else self._located(self._record(stage).start)
 
@@ -227,7 +227,8 @@ class _PathRun:
         record = self.lineage.stage(stage)
         if record is None:
             raise CheckpointError(
-                f"{self.folder / LINEAGE} does not know stage `{stage}`", "restore it, or begin afresh with --new"
+                f"{self.folder / LINEAGE} has no record of stage `{stage}`",
+                "restore the file, or start a new run with --new",
             )
         return record
 
@@ -238,7 +239,7 @@ class _PathRun:
         return make_algorithm(stage.algorithm, self.config.base)
 
 
-def _say(ranks: Ranks, *lines: str) -> None:
+def _print(ranks: Ranks, *lines: str) -> None:
     if ranks.rank == 0:
         for line in lines:
             print(line, flush=True)

@@ -1,4 +1,4 @@
-"""The data of a stage: read, compared with what its algorithm learns from, as ids that fit the model."""
+"""Reads the data of a stage, checks that its algorithm can train on them, and encodes them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HELD_OUT_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class StageData:
-    """Encoded rows to train on, those that early stopping holds out, the data report, and whose tokens they are."""
+    """Encoded training rows, rows held out for early stopping, the data report, and the identity of the tokenizer."""
 
     train: list[Encoded]
     held_out: list[Encoded]
@@ -52,7 +52,7 @@ def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase)
 def check_positions(
     settings: StageSettings, encoded: Sequence[Encoded], positions: int | None, whose: str = "model"
 ) -> None:
-    """Raises ConfigError where a prompt with its longest answer, given or sampled, exceeds a model's positions."""
+    """Raises ConfigError where a prompt and its longest completion, given or sampled, exceed a model's positions."""
     if positions is None:
         return
     sampled = resolved(settings.config.rollout.max_completion_length) if settings.samples else None
@@ -60,14 +60,15 @@ def check_positions(
         longest = sampled or max((len(answer.ids) for answer in one.answers), default=0)
         if len(one.prompt_ids) + longest <= positions:
             continue
-        answer = f"`rollout.max_completion_length` {sampled}" if sampled else f"{longest} of its answer"
-        what = f"{one.source}: {len(one.prompt_ids)} tokens and {answer} exceed the {whose}'s {positions} positions"
+        completion = f"`rollout.max_completion_length` {sampled}" if sampled else f"{longest} completion tokens"
+        tokens = f"{len(one.prompt_ids)} prompt tokens and {completion}"
+        what = f"{one.source}: {tokens} exceed the {whose}'s {positions} positions"
         lower = "`rollout.max_completion_length`, or `max_prompt_length`" if sampled else "`max_length`"
-        raise ConfigError(what, f"lower {lower}, which drops such rows")
+        raise ConfigError(what, f"lower {lower}, which drops longer rows")
 
 
 def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
-    """The examples of a kind that the algorithm learns from, and the data report."""
+    """The examples of a stage, checked against the data kind of its algorithm, and the data report."""
     config, algorithm = settings.config, settings.algorithm
     examples, report = load_examples(
         settings.data, on_bad_row=config.on_bad_row, base=settings.base, seed=settings.seed
@@ -76,29 +77,32 @@ def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
     assert kind is not None, "a stage that trains nothing reads no data"
     for example in examples:
         if example.kind not in KINDS_OF_ROWS[kind]:
-            what = f"{example.source}: stage `{config.name}` learns from {kind}, and this row is {example.kind} data"
-            raise DataError(what, f"give it one of: {', '.join(sorted(KINDS_OF_ROWS[kind]))}")
+            what = f"{example.source}: stage `{config.name}` learns from {kind}, but this row is {example.kind} data"
+            raise DataError(what, f"use rows of one of these kinds: {', '.join(sorted(KINDS_OF_ROWS[kind]))}")
         answers, size = len(example.completions or ()), algorithm.group_size
         if answers and size not in (None, answers):
-            what = f"{example.source}: {answers} answers to a prompt, and `{algorithm.name}` takes {size}"
-            raise DataError(what, f"keep {size} of `completions`, or take an algorithm for rankings")
+            what = f"{example.source}: {answers} completions of a prompt, but `{algorithm.name}` needs {size}"
+            raise DataError(what, f"keep {size} of `completions`, or use an algorithm for rankings")
     if kind == "unpaired":
         examples = [one for example in examples for one in as_unpaired(example)]
     return [as_prompt(example) for example in examples] if kind == "prompts" else examples, report
 
 
 def _split(settings: StageSettings, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """The examples to train on, and those held out where the stage stops early."""
+    """The examples to train on, and those held out for early stopping."""
     config = settings.config
     if config.early_stopping is None:
         return list(examples), []
     if settings.samples:
-        what = f"stage `{config.name}` samples its data, and `early_stopping` reads the loss of held-out rows"
-        raise ConfigError(what, "set `max_steps`, and let the gate decide")
+        what = f"stage `{config.name}` samples its completions, but `early_stopping` needs the loss on held-out rows"
+        raise ConfigError(what, "leave `early_stopping` out, and set `max_steps`")
     shares = split(examples, {"train": 1 - HELD_OUT_SHARE, "held_out": HELD_OUT_SHARE}, "early_stopping")
     if not (shares["train"] and shares["held_out"]):
         what = f"stage `{config.name}`: `early_stopping` holds out {HELD_OUT_SHARE:.0%} of {len(examples)} examples"
-        raise ConfigError(f"{what}, which leaves one side empty", "give it more data, or remove `early_stopping`")
+        raise ConfigError(
+            f"{what}, so that no example is left to train on or to hold out",
+            "add more data, or remove `early_stopping`",
+        )
     return shares["train"], shares["held_out"]
 
 
@@ -123,6 +127,8 @@ def _check_last_step(settings: StageSettings, num_examples: int) -> None:
     size, least = settings.config.batch_size, settings.algorithm.least_batch_size
     rest = num_examples % size if isinstance(size, int) else 0
     if 0 < rest < least:
-        what = f"stage `{settings.name}`: `batch_size` {size} leaves {rest} of {num_examples} examples to the last step"
-        remedy = f"take a `batch_size` that leaves none or at least {least}, or `limit` the data"
-        raise ConfigError(f"{what}, and `{settings.algorithm.name}` compares rows", remedy)
+        what = (
+            f"stage `{settings.name}`: `batch_size` {size} leaves {rest} of {num_examples} examples for the last step"
+        )
+        remedy = f"use a `batch_size` that leaves 0 or at least {least} examples, or set `limit` in `data`"
+        raise ConfigError(f"{what}, but `{settings.algorithm.name}` compares rows", remedy)

@@ -1,4 +1,4 @@
-"""The rewards of a stage: bound, and checked against its data and the policy's tokenizer."""
+"""Binds the rewards of a stage, and checks them against its data and the policy's tokenizer."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from rung.reward import RewardSet
 def build_rewards(settings: StageSettings, encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> RewardSet:
     """The rewards of a stage, checked against the columns of every row and the policy's tokenizer; raises UserError.
 
-    There may be none where the algorithm reads none.
+    The set may be empty where the algorithm reads no rewards.
     """
-    rewards = _bound(settings, encoded)
+    rewards = _bind(settings, encoded)
     rewards.check_policy(tokenizer)
     return rewards
 
 
 def check_rewards(settings: StageSettings, encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises what `build_rewards` would, as far as it is known before the models of earlier stages are trained."""
-    _bound(settings, encoded).close()
+    """Raises the errors of `build_rewards` that can be found before the reward models of earlier stages are trained."""
+    _bind(settings, encoded).close()
     trained = [reward for reward in settings.rewards if not is_pending(reward)]
     with RewardSet(trained, settings.reward_policy, settings.base) as rewards:
         rewards.check_policy(tokenizer)
 
 
-def _bound(settings: StageSettings, encoded: Sequence[Encoded]) -> RewardSet:
-    """The rewards, checked against the columns of the data and against the algorithm."""
+def _bind(settings: StageSettings, encoded: Sequence[Encoded]) -> RewardSet:
+    """Binds the rewards and checks them against the columns of the data and against the algorithm."""
     with error_context(f"stage `{settings.name}`"):
         rewards = RewardSet(settings.rewards, settings.reward_policy, settings.base)
         for columns in {frozenset(one.example.columns) for one in encoded}:
             rewards.check(columns)
         if settings.algorithm.reads_rewards and not any(reward.credited for reward in rewards.rewards):
-            what = f"none of its rewards counts ({', '.join(rewards.goals)}): each weighs 0 or is a metric"
-            raise ConfigError(what, "give one of them a `weight`, or add a reward that has one")
+            what = f"no reward affects training ({', '.join(rewards.goals)}): each has `weight: 0` or `role: metric`"
+            raise ConfigError(
+                what, "give one of them a `weight` other than 0 and a `role` other than `metric`, or add a reward"
+            )
         if "separate_rewards" in settings.algorithm.needs():
             rewards.check_separate()
     return rewards

@@ -1,4 +1,4 @@
-"""What a stage is built from, as plain values: its own config, and what it takes from its path."""
+"""The settings that a stage is built from: its own config, and the values that it inherits from its path."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from rung.sampling import Sampling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSettings:
-    """The values of one stage; `config` is resolved, so that no `auto` is left in it.
+    """The settings of one stage; `config` is resolved: no key that its algorithm reads is `auto`.
 
-    `data` is what `load_examples` reads. The models that `rewards` name are located. Relative paths start from `base`.
+    `data` is an argument of `load_examples`. The models of `rewards` are locations. Relative paths are resolved against
+    `base`.
     """
 
     config: StageConfig
@@ -43,9 +44,10 @@ class StageSettings:
         return self.algorithm.data_kind() == "prompts"
 
     def sampling(self) -> Sampling | None:
-        """How its completions are sampled; the forward pass takes the temperature from here too.
+        """How its completions are sampled; the forward pass uses the same temperature.
 
-        A teacher is compared at the same temperature, also on given completions. None for any other offline stage.
+        A stage with a teacher has it even on given completions: policy and teacher are compared at its temperature.
+        None for any other offline stage.
         """
         if not self.samples and "teacher" not in self.algorithm.needs():
             return None
@@ -69,16 +71,17 @@ def stage_settings(
     rows: Sequence[Mapping[str, Any]] | None = None,
     rewards: Sequence[RewardSource] = (),
 ) -> StageSettings:
-    """The values of a stage of a resolved path; `rows` and `rewards` of a Python program replace those of the config.
+    """The settings of a stage of a resolved path; `rows` and `rewards` of a Python program replace those of the config.
 
     Raises ConfigError where the stage has no data, names unknown data, or samples completions without a reward.
     """
     if rows is None and stage.data is None:
-        known = ", ".join(path.data)
-        raise ConfigError(f"stage `{stage.name}` has no data", f"set `data` to one of {known} or to a file")
+        known = ", ".join(path.data) or "none"
+        remedy = f"set `data` to a file, or to a name of the path's data ({known})"
+        raise ConfigError(f"stage `{stage.name}` has no data", remedy)
     named = rewards or path.rewards_of(stage)
     if algorithm.data_kind() == "prompts" and algorithm.reads_rewards and not named:
-        raise ConfigError(f"stage `{stage.name}` samples completions and has no rewards", "set `rewards: [name, ...]`")
+        raise ConfigError(f"stage `{stage.name}` samples completions but has no rewards", "set `rewards: [name, ...]`")
     return StageSettings(
         config=stage,
         algorithm=algorithm,
@@ -91,6 +94,6 @@ def stage_settings(
 
 
 def resolved(value: int | float | str) -> Any:
-    """A number of a resolved config."""
+    """The value of a resolved key; asserts that it is not `auto`."""
     assert not isinstance(value, str), "`auto` is resolved before a stage is built"
     return value

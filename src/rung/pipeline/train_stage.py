@@ -34,7 +34,7 @@ from rung.utils.console import progress, show_completions
 from rung.utils.signals import StopFlag
 
 REFERENCE_ROWS = 512
-SHOWN_ROWS = 16  # completions kept of each rollout
+SHOWN_ROWS = 16  # completions logged per rollout
 QUARANTINE = "quarantine.jsonl"
 
 
@@ -52,11 +52,11 @@ def train_stage(
     ranks: Ranks,
     stop: StopFlag,
 ) -> bool:
-    """Trains the stage, from its newest checkpoint where it has one; True once `folder/model` is written.
+    """Trains the stage, or resumes it from its newest checkpoint; True once `folder/model` is written.
 
-    `start`, `reference`, `critic`, `teacher` and `data` are what `build_stage` takes; `trackers` are names, beside the
-    JSON lines that every run keeps. False where `stop` was requested: the state is saved, and the same call resumes.
-    Raises UserError.
+    `start`, `reference`, `critic`, `teacher` and `data` are arguments of `build_stage`; `trackers` are names of
+    trackers besides the JSON lines, which every run writes. False where `stop` was requested: the state is saved, and
+    the same call resumes training. Raises UserError.
     """
     config = settings.config
     stage = build_stage(
@@ -96,7 +96,11 @@ def run_steps(
     """Trains the remaining steps; False where `stop` was requested before the last one."""
     every = config.eval_steps or max(1, math.ceil(stage.steps_per_epoch))
     table: list[dict[str, Any]] = []
-    shown = progress(stage.total_steps, stage.name, start=stage.step) if stage.ranks.rank == 0 else nullcontext(_unseen)
+    shown = (
+        progress(stage.total_steps, stage.name, start=stage.step)
+        if stage.ranks.rank == 0
+        else nullcontext(_show_nothing)
+    )
     with shown as show:
         begun = time.perf_counter()
         for step in stage:
@@ -118,27 +122,29 @@ def run_steps(
             if stage.step % config.save_steps == 0 and stage.step < stage.total_steps:
                 save(stage, best, folder, logged)
     if table and stage.ranks.rank == 0:
-        show_completions(table, f"{stage.name}: sampled at the last step")
+        show_completions(table, f"{stage.name}: completions of the last step")
     return True
 
 
-def _unseen(step: int, seen: Mapping[str, float]) -> None:
-    """The progress display of ranks other than the first: none."""
+def _show_nothing(step: int, values: Mapping[str, float]) -> None:
+    """The progress display of ranks other than 0."""
 
 
 def save_final_model(stage: Stage, folder: Path) -> None:
-    """Writes `folder/model`; for a reward model with the scale of its scores on rows that the stage trained on.
+    """Writes `folder/model`; a reward model is saved with the mean and standard deviation of its reference scores.
 
-    A collective; rank 0 writes.
+    A collective operation: all ranks call it, and rank 0 writes.
     """
-    is_judge = stage.policy.score_head is not None
-    own = reference_scores(stage.policy, stage.algorithm, reference_batches(stage)) if is_judge else torch.zeros(0)
+    is_reward_model = stage.policy.score_head is not None
+    own = torch.zeros(0)
+    if is_reward_model:
+        own = reference_scores(stage.policy, stage.algorithm, reference_batches(stage))
     scores = torch.cat([part["scores"] for part in stage.ranks.gather_tensors({"scores": own})])
     policy = stage.policy.gathered()
     if stage.ranks.rank > 0:
         return
     assert policy is not None, "rank 0 has all weights"
-    if is_judge:
+    if is_reward_model:
         assert isinstance(policy.score_head, nn.Linear), "a reward model has a linear score head"
         save_reward_model(policy.model, policy.score_head, stage.tokenizer, folder, scores)
     else:
@@ -147,15 +153,15 @@ def save_final_model(stage: Stage, folder: Path) -> None:
 
 @torch.no_grad()
 def reference_scores(policy: Policy, algorithm: Algorithm, batches: Iterable[Batch]) -> Tensor:
-    """The scores of all rows of some batches, (rows,) float32, in no particular order."""
+    """The reward-model scores of all rows of the batches, (rows,) float32, in no particular order."""
     parts = (outputs.scores for batch in batches for _, outputs in policy.parts(batch, algorithm))
     return torch.cat([scores.cpu() for scores in parts if scores is not None])
 
 
 def reference_batches(stage: Stage) -> list[Batch]:
-    """The held-out batches where there are any, else the next ones of the data: an epoch, or `REFERENCE_ROWS` rows.
+    """The held-out batches if there are any, else the next training batches: an epoch, or `REFERENCE_ROWS` rows.
 
-    Each rank takes its share.
+    Each rank gets its own share.
     """
     batches = list(stage.held_out)
     if not batches:
@@ -169,7 +175,7 @@ def reference_batches(stage: Stage) -> list[Batch]:
 
 
 def step_metrics(stage: Stage, step: Step) -> dict[str, float]:
-    """The numbers of a step by TRL's names; a loss of several terms is also reported term by term."""
+    """The metrics of a step under TRL's names; a loss with several terms is also reported term by term."""
     seen = {
         "loss": step.loss,
         "grad_norm": step.grad_norm,
@@ -183,16 +189,16 @@ def step_metrics(stage: Stage, step: Step) -> dict[str, float]:
 
 
 def save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
-    """Saves a checkpoint of the stage, its early stopping, and the sizes of its logs; rank 0 writes it."""
+    """Saves a checkpoint: the states of the stage and of early stopping, and the log sizes. Rank 0 writes it."""
     state = {"stage": stage.state(), "best": best.state_dict() if best else None, "logs": logged.offset()}
     if stage.ranks.rank == 0:
         checkpoint.save(folder / "checkpoints", stage.step, RunState(*flatten(state)))
 
 
 def resume(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
-    """Resumes from the newest valid checkpoint; without one, empties the logs of an earlier attempt."""
+    """Resumes from the newest valid checkpoint; without a checkpoint, empties the logs of an earlier attempt."""
     checkpoints = folder / "checkpoints"
-    found = checkpoint.load_newest(checkpoints) if stage.ranks.rank == 0 else None  # it renames and removes
+    found = checkpoint.load_newest(checkpoints) if stage.ranks.rank == 0 else None  # renames and removes files
     step = stage.ranks.gather(found[0] if found else None)[0]
     saved = found[1] if found else checkpoint.load(checkpoint.checkpoint_path(checkpoints, step)) if step else None
     state: Mapping[str, Any] = unflatten(saved.tensors, saved.values) if saved else {"logs": {}}
@@ -205,6 +211,6 @@ def resume(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLin
 
 
 def open_trackers(settings: StageSettings, names: Sequence[str], folder: Path, run_name: str) -> list[Tracker]:
-    """The trackers of a stage; the JSON lines are always among them, since resuming reads them."""
+    """The trackers of a stage; the JSON lines are always included, because a resume reads them."""
     every = tuple(dict.fromkeys(("jsonl", *names)))
     return make_trackers(every, folder, project="rung", run_name=run_name, base=settings.base)

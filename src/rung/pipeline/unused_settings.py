@@ -1,7 +1,7 @@
-"""Settings without effect: what a user wrote for a stage and its algorithm does not read is an error, not a comment.
+"""Settings without effect: a setting of a stage that its algorithm does not read is an error.
 
-What holds for the whole path (`rewards`, `gate`, `seed` at the top) is read by some stages and not by others, and may
-stand; so may a value that is the default.
+Settings of the whole path (`rewards`, `gate`, `seed` at the top level) are allowed, since some stages read them; so is
+any setting with its default value.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from rung.algorithm import Algorithm
 from rung.config import StageConfig
 from rung.errors import ConfigError
 
-# Of a stage that trains nothing: its name, what it starts from and how it is measured.
-READ_WITHOUT_TRAINING = frozenset({"name", "start", "algorithm", "shots"})
-OF_ROLLOUTS = ("rewards", "rollout", "updates")
-OF_POLICIES = ("gate", "shots")
+READ_WITHOUT_TRAINING = frozenset({"name", "start", "algorithm", "shots"})  # by a stage that trains nothing
+ROLLOUT_KEYS = ("rewards", "rollout", "updates")
+POLICY_KEYS = ("gate", "shots")
 
 
 class UnusedSetting(NamedTuple):
-    """A key that is written and not read, why, and what to do about it."""
+    """A key that is set without effect, the reason, and the remedy."""
 
     key: str
     why: str
@@ -30,7 +29,7 @@ class UnusedSetting(NamedTuple):
 
 
 def check_unused_settings(algorithm: Algorithm, config: StageConfig) -> None:
-    """Raises ConfigError for the first key of a stage, or setting of its algorithm, that is written without effect."""
+    """Raises ConfigError for the first key of a stage, or setting of its algorithm, that is set without effect."""
     for unused in (*_of_stage(algorithm, config), *_of_algorithm(algorithm)):
         raise ConfigError(f"stage `{config.name}`: `{unused.key}` has no effect: {unused.why}", unused.remedy)
 
@@ -39,40 +38,43 @@ def _of_stage(algorithm: Algorithm, config: StageConfig) -> Iterator[UnusedSetti
     kind, name = algorithm.data_kind(), algorithm.name
     if kind is None:
         unread = [key for key in StageConfig.model_fields if key not in READ_WITHOUT_TRAINING]
-        yield from (UnusedSetting(key, f"`{name}` trains nothing") for key in _written(config, unread))
+        yield from (UnusedSetting(key, f"`{name}` trains nothing") for key in _changed_keys(config, unread))
         return
     if kind != "prompts":
-        for key in _written(config, OF_ROLLOUTS):
+        for key in _changed_keys(config, ROLLOUT_KEYS):
             if key != "rollout.temperature" or "teacher" not in algorithm.needs():
-                yield UnusedSetting(key, f"`{name}` samples nothing", "leave it out, or take an algorithm that samples")
+                yield UnusedSetting(
+                    key, f"`{name}` does not sample completions", "leave it out, or use an algorithm that samples"
+                )
     elif config.on_overlong == "truncate":
-        why = "answers are sampled, and a prompt is never cut"
-        yield UnusedSetting("on_overlong: truncate", why, "take `drop` or `error`, or raise `max_prompt_length`")
+        why = "completions are sampled, and prompts are never truncated"
+        yield UnusedSetting("on_overlong: truncate", why, "use `drop` or `error`, or raise `max_prompt_length`")
     if not algorithm.makes_policy():
         yield from (
-            UnusedSetting(key, f"`{name}` makes no policy to be measured") for key in _written(config, OF_POLICIES)
+            UnusedSetting(key, f"`{name}` trains no policy that could be evaluated")
+            for key in _changed_keys(config, POLICY_KEYS)
         )
     if config.early_stopping is None:
         remedy = "leave it out, or set `early_stopping`"
         yield from (
-            UnusedSetting(key, "there is no `early_stopping`", remedy) for key in _written(config, ["eval_steps"])
+            UnusedSetting(key, "`early_stopping` is not set", remedy) for key in _changed_keys(config, ["eval_steps"])
         )
     if config.lr_scheduler_type == "constant":
         remedy = "leave it out, or set `lr_scheduler_type: constant_with_warmup`"
         why = "`lr_scheduler_type: constant` has no warm-up"
-        yield from (UnusedSetting(key, why, remedy) for key in _written(config, ["warmup_steps"]))
+        yield from (UnusedSetting(key, why, remedy) for key in _changed_keys(config, ["warmup_steps"]))
 
 
 def _of_algorithm(algorithm: Algorithm) -> Iterator[UnusedSetting]:
     unused = algorithm.unused_settings()
-    yield from (UnusedSetting(key, unused[key]) for key in _written(algorithm, unused))
+    yield from (UnusedSetting(key, unused[key]) for key in _changed_keys(algorithm, unused))
 
 
-def _written(settings: BaseModel, keys: Iterable[str]) -> Iterator[str]:
-    """Those of the keys that do not have their default, `block.key` of a block of keys."""
+def _changed_keys(settings: BaseModel, keys: Iterable[str]) -> Iterator[str]:
+    """The keys whose value is not the default; a key inside a block is `block.key`."""
     for key in keys:
         field, value = type(settings).model_fields[key], getattr(settings, key)
         if isinstance(value, BaseModel) and type(value) is type(field.default):
-            yield from (f"{key}.{inner}" for inner in _written(value, type(value).model_fields))
+            yield from (f"{key}.{inner}" for inner in _changed_keys(value, type(value).model_fields))
         elif value != field.default:
             yield field.alias or key

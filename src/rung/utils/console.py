@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a progress bar or plain lines, and tables. rich is loaded on first use."""
+"""Console output of a run: a progress bar or plain lines, and tables. rich is imported on first use."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SHOWN = {"loss": "loss {:.4g}", "reward": "reward {:.3f}", "tokens_per_second":
 def progress(
     total: int, description: str, *, start: int = 0, every_s: float = 20.0, console: Console | None = None
 ) -> Iterator[Update]:
-    """`with progress(60, "dapo") as update`: `update(step, values)` shows a step of 1..total and where it stands.
+    """Shows progress: in `with progress(60, "dapo") as update`, call `update(step, values)` for each step of 1..total.
 
-    Of `values`, `loss`, `reward` and `tokens_per_second` are shown where present. A terminal gets a bar with the time
-    left; anything else a plain line at most every `every_s` seconds, and always the last step's.
+    `loss`, `reward` and `tokens_per_second` of `values` are shown where present. A terminal shows a bar with the
+    remaining time; other outputs get a plain line at most every `every_s` seconds, and always at the last step.
     """
     import rich
 
@@ -74,7 +74,7 @@ def _described(values: Mapping[str, float]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
-    """A rich table of rows that share their keys, numbers to the right; to be printed on a console."""
+    """A rich table of rows that share their keys; columns of numbers are right-aligned."""
     from rich.table import Table
     from rich.text import Text
 
@@ -88,9 +88,9 @@ def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
 
 
 def blocks(rows: Sequence[Mapping[str, str]]) -> Table:
-    """Rows too long for a table, one below the other: two values on the first line, then a line for each other key.
+    """A list of rows that are too long for a table: two values on the first line, then a line for each other key.
 
-    Empty values are left out, long ones wrapped.
+    Empty values are left out, and long values are wrapped.
     """
     from rich.table import Table
     from rich.text import Text
@@ -109,9 +109,9 @@ def blocks(rows: Sequence[Mapping[str, str]]) -> Table:
 def show_completions(
     rows: Sequence[Mapping[str, Any]], title: str, *, limit: int = 3, console: Console | None = None
 ) -> None:
-    """Print the first `limit` sampled completions with their rewards, long texts cut in the middle.
+    """Prints the first `limit` sampled completions with their rewards; long texts are shortened in the middle.
 
-    `rows` are the rows that trackers get: `prompt`, `completion`, and a number for each reward.
+    `rows` are those that trackers get: `prompt`, `completion`, and a number for each reward.
     """
     import rich
 
@@ -119,9 +119,9 @@ def show_completions(
 
 
 def spark(values: Sequence[float], width: int = 12) -> str:
-    """The course of some numbers as a row of at most `width` bars, each the mean of as many; empty where all are equal.
+    """A sparkline of at most `width` bars, each the mean of an equal share of the values; empty where all are equal.
 
-    Numbers that are not finite count as nothing.
+    Values that are not finite are ignored.
     """
     import numpy as np
     import rich
@@ -137,7 +137,7 @@ def spark(values: Sequence[float], width: int = 12) -> str:
 
 
 def printable(text: str) -> str:
-    r"""A text with what a terminal would take as a command spelt out, as a model may write escape sequences.
+    r"""A text with its control characters escaped, since a model may write terminal escape sequences.
 
     >>> printable("red: \x1b[31m")
     'red: \\x1b[31m'

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and the names that their contents go by."""
+"""Atomic writes of files, and hashes of their contents."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text aside, syncs it and renames it into place; parents are made. A reader never sees a part."""
+    """Writes UTF-8 text atomically: to a temporary file, which is synced and renamed. Parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def sha256_text(text: str) -> str:
-    """The SHA-256 of a text, 64 hex digits; lone surrogates, which bad data may hold, are hashed as they are.
+    """The SHA-256 of a text, 64 hex digits; lone surrogates, which bad data may contain, are allowed.
 
     >>> sha256_text("")[:16]
     'e3b0c44298fc1c14'

@@ -1,4 +1,4 @@
-"""Sentences for errors: near names, and what pydantic found wrong."""
+"""Texts for errors: suggestions of similar names, and pydantic's validation errors in two lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """What to do about an unknown word: the nearest known one, and all of them.
+    """The remedy for an unknown name: the nearest known name, and all known names.
 
     >>> did_you_mean("accurracy", ["length", "accuracy"])
     'did you mean `accuracy`? known: accuracy, length'
@@ -27,7 +27,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def settings_error(where: str, error: ValidationError, known: Iterable[str]) -> ConfigError:
-    """The first fault that pydantic found in the settings of `where`, as what it is and what to do."""
+    """The first fault that pydantic found in the settings of `where`, as an error of two lines."""
     fault = error.errors()[0]
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, UserError):
@@ -36,19 +36,21 @@ def settings_error(where: str, error: ValidationError, known: Iterable[str]) -> 
     if fault["type"] == "extra_forbidden":
         return ConfigError(f"{where}: unknown key `{key}`", did_you_mean(key, known))
     if fault["type"] == "missing":
-        return ConfigError(f"{where}: `{key}` is missing", f"give it a value; its keys: {', '.join(sorted(known))}")
+        return ConfigError(f"{where}: `{key}` is missing", f"set it; known keys: {', '.join(sorted(known))}")
     if not key:
-        return ConfigError(f"{where}: {fault['msg'].removeprefix('Value error, ')}", "change it, or leave it out")
+        return ConfigError(
+            f"{where}: {fault['msg'].removeprefix('Value error, ')}", "correct these settings, or leave them out"
+        )
     return ConfigError(f"{where}: `{key}` is {fault['input']!r}", as_requirement(fault["msg"]))
 
 
 def faulty_key(fault: ErrorDetails) -> str:
-    """The key that a fault is about, without the names that pydantic gives the alternatives of a union."""
+    """The dotted key that a fault is about, without pydantic's labels of union members."""
     return ".".join(str(part) for part in fault["loc"] if str(part).isidentifier())
 
 
 def as_requirement(message: str) -> str:
-    """What pydantic wants of a value, as something to do.
+    """Pydantic's message about a value, as a requirement.
 
     >>> as_requirement("Input should be greater than 0")
     'it must be greater than 0'

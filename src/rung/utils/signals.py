@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask a run to stop after its step; asked twice, it goes at once."""
+"""Ctrl-C and SIGTERM stop a run after the current step; a second signal stops it at once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import signal
 from types import FrameType, TracebackType
 
 EXIT_ERROR, EXIT_USER = 1, 2
-EXIT_KEPT, EXIT_INCONCLUSIVE = 3, 4  # under --strict: a stage was not promoted, or is open
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on
+EXIT_KEPT, EXIT_INCONCLUSIVE = 3, 4  # with --strict: a stage was not promoted, or its gate was inconclusive
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: running the same command again resumes
 
 
 class StopFlag:
     """`with StopFlag() as stop`: SIGINT and SIGTERM set `stop.requested`; a second one exits at once with 75.
 
-    For the main thread, as signal handlers are. The handlers of before are back on leaving.
+    For use in the main thread, as Python requires of signal handlers. The previous handlers are restored on exit.
     """
 
     def __init__(self) -> None:
@@ -34,5 +34,5 @@ class StopFlag:
         if self.requested:
             os._exit(EXIT_STOPPED)
         self.requested = True
-        # os.write: a handler may interrupt a print, and buffered streams do not allow a second one inside
-        os.write(2, b"\nstopping after this step (once more: at once, without saving)\n")
+        # os.write, because the handler may interrupt a print, and buffered streams are not reentrant
+        os.write(2, b"\nstopping after this step (a second signal stops at once, without saving)\n")

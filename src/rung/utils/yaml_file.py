@@ -1,4 +1,4 @@
-"""YAML files: read with the numbers that people write, and written with keys in their order."""
+"""Reads YAML files, with numbers such as `1e-5`, and writes YAML with the keys in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that is a mapping; ConfigError where it cannot be read, is no UTF-8, no YAML or no mapping."""
+    """Reads a YAML file that is a mapping; ConfigError where it cannot be read or is not UTF-8, YAML or a mapping."""
     try:
         return _mapping(yaml.safe_load(file.read_text(encoding="utf-8")), str(file))
     except OSError as error:
@@ -24,7 +24,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: byte {error.start} is not UTF-8", "save the file as UTF-8") from None
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"{file}: not YAML: {one_line(error)}", "mend it there; a tab or an unclosed bracket is common"
+            f"{file}: not YAML: {one_line(error)}", "fix it at this place; tabs and unclosed brackets are common causes"
         ) from None
 
 
@@ -35,7 +35,7 @@ def _mapping(value: object, source: str) -> dict[str, Any]:
 
 
 def numbers(value: Any) -> Any:
-    """The value with texts such as `1e-5` as numbers, also inside: YAML 1.1 reads a float without a point as a text.
+    """Converts texts such as `1e-5` to numbers, also in nested values: YAML 1.1 reads them as texts.
 
     >>> numbers({"learning_rate": "1e-5", "name": "e5"})
     {'learning_rate': 1e-05, 'name': 'e5'}
@@ -48,7 +48,7 @@ def numbers(value: Any) -> Any:
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:
-    """Plain values as YAML, keys in their order."""
+    """Plain values as YAML, with the keys in order."""
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 
