@@ -1,4 +1,4 @@
-"""What a tracker is."""
+"""The interface of a tracker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Rows = Sequence[Mapping[str, Any]]
 class Tracker(Protocol):
     """A destination of metrics: constructed without side effects, opened by `start`.
 
-    `name` is the word in a config. The constructor takes the stage's folder, the project and the name of the run.
+    `name` is its name in a config. The constructor takes the stage's folder, the project and the name of the run.
     """
 
     name: ClassVar[str]
@@ -20,13 +20,13 @@ class Tracker(Protocol):
     def __init__(self, folder: Path, project: str, run_name: str) -> None: ...
 
     def start(self, run: Mapping[str, Any]) -> None:
-        """Begin or resume the run of a resolved config."""
+        """Begins or resumes the run of a resolved config."""
         ...
 
     def log(self, step: int, values: Mapping[str, float], timing: Mapping[str, float], table: Rows = ()) -> None:
-        """Keep one step: reproducible `values`, clock readings in `timing`, and rows of sampled completions."""
+        """Logs one step: reproducible `values`, clock readings in `timing`, and rows of sampled completions."""
         ...
 
     def finish(self) -> None:
-        """End the run."""
+        """Ends the run."""
         ...
