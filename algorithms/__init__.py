@@ -1,4 +1,4 @@
-"""One file, one algorithm, one page; importable as `rung.algorithms`."""
+"""One file per algorithm, each with a page in the docs; importable as `rung.algorithms`."""
 
 if __name__ != "rung.algorithms":
     raise ImportError("import `rung.algorithms`: this folder is part of the package rung, not a package of its own")

@@ -1,13 +1,14 @@
-"""Clipped importance sampling: the weight of a token is capped, its gradient never is.
+"""Clipped importance sampling: the ratio is capped as a weight, so no token loses its gradient.
 
     loss = sum_i sum_t - sg(min(rho, cap)) A log pi / sum_i |y_i|
 
-Source: MiniMax 2025 (MiniMax-M1, arXiv 2506.13585), eq. 4. PPO's clip silences a token once its ratio has passed the
-bound; rare tokens that turn an answer around ("but", "wait") pass it first. Here every token keeps its gradient.
+Source: MiniMax 2025 (MiniMax-M1, arXiv 2506.13585), eq. 4. PPO's clipping removes the gradient of a token whose ratio
+exceeds the bound, and rare tokens that change the course of an answer ("but", "wait") exceed it first. Here every token
+keeps its gradient.
 
 How we differ: no lower bound, as in the paper's experiments; the cap is 5 and rewards are scaled over the batch
-(ScaleRL, arXiv 2510.13786). TRL's `epsilon_high` is the cap too, but defaults to `epsilon`: 0.2, under which every
-token counts a fifth. `cispo_clip_ratio` counts capped tokens of either sign.
+(ScaleRL, arXiv 2510.13786). TRL's `epsilon_high` is also the cap, but defaults to `epsilon`, 0.2, which gives every
+token a weight of at most a fifth. `cispo_clip_ratio` counts capped tokens with advantages of either sign.
 """
 
 from typing import ClassVar
@@ -33,14 +34,14 @@ class CISPO(GroupRelative):
 
     num_generations: int = Field(default=16, ge=2)
     epsilon_high: float = Field(default=5.0, ge=1)
-    """The largest weight of a token, that is of the ratio itself and not of its distance from 1."""
+    """Upper bound of the token weight: of the ratio itself, not of its distance from 1."""
     scale_rewards: Scale = "batch"
     reduction: Reduction = "token_mean"
     importance_sampling_level: Level = "token"
-    """Whose ratio is the weight: each token's or that of its row."""
+    """Importance ratio used as the weight: that of each token or that of its row."""
 
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
-        """REINFORCE's loss times the capped ratio, and how many tokens it was capped for."""
+        """The REINFORCE loss times the capped ratio, and the fraction of tokens with a capped ratio."""
         assert batch.advantages is not None
         assert batch.old_logps is not None
         ratio = LOG_RATIOS[self.importance_sampling_level](logps, batch.old_logps, batch.loss_mask).exp()

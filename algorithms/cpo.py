@@ -1,14 +1,14 @@
-"""Contrastive preference optimisation: DPO's loss without its reference, held by the likelihood of the chosen rows.
+"""Contrastive preference optimisation: DPO's loss without a reference, plus the likelihood of the chosen rows.
 
     s    = sum_t m log pi of a row
     loss = mean over pairs of - log sigma(beta (s_chosen - s_rejected))
          + alpha (- sum_chosen m log pi / sum_chosen m)
 
-Source: Xu et al. 2024 (arXiv 2401.08417), eq. 3. `loss_type` `hinge` and `ipo` (of mean log-probs) are those of
-`dpo`.
+Source: Xu et al. 2024 (arXiv 2401.08417), eq. 3. The losses `hinge` and `ipo` (on mean log-probs)
+are those of `dpo`.
 
 How we differ from TRL: the negative log-likelihood is a mean over the chosen tokens of the whole step, not of a
-micro-batch; `simpo` is an algorithm with a name and defaults of its own.
+micro-batch; `simpo` is a separate algorithm with its own defaults.
 """
 
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ class CPO(Algorithm):
     group_size: ClassVar = 2
 
     beta: PositiveFloat = 0.1
-    """What a nat between both sides is worth."""
+    """Scale of the log-prob difference between the chosen and the rejected row."""
     cpo_alpha: NonNegativeFloat = 1.0
     """Coefficient of the negative log-likelihood of the chosen rows."""
     loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
-    """The loss of a pair."""
+    """Preference loss of each pair."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """The share of pairs believed to be swapped; `sigmoid` only."""
+    """Assumed fraction of pairs with swapped labels; `sigmoid` only."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -67,12 +67,12 @@ class CPO(Algorithm):
         """The summed terms over the pairs of a part; rows alternate chosen, rejected."""
         reduce = masked_mean if self.loss_type == "ipo" else masked_sum
         chosen, rejected = sides(reduce(outputs.logps, batch.loss_mask))
-        terms = {"pairs": self._of_pairs(chosen - rejected).sum()}
+        terms = {"pairs": self._pair_loss(chosen - rejected).sum()}
         if self.cpo_alpha:
             terms["nll"] = self.cpo_alpha * chosen_nll(batch, outputs).sum()
         return Loss(terms, {**margins(self.beta * chosen, self.beta * rejected), **observed(batch, outputs)})
 
-    def _of_pairs(self, difference: Tensor) -> Tensor:
+    def _pair_loss(self, difference: Tensor) -> Tensor:
         match self.loss_type:
             case "sigmoid":
                 return pair_losses.sigmoid(self.beta * difference, self.label_smoothing)

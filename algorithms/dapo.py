@@ -4,15 +4,16 @@
     over groups with 0 < #{correct} < G
 
 Source: Yu et al. 2025 (DAPO, arXiv 2503.14476), eq. 8.
-1. Clip-higher: the upper bound 0.28 leaves unlikely tokens room to grow.
-2. Token-level loss: one mean over all tokens, so long answers weigh by their length.
-3. Dynamic sampling: groups whose *task* reward is constant are dropped whole and drawn anew, until the rollout is full.
-   The task reward is the one before shaping: a length penalty would make a group of right answers look mixed.
-4. Soft overlong punishment: the last `overlong_buffer` tokens before the limit cost up to `overlong_factor`.
+1. Clip-higher: the upper bound 0.28 lets the probability of unlikely tokens grow further.
+2. Token-level loss: one mean over all tokens, so the weight of an answer is proportional to its length.
+3. Dynamic sampling: groups with a constant *task* reward are dropped and resampled until the rollout is full. The task
+   reward is the one before shaping: with a length penalty, a group of correct answers would look mixed.
+4. Soft overlong punishment: a penalty that grows over the last `overlong_buffer` tokens before the limit up to
+   `overlong_factor`.
 
 How we differ: the penalty is clamped at -1; no KL and no entropy bonus, as in the paper; the number of generation
-batches is bounded, and reaching the bound is an error with the counts in it. `rung` draws as many prompts as the share
-kept so far suggests, instead of always three times the batch.
+batches is limited, and an unfilled rollout is an error that reports the counts. `rung` samples as many prompts as the
+fraction of groups kept so far suggests, instead of always three times the batch.
 """
 
 from dataclasses import replace
@@ -30,7 +31,7 @@ from rung.maths.advantages import is_mixed, overlong_penalty
 
 
 class DAPO(GRPO):
-    """DAPO complete: clip-higher, token-level loss, dynamic sampling, soft overlong punishment.
+    """DAPO with all its parts: clip-higher, token-level loss, dynamic sampling, soft overlong punishment.
 
     Defaults: num_generations, epsilon, epsilon_high, beta, reduction, overlong_buffer (arXiv 2503.14476);
     max_num_gen_batches, overlong_factor (arXiv 2503.14476, released code).
@@ -43,21 +44,21 @@ class DAPO(GRPO):
     beta: NonNegativeFloat = 0.0
     reduction: Reduction = "token_mean"
     max_num_gen_batches: int = Field(default=10, ge=0)
-    """Generation batches a rollout may take; 0 = no limit."""
+    """Maximum number of generation batches per rollout; 0 = no limit."""
     overlong_buffer: int | None = Field(default=None, ge=0)
-    """Tokens before the length limit that are punished; None = a fifth of the limit, as in the paper; 0 = off."""
+    """Tokens before the length limit that are penalised; None = a fifth of the limit, as in the paper; 0 = off."""
     overlong_factor: NonNegativeFloat = 1.0
-    """What the full punishment costs, in units of reward."""
+    """Size of the full overlong penalty, in units of reward."""
 
     @model_validator(mode="after")
-    def _punished_in_a_sum(self) -> Self:
+    def _check_penalty(self) -> Self:
         if self.overlong_buffer != 0 and self.multi_objective_aggregation == "normalize_then_sum":
             what = "the overlong penalty needs a summed reward; `normalize_then_sum` normalises each reward separately"
             raise ConfigError(what, "set `overlong_buffer: 0`, and add the reward `soft_overlong`")
         return self
 
     def unused_settings(self) -> dict[str, str]:
-        """GRPO's, and the factor of an overlong penalty that is off."""
+        """Those of GRPO, and the factor of a disabled overlong penalty."""
         unused = super().unused_settings()
         return unused | {"overlong_factor": "`overlong_buffer` is 0"} if self.overlong_buffer == 0 else unused
 
@@ -66,12 +67,12 @@ class DAPO(GRPO):
         return self.max_num_gen_batches
 
     def keep_groups(self, rollout: Batch) -> Tensor:
-        """Groups whose task reward differs."""
+        """Groups whose task rewards are not all equal."""
         assert rollout.task_rewards is not None
         return is_mixed(rollout.task_rewards, rollout.group_of)
 
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
-        """Punishes overlong completions, then credits as GRPO does."""
+        """Adds the overlong penalty to the rewards, then computes GRPO's advantages."""
         assert rollout.rewards is not None
         limit = rollout.max_completion_length
         buffer = limit // 5 if self.overlong_buffer is None else min(self.overlong_buffer, limit)

@@ -1,18 +1,18 @@
-"""Distillation: the policy learns the next-token distribution of a teacher, at each token of its own or given answers.
+"""Distillation: the policy learns a teacher's next-token distribution, on its own samples or on given answers.
 
     p_s, p_t = softmax(logits / temperature) of the policy and of the teacher
-    beta = 0:  D = KL(p_t || p_s), the forward KL, which spreads over all that the teacher finds likely
-    beta = 1:  D = KL(p_s || p_t), the reverse KL, which keeps to where the teacher is sure
+    beta = 0:  D = KL(p_t || p_s), the forward KL: mode-covering, the policy covers all that is likely under the teacher
+    beta = 1:  D = KL(p_s || p_t), the reverse KL: mode-seeking, the policy keeps to the teacher's most likely tokens
     between:   D = beta KL(p_t || m) + (1 - beta) KL(p_s || m),  m = beta p_t + (1 - beta) p_s
     loss = sum_i sum_t m_it D_it / sum_i sum_t m_it
 
 Source: Agarwal et al. 2024 (arXiv 2306.13649), eq. 1 and 2; on the policy's own samples it is on-policy distillation.
 The ends of `beta` are special cases: the generalised Jensen-Shannon divergence itself goes to 0 there. No gradient
-flows through which tokens were sampled.
+flows through the sampling of tokens.
 
-How we differ from TRL: one temperature, the stage's, in sampling and in both distributions, where GKDTrainer's only
-samples; the sums run over the whole optimizer step; heads of different sizes over one tokenizer are compared on the
-ids that both have.
+How we differ from TRL: one temperature, the stage's, applies to sampling and to both distributions, while GKDTrainer's
+applies only to sampling; the sums run over the whole optimizer step; LM heads of different sizes with one tokenizer are
+compared on the ids that both have.
 """
 
 from collections.abc import Mapping
@@ -38,16 +38,16 @@ class Distill(Algorithm):
     reads_rewards: ClassVar = False
 
     completions: Literal["policy", "data"] = "policy"
-    """Whose answers are learnt on: the policy's, sampled as it learns, or those of the data."""
+    """Answers to train on: samples of the current policy, or those in the data."""
     beta: float = Field(default=1.0, ge=0, le=1)
-    """Which divergence: 0 forward KL, 1 reverse KL, between them the generalised Jensen-Shannon divergence."""
+    """Divergence: 0 is the forward KL, 1 the reverse KL, between them the generalised Jensen-Shannon divergence."""
 
     def data_kind(self) -> DataKind:
         """Prompts to sample from, or given answers."""
         return "prompts" if self.completions == "policy" else "text"
 
     def needs(self) -> frozenset[Need]:
-        """A teacher."""
+        """A teacher model."""
         return frozenset({"teacher"})
 
     def terms(self) -> Mapping[str, Denominator]:
@@ -59,7 +59,7 @@ class Distill(Algorithm):
         return {"entropy": entropy_detached}
 
     def teacher_readouts(self) -> Mapping[str, TeacherReadout]:
-        """The divergence that `beta` chooses, and the entropy of the teacher."""
+        """The divergence selected by `beta`, and the teacher's entropy."""
         ends: dict[float, TeacherReadout] = {0.0: forward_kl, 1.0: reverse_kl}
         divergence = ends.get(self.beta) or partial(jensen_shannon, beta=self.beta)
         return {"divergence": divergence, "teacher_entropy": teacher_entropy}

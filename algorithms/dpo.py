@@ -1,18 +1,18 @@
-"""Direct preference optimisation: a pair's implied reward margin, without a reward model.
+"""Direct preference optimisation: fits the implicit reward margin of each pair, without a reward model.
 
     u = sum_t m (log pi - log ref) of the chosen row, v of the rejected row
     loss = - log sigma(beta (u - v)), mean over pairs
 
 Source: Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. `loss_type` is one of `LOSSES` or a weighted list of them; each
 is a pure function in `rung.maths.preference_losses`, with its source. `sft` is the negative log-likelihood of the
-chosen rows. Losses of u - v may use scores f'(exp u), f'(exp v) of another divergence (`f_divergence_type`,
-arXiv 2309.16240); `ld_alpha` weights the tokens beyond the shorter side (arXiv 2409.06411), `use_weighting` weights a
-pair by its probability under the policy (arXiv 2406.11827).
+chosen rows. For losses of u - v, `f_divergence_type` replaces u and v by f'(exp u) and f'(exp v) of another divergence
+(arXiv 2309.16240); `ld_alpha` scales the tokens beyond the length of the shorter side (arXiv 2409.06411);
+`use_weighting` weights each pair by its probability under the policy (arXiv 2406.11827).
 
-How we differ from TRL: `label_smoothing` acts on `sigmoid` and `sigmoid_norm` too; a setting that no loss reads is
-refused; the `sft` term is a mean over the chosen tokens of the whole step, not of a micro-batch, and stands unweighted
-beside `use_weighting`, where TRL fails; the first completion token is trained whatever the prompt. `bco_pair` has no
-running shift, as in TRL 1.16 and unlike its paper. There is no `aot`, which sorts a batch.
+How we differ from TRL: `label_smoothing` also applies to `sigmoid` and `sigmoid_norm`; a setting that no selected loss
+uses is an error; the `sft` term is a mean over the chosen tokens of the whole step, not of a micro-batch, and is not
+weighted by `use_weighting`, a combination on which TRL fails; the first completion token is always trained. `bco_pair`
+has no running reward shift, as in TRL 1.16 and unlike the paper. `aot`, which sorts a batch, is not supported.
 """
 
 from collections.abc import Callable, Mapping
@@ -49,12 +49,12 @@ Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_diverge
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """What a loss may read of each pair, all (pairs,): log-ratios, and differences of their scores."""
+    """Inputs of a loss for each pair, all (pairs,): log-ratios, and differences of their scores."""
 
     u: Tensor
     v: Tensor
-    difference: Tensor  # of the scores; u - v under the reverse KL
-    mean_difference: Tensor  # of the scores, each divided by the number of trained tokens of its side
+    difference: Tensor  # difference of scores; u - v under the reverse KL
+    mean_difference: Tensor  # same, each score divided by its number of trained tokens
 
 
 class DPO(Algorithm):
@@ -69,49 +69,49 @@ class DPO(Algorithm):
     group_size: ClassVar = 2
 
     beta: PositiveFloat = 0.1
-    """Strength of the pull towards the reference."""
+    """Scale of the implicit rewards; larger values keep the policy closer to the reference."""
     loss_type: LossType | tuple[LossType, ...] = "sigmoid"
-    """One loss, or several to be added."""
+    """One loss, or several losses that are summed."""
     loss_weights: tuple[NonNegativeFloat, ...] | None = None
-    """A weight for each of `loss_type`; 1 each without them."""
+    """Weight of each loss in `loss_type`; None = 1 each."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """The share of pairs believed to be swapped."""
+    """Assumed fraction of pairs with swapped labels."""
     f_divergence_type: Divergence = "reverse_kl"
-    """The divergence from the reference, for losses of the difference of both sides."""
+    """Divergence from the reference, for losses of the difference between both sides."""
     f_alpha_divergence_coef: NonNegativeFloat = 0.5
-    """The alpha of `alpha_divergence`: 0 is the forward KL, towards 1 it becomes the reverse KL."""
+    """Alpha of `alpha_divergence`: 0 is the forward KL, and the limit at 1 is the reverse KL."""
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
-    """The weight of tokens beyond the shorter side of a pair; None = 1."""
+    """Weight of tokens beyond the length of the pair's shorter side; None = 1."""
     use_weighting: bool = False
-    """Weigh each pair by the policy's probability of both sides."""
+    """Weight each pair by the policy's probability of both sides."""
     discopop_tau: PositiveFloat = 0.05
-    """How sharply `discopop` goes from one of its losses to the other."""
+    """Width of the transition between the two losses of `discopop`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         kinds = self._types()
         if not kinds:
-            raise ConfigError("`loss_type` names no loss", "give at least one")
+            raise ConfigError("`loss_type` is empty", "give at least one")
         if len(set(kinds)) < len(kinds):
-            raise ConfigError("`loss_type` names a loss twice", "give it once with a larger weight")
+            raise ConfigError("`loss_type` lists a loss twice", "list it once with a larger weight")
         if self.loss_weights is not None and len(self.loss_weights) != len(kinds):
             what = f"`loss_weights` has {len(self.loss_weights)} numbers for {len(kinds)} losses"
-            raise ConfigError(what, "give one each")
-        for setting, readers in READ_BY.items():
+            raise ConfigError(what, "give one number per loss")
+        for setting, readers in SETTING_READERS.items():
             changed = getattr(self, setting) != type(self).model_fields[setting].default
             if changed and not readers & set(kinds):
                 what = f"`{setting}` has no effect on {', '.join(f'`{kind}`' for kind in kinds)}"
-                raise ConfigError(what, f"leave it out, or take a loss that reads it: {', '.join(sorted(readers))}")
+                raise ConfigError(what, f"leave it out, or use a loss that reads it: {', '.join(sorted(readers))}")
         if not self.label_smoothing and (smooth := {"robust", "exo_pair"} & set(kinds)):
-            what = f"`{min(smooth)}` is made of `label_smoothing`, which is 0"
+            what = f"`{min(smooth)}` needs `label_smoothing`, which is 0"
             raise ConfigError(what, "set `label_smoothing`: 0.1 is usual for `robust`, 1e-3 for `exo_pair`")
         changed = self.f_alpha_divergence_coef != 0.5
         if changed and self.f_divergence_type != "alpha_divergence":
             what = f"`f_alpha_divergence_coef` has no effect on `f_divergence_type: {self.f_divergence_type}`"
             raise ConfigError(what, "leave it out, or set `f_divergence_type: alpha_divergence`")
         if self.f_alpha_divergence_coef == 1:
-            what = "`f_alpha_divergence_coef` is 1, where the divergence is not defined"
-            raise ConfigError(what, "take its limit, `f_divergence_type: reverse_kl`, or another number")
+            what = "`f_alpha_divergence_coef` is 1, for which the divergence is not defined"
+            raise ConfigError(what, "set `f_divergence_type: reverse_kl`, the limit at 1, or use another number")
         return self
 
     def data_kind(self) -> DataKind:
@@ -119,7 +119,7 @@ class DPO(Algorithm):
         return "pairs"
 
     def needs(self) -> frozenset[Need]:
-        """A reference."""
+        """A reference model."""
         return frozenset({"reference"})
 
     def check_settings(self) -> None:
@@ -129,12 +129,12 @@ class DPO(Algorithm):
             raise ConfigError(f"`loss_weights` is 0 for `{unused[0]}`", "leave this loss out of `loss_type`")
 
     def readouts(self) -> Mapping[str, Readout]:
-        """Entropy and the most likely token's log-prob, for metrics; with `use_weighting` what its weights need."""
+        """Entropy and the most likely token's log-prob, for metrics; with `use_weighting` also `log_sum_sq_probs`."""
         measured: dict[str, Readout] = {"entropy": entropy_detached, "top_logp": top_logp}
         return {**measured, "log_sum_sq_probs": log_sum_sq_probs} if self.use_weighting else measured
 
     def terms(self) -> dict[str, Denominator]:
-        """`sft` is a mean over chosen tokens, every other loss a mean over pairs."""
+        """`sft` is a mean over chosen tokens; every other loss is a mean over pairs."""
         return {kind: chosen_tokens if kind == "sft" else "groups" for kind in self._types()}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
@@ -186,11 +186,11 @@ DIVERGENCES: Mapping[Divergence, Callable[[Tensor, float], Tensor]] = {
     "js_divergence": lambda log_ratio, alpha: losses.js_divergence(log_ratio),
     "alpha_divergence": losses.alpha_divergence,
 }
-OF_THE_DIFFERENCE = frozenset({"sigmoid", "sigmoid_norm", "robust", "hinge", "ipo", "exo_pair", "discopop"})
-READ_BY: Mapping[str, frozenset[str]] = {
+DIFFERENCE_LOSSES = frozenset({"sigmoid", "sigmoid_norm", "robust", "hinge", "ipo", "exo_pair", "discopop"})
+SETTING_READERS: Mapping[str, frozenset[str]] = {
     "label_smoothing": frozenset({"sigmoid", "sigmoid_norm", "robust", "exo_pair"}),
     "discopop_tau": frozenset({"discopop"}),
-    "f_divergence_type": OF_THE_DIFFERENCE,
+    "f_divergence_type": DIFFERENCE_LOSSES,
     "ld_alpha": frozenset(LOSSES),
     "use_weighting": frozenset(LOSSES),
 }

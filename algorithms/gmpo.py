@@ -1,14 +1,14 @@
-"""Geometric-mean policy optimisation: the clipped ratios of a row's tokens are multiplied, not added.
+"""Geometric-mean policy optimisation: the geometric instead of the arithmetic mean of a row's clipped token ratios.
 
     q_t  = min(Delta_t, clip(Delta_t, +-eps)) where A > 0, else max(Delta_t, clip(Delta_t, +-eps))
     loss = mean_i - exp(mean_t q_t) A_i,  Delta = log pi - log pi_old
 
-Source: Zhao et al. 2025 (arXiv 2507.20673), eq. 4. A geometric mean is less moved by one outlying token than GRPO's
-arithmetic one, so its bounds can be wider: e^-0.4 to e^0.4. Clipped in log space, token by token, before the mean: in
-`gspo` the mean itself is clipped.
+Source: Zhao et al. 2025 (arXiv 2507.20673), eq. 4. A geometric mean is less sensitive to an outlier token than GRPO's
+arithmetic mean, so its bounds can be wider: e^-0.4 to e^0.4. Each token is clipped in log space, before the mean;
+`gspo` clips the mean itself.
 
-How we differ: with `beta` (0 in the paper) the KL is multiplied by the ratio of its token, as in `grpo`; TRL's
-experimental trainer has the plain one, `kl_estimator: k3`.
+How we differ: with `beta` (0 in the paper) the KL term is multiplied by the token ratio, as in `grpo`; TRL's
+experimental trainer uses plain k3 (`kl_estimator: k3`).
 """
 
 from typing import ClassVar
@@ -32,12 +32,12 @@ class GMPO(GroupRelative):
     name: ClassVar = "gmpo"
 
     epsilon: PositiveFloat = 0.4
-    """How far the log-ratio of a token may fall and count."""
+    """Lower clipping bound: token log-ratios are clipped at -epsilon."""
     epsilon_high: PositiveFloat | None = None
-    """How far the log-ratio of a token may rise and count; None = `epsilon`."""
+    """Upper clipping bound: token log-ratios are clipped at epsilon_high; None = `epsilon`."""
 
     def has_row_ratio(self) -> bool:
-        """The geometric mean over its tokens."""
+        """True: the ratio of a row is the geometric mean over its tokens."""
         return True
 
     @property
@@ -46,7 +46,7 @@ class GMPO(GroupRelative):
         return self.epsilon if self.epsilon_high is None else self.epsilon_high
 
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
-        """The geometric mean of the clipped ratios times the advantage, and how many were clipped."""
+        """The geometric mean of the clipped ratios times the advantage, and clipping metrics."""
         assert batch.advantages is not None
         assert batch.old_logps is not None
         log_ratio = token_log_ratio(logps, batch.old_logps)

@@ -1,16 +1,17 @@
-"""Group sequence policy optimisation: one ratio for a whole completion, the geometric mean of its tokens' ratios.
+"""Group sequence policy optimisation: one ratio per completion, the geometric mean of its token ratios.
 
     s_i  = exp(mean_t (log pi - log pi_old))
     loss = mean_i - min(s_i A_i, clip(s_i, 1 - 3e-4, 1 + 4e-4) A_i)
 
-Source: Zheng et al. 2025 (arXiv 2507.18071), eq. 5; `gspo_token` is its eq. 13, where each token has the value of s_i
-and a gradient of its own: equal to `gspo` while the tokens of a row share an advantage, open to advantages by token.
-`luspo` (arXiv 2602.05261) multiplies the loss of a row by its length, so that a long answer weighs by its tokens.
-Advantages are GRPO's. Where nothing is clipped this is REINFORCE with a baseline: so the paper makes 4 updates of each
-rollout, and its bounds are as narrow as a mean over tokens needs. At GRPO's 0.2 nothing is ever clipped.
+Source: Zheng et al. 2025 (arXiv 2507.18071), eq. 5; `gspo_token` is its eq. 13, where each token's ratio has the value
+of s_i and the gradient of its own log-prob: it equals `gspo` if all tokens of a row share an advantage, and allows
+advantages per token. `luspo` (arXiv 2602.05261) multiplies the loss of a row by its length, so the weight of an answer
+is proportional to its length. Advantages are GRPO's. Without clipping this is REINFORCE with a baseline, so the paper
+makes 4 updates per rollout and uses narrow bounds, which suit a mean over tokens. With GRPO's 0.2 nothing is ever
+clipped.
 
-How we differ from the paper: the mean log-ratio is clamped to +-20; with `beta` (0 in the paper) the KL term has the
-ratio of its own token, as in `grpo`, and not that of the sequence.
+How we differ from the paper: the mean log-ratio is clamped to +-20; with `beta` (0 in the paper) the KL term is
+multiplied by the token ratio, as in `grpo`, not by the sequence ratio.
 """
 
 from typing import ClassVar
@@ -36,14 +37,14 @@ class GSPO(GRPO):
 
 
 class GSPOToken(GSPO):
-    """GSPO-token (arXiv 2507.18071, eq. 13): the sequence's ratio with a gradient for each token."""
+    """GSPO-token (arXiv 2507.18071, eq. 13): the sequence ratio with a gradient per token."""
 
     name: ClassVar = "gspo_token"
     importance_sampling_level: Level = "sequence_token"
 
 
 class LUSPO(GSPO):
-    """Length-unbiased sequence policy optimisation (arXiv 2602.05261): GSPO with each row times its length.
+    """Length-unbiased sequence policy optimisation (arXiv 2602.05261): GSPO with each row's loss times its length.
 
     Defaults: reduction (arXiv 2602.05261).
     """

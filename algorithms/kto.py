@@ -1,18 +1,18 @@
-"""Kahneman-Tversky optimisation: answers that are labelled good or bad, each by itself, instead of pairs.
+"""Kahneman-Tversky optimisation: trains on single answers labelled good or bad instead of preference pairs.
 
     u    = sum_t m (log pi - log ref) of a row
     z0   = max(0, mean of the same sum over mismatched rows), without a gradient
-    loss = lambda_D (1 - sigma(beta (u - z0))) of a desirable row, lambda_U (1 - sigma(beta (z0 - u))) of an undesirable
-           one, mean over rows
+    loss = lambda_D (1 - sigma(beta (u - z0))) for a desirable row, lambda_U (1 - sigma(beta (z0 - u))) for an
+           undesirable row, mean over rows
 
-Source: Ethayarajh et al. 2024 (arXiv 2402.01306), eq. 7. z0 estimates KL(policy || reference) from prompts with answers
-that belong to others; the loss saturates where a row lies far from it on either side. `loss_type: apo_zero_unpaired`
-leaves z0 out (arXiv 2408.06266, eq. 7).
+Source: Ethayarajh et al. 2024 (arXiv 2402.01306), eq. 7. z0 estimates KL(policy || reference) from prompts paired with
+answers to other prompts; the loss saturates for rows far from z0 on either side. `loss_type: apo_zero_unpaired`
+replaces z0 by 0 (arXiv 2408.06266, eq. 7).
 
-How we differ from TRL: z0 is one number of the whole step, over all processes, and not of each micro-batch. The answer
-that a prompt is mismatched with comes from the different answers of the step in the order of a hash, and not from the
-row before: so neither the order of rows nor the number of processes changes it, and no row meets an answer equal to
-its own. A step whose answers are all alike has z0 = 0.
+How we differ from TRL: z0 is computed once per step over all processes, not per micro-batch. The mismatched answer of a
+prompt is chosen among the distinct answers of the step, sorted by a hash, instead of from the previous row: it depends
+neither on the order of rows nor on the number of processes, and no row gets an answer equal to its own. A step in which
+all answers are equal has z0 = 0.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from rung.errors import ConfigError
 from rung.maths.tensors import entropy_detached, masked_sum
 from rung.metrics import mean_of
 
-Answer = tuple[tuple[int, ...], tuple[bool, ...]]  # ids, and which of them are trained
+Answer = tuple[tuple[int, ...], tuple[bool, ...]]  # token ids, and whether each is trained
 
 
 class KTO(Algorithm):
@@ -44,27 +44,29 @@ class KTO(Algorithm):
     least_batch_size: ClassVar = 2
 
     beta: PositiveFloat = 0.1
-    """Strength of the pull towards the reference."""
+    """Scale of the implicit rewards; larger values keep the policy closer to the reference."""
     loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
-    """Rows against z0, or against 0."""
+    """Baseline of the implicit rewards: z0 (`kto`) or 0 (`apo_zero_unpaired`)."""
     desirable_weight: NonNegativeFloat = 1.0
-    """Weight of rows labelled true; times their number it should be 1 to 4/3 of the same of the others."""
+    """Weight of rows labelled true; this weight times their number should be 1 to 4/3 of the same product for rows
+    labelled false."""
     undesirable_weight: NonNegativeFloat = 1.0
     """Weight of rows labelled false."""
 
     @model_validator(mode="after")
-    def _weighs_something(self) -> Self:
+    def _check_weights(self) -> Self:
         if not self.desirable_weight and not self.undesirable_weight:
-            what = "`desirable_weight` and `undesirable_weight` are both 0: nothing is learnt"
-            raise ConfigError(what, "make one of them positive; their rows should weigh 1 to 4/3 against each other")
+            what = "`desirable_weight` and `undesirable_weight` are both 0, so nothing is trained"
+            remedy = "make one of them positive; weight times row count should have a ratio of 1 to 4/3 between labels"
+            raise ConfigError(what, remedy)
         return self
 
     def data_kind(self) -> DataKind:
-        """Answers that are labelled good or bad."""
+        """Answers labelled good or bad."""
         return "unpaired"
 
     def needs(self) -> frozenset[Need]:
-        """A reference."""
+        """A reference model."""
         return frozenset({"reference"})
 
     def terms(self) -> Mapping[str, Denominator]:
@@ -77,7 +79,7 @@ class KTO(Algorithm):
 
     @torch.no_grad()
     def prepare(self, batch: Batch, policy: ForwardPasses) -> Batch:
-        """Reference log-probs, and z0 of the step, the same for each row."""
+        """Adds reference log-probs, and the z0 of the step to every row."""
         batch = super().prepare(batch, policy)
         z0 = baseline(batch, policy) if self.loss_type == "kto" else 0.0
         return batch.replace_extras(z0=torch.full((batch.num_rows,), z0))
@@ -101,9 +103,9 @@ class KTO(Algorithm):
 
 
 def baseline(batch: Batch, policy: ForwardPasses) -> float:
-    """z0: the mean log-ratio of mismatched rows over all ranks, at least 0; 0 where the step has one answer only.
+    """z0: the mean log-ratio of mismatched rows over all ranks, at least 0; 0 if all answers of the step are equal.
 
-    A collective of all ranks.
+    A collective over all ranks.
     """
     mismatched = with_other_answers(batch, policy.ranks)
     if mismatched is None:
@@ -115,18 +117,18 @@ def baseline(batch: Batch, policy: ForwardPasses) -> float:
 
 
 def with_other_answers(batch: Batch, ranks: Ranks) -> Batch | None:
-    """Each prompt with the answer that comes before its own among those of all ranks; None where all are alike.
+    """Replaces each answer by the previous distinct one, in hash order, over all ranks; None if all are equal.
 
-    Where a prompt and its new answer are together longer than the longest row of the step, the end is cut: the model
-    takes no more. A collective of all ranks.
+    An answer is cut where it and its new prompt would exceed the longest row of the step, which the model is known to
+    accept. A collective over all ranks.
     """
     own = answers(batch.completion_ids, batch.completion_mask, batch.loss_mask)
     lengths = batch.prompt_mask.sum(1)[batch.prompt_of]
     longest = int(ranks.max({"length": (lengths + batch.lengths).max()})["length"])
-    told = {"ids": batch.completion_ids, "mask": batch.completion_mask, "trained": batch.loss_mask}
+    columns = {"ids": batch.completion_ids, "mask": batch.completion_mask, "trained": batch.loss_mask}
     known = {
         answer
-        for share in ranks.gather_tensors(told)
+        for share in ranks.gather_tensors(columns)
         for answer in answers(share["ids"], share["mask"], share["trained"])
     }
     if len(known) == 1:
@@ -153,7 +155,7 @@ def with_other_answers(batch: Batch, ranks: Ranks) -> Batch | None:
 
 
 def answers(completion_ids: Tensor, completion_mask: Tensor, loss_mask: Tensor) -> list[Answer]:
-    """The completion of each row without its padding: ids, and which of them are trained; all (N, T)."""
+    """The completion of each row without padding: token ids, and whether each is trained; all arguments (N, T)."""
     lengths = completion_mask.sum(1).tolist()
     rows = zip(completion_ids.tolist(), loss_mask.tolist(), lengths, strict=True)
     return [(tuple(ids[:length]), tuple(trained[:length])) for ids, trained, length in rows]

@@ -1,14 +1,14 @@
-"""Odds ratio preference optimisation: fine-tuning on the chosen rows with a penalty on the odds of the rejected ones.
+"""Odds ratio preference optimisation: fine-tuning on the chosen rows plus an odds ratio penalty on the rejected ones.
 
     a    = mean_t m log pi of a row,  odds = exp(a) / (1 - exp(a))
     loss = - sum_chosen m log pi / sum_chosen m
          + beta times the mean over pairs of - log sigma(log odds_chosen - log odds_rejected)
 
-Source: Hong et al. 2024 (arXiv 2403.07691), eq. 4, 6 and 7. There is no reference: the first term holds the policy.
+Source: Hong et al. 2024 (arXiv 2403.07691), eq. 4, 6 and 7. There is no reference; the first term regularises.
 
-How we differ from TRL: the negative log-likelihood is that of the chosen completion, as in the paper; TRL trains the
-tokens of the prompt too. Its mean is over the chosen tokens of the whole step, not of a micro-batch. A mean log-prob
-above -1e-6 is taken as -1e-6, where the odds are finite.
+How we differ from TRL: the negative log-likelihood is that of the chosen completion, as in the paper, while TRL also
+trains the prompt tokens. It is a mean over the chosen tokens of the whole step, not of a micro-batch. Mean log-probs
+are clamped to at most -1e-6, where the odds are finite.
 """
 
 from collections.abc import Mapping
@@ -36,14 +36,14 @@ class ORPO(Algorithm):
     group_size: ClassVar = 2
 
     beta: PositiveFloat = 0.1
-    """Weight of the odds ratio; the paper's lambda."""
+    """Weight of the odds ratio loss; the paper's lambda."""
 
     def data_kind(self) -> DataKind:
         """Preference pairs."""
         return "pairs"
 
     def terms(self) -> Mapping[str, Denominator]:
-        """The negative log-likelihood is a mean over chosen tokens, the odds ratio one over pairs."""
+        """The negative log-likelihood is a mean over chosen tokens, the odds ratio loss a mean over pairs."""
         return {"nll": chosen_tokens, "odds": "groups"}
 
     def readouts(self) -> Mapping[str, Readout]:

@@ -1,20 +1,21 @@
-"""Proximal policy optimisation for language models: a critic says what each token was worth.
+"""Proximal policy optimisation for language models: a critic estimates the value of the state before each token.
 
-    r_t  = - beta (log pi_old - log ref) + [t is the last token] (R - missing_eos_penalty [no end])
+    r_t  = - beta (log pi_old - log ref) + [t is the last token] (R - missing_eos_penalty [truncated])
     A_t  = delta_t + gamma lam A_{t+1},  delta_t = r_t + gamma V_{t+1} - V_t,  returns = A + V_old,  then A is whitened
-    V after the last token is 0, or with `bootstrap_truncated` the critic's where the length limit cut the answer off
+    V after the last token is 0; with `bootstrap_truncated` it is the critic's for answers that hit the length limit
     loss = sum_t - min(rho A, clip(rho, 1 - eps, 1 + eps) A) / sum_t 1
          + vf_coef sum_t 1/2 max((V - returns)^2, (V_old + clip(V - V_old, +-cliprange_value) - returns)^2) / sum_t 1
 
 Source: Schulman et al. 2017 (arXiv 1707.06347), for language models as in Ziegler et al. 2019 (arXiv 1909.08593) and
-its released code. V_t is the value of the state before token t; the critic is a key of the stage.
+its released code. V_t is the value of the state before token t; the critic is set by the stage key `critic`.
 1. The KL is k1 in the reward of each token, with a fixed coefficient or one that follows `kl_target`.
-2. Tokens of an environment earn nothing and are skipped by the recursion; the reward falls on the last trained token.
-3. Advantages, returns, V_old and old log-probs are frozen for all updates of a rollout.
+2. Environment tokens get no reward and are skipped by the recursion; the last trained token gets the reward.
+3. Advantages, returns, V_old and old log-probs stay fixed for all updates of a rollout.
 
-How we differ: whitening takes the biased variance, as that code does, over the trained tokens of the whole rollout;
-`whiten_rewards` is off, as in TRL; whether an answer ended is told by the sampler, never by the padded width;
-unscored rows enter neither whitening nor the KL. TRL's `kl_coef` is `beta`, its `cliprange` is `epsilon`, as in `grpo`.
+How we differ: whitening uses the biased variance, as that code does, over the trained tokens of the whole rollout;
+`whiten_rewards` is off, as in TRL; the sampler reports whether an answer ended, which is never derived from the padded
+width; rows without a reward enter neither whitening nor the KL. TRL's `kl_coef` is `beta`, its `cliprange` is
+`epsilon`, as in `grpo`.
 """
 
 from collections.abc import Mapping
@@ -57,45 +58,46 @@ class PPO(Algorithm):
     num_generations: PositiveInt = 1
     """Completions sampled for each prompt."""
     epsilon: float = Field(default=0.2, gt=0, lt=1)
-    """How far from 1 a ratio counts."""
+    """Clipping range: ratios are clipped to 1 - epsilon and 1 + epsilon."""
     delta: float | None = None
-    """Bound of the ratio where the advantage is negative (dual clip); None = no bound."""
+    """Upper bound of the ratio for negative advantages (dual clip); None = no bound."""
     cliprange_value: PositiveFloat = 0.2
-    """How far a value may move from what it was when the rollout was made, in units of reward."""
+    """Clipping range of the value around the value at rollout time, in units of reward."""
     vf_coef: NonNegativeFloat = 0.1
-    """Weight of the value loss."""
+    """Coefficient of the value loss."""
     gamma: float = Field(default=1.0, ge=0, le=1)
-    """What a reward one token later is worth."""
+    """Discount factor of rewards, per token."""
     lam: float = Field(default=0.95, ge=0, le=1)
-    """How far an advantage looks past the critic: 0 to the next value, 1 to the end."""
+    """Lambda of generalised advantage estimation: 0 uses only the next value, 1 the rewards up to the end."""
     beta: NonNegativeFloat = 0.05
-    """Coefficient of the KL to the reference, in the reward; at 0 no reference is kept; with `kl_target` the first."""
+    """Coefficient of the KL penalty in the reward; at 0 no reference model is kept; with `kl_target` the initial
+    coefficient."""
     kl_target: PositiveFloat | None = None
-    """KL that `beta` is steered to from rollout to rollout, in the unit `kl_unit`; None = `beta` is fixed."""
+    """Target KL that `beta` is adapted to after each rollout, in the unit `kl_unit`; None = `beta` is fixed."""
     kl_unit: Literal["sequence_sum", "token_mean"] | None = None
-    """What `kl_target` speaks of: the KL of a whole completion, or of one of its tokens."""
+    """Unit of `kl_target`: the KL summed over a completion, or its mean per token."""
     kl_horizon: PositiveInt = 10_000
-    """Completions over which `beta` changes by a fifth at most."""
+    """Number of completions over which `beta` changes by at most a fifth."""
     whiten_rewards: bool = False
-    """Scale the rewards of tokens, KL included, to variance 1 over the rollout."""
+    """Scale token rewards, KL penalty included, to variance 1 over the rollout."""
     missing_eos_penalty: NonNegativeFloat = 0.0
-    """What a completion that hit the length limit loses, in units of reward."""
+    """Penalty for a completion that hit the length limit, in units of reward."""
     bootstrap_truncated: bool = False
-    """A completion that hit the length limit goes on in the critic's eyes: the value after its last token counts."""
+    """Bootstrap a completion that hit the length limit from the critic's value after its last token."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "PPO":
         if self.delta is not None and self.delta <= 1 + self.epsilon:
-            what = f"`delta` {self.delta:g} is not above 1 + `epsilon` = {1 + self.epsilon:g}, where the clip ends"
-            raise ConfigError(what, "raise it (3 is usual), or leave it out: it bounds what the clip lets through")
+            what = f"`delta` {self.delta:g} is not above 1 + `epsilon` = {1 + self.epsilon:g}, the clipping bound"
+            raise ConfigError(what, "raise it (3 is usual), or leave it out: it bounds only unclipped ratios")
         if self.kl_target is not None and self.kl_unit is None:
-            what = f"`kl_target` {self.kl_target:g} has no unit: the KL of a completion, or of a token?"
+            what = f"`kl_target` {self.kl_target:g} has no unit: is it per completion or per token?"
             raise ConfigError(what, "set `kl_unit: sequence_sum` or `kl_unit: token_mean`")
         if self.kl_target is not None and not self.beta:
-            what = "`kl_target` steers `beta` by factors, and `beta` 0 stays 0"
+            what = "`kl_target` adapts `beta` by multiplication, so `beta` 0 stays 0"
             raise ConfigError(what, "start from a positive `beta`, such as 0.15")
         if self.bootstrap_truncated and self.missing_eos_penalty:
-            what = "`missing_eos_penalty` judges a cut as an ending, and `bootstrap_truncated` as none"
+            what = "`missing_eos_penalty` treats truncation as the end of an answer, `bootstrap_truncated` does not"
             raise ConfigError(what, "keep one of them")
         return self
 
@@ -104,12 +106,12 @@ class PPO(Algorithm):
         return "prompts"
 
     def needs(self) -> frozenset[Need]:
-        """Old log-probs and values; a reference where `beta` is positive."""
+        """Old log-probs and values; a reference model if `beta` is positive."""
         needs: frozenset[Need] = frozenset({"old_logps", "values"})
         return needs | {"reference"} if self.beta else needs
 
     def terms(self) -> Mapping[str, Denominator]:
-        """Two means over trained tokens: the clipped objective, and the critic's squared error."""
+        """Two means over trained tokens: the clipped policy loss, and the clipped value loss."""
         return {"policy": "tokens", "value": "tokens"}
 
     def readouts(self) -> Mapping[str, Readout]:
@@ -117,22 +119,22 @@ class PPO(Algorithm):
         return {"entropy": entropy_detached}
 
     def unused_settings(self) -> dict[str, str]:
-        """The settings of a fixed KL coefficient, and of a critic that is not trained."""
+        """Settings of an adaptive KL coefficient, or of a critic's training, that are disabled."""
         unused: dict[str, str] = {}
         if self.kl_target is None:
-            unused |= dict.fromkeys(("kl_unit", "kl_horizon"), "there is no `kl_target`")
-        return unused if self.vf_coef else unused | {"cliprange_value": "`vf_coef` is 0, and the critic does not learn"}
+            unused |= dict.fromkeys(("kl_unit", "kl_horizon"), "`kl_target` is not set")
+        return unused if self.vf_coef else unused | {"cliprange_value": "`vf_coef` is 0, so the critic is not trained"}
 
     def samples_per_prompt(self) -> int:
         """`num_generations`."""
         return self.num_generations
 
     def initial_state(self) -> State:
-        """The adaptive coefficient."""
+        """The adaptive KL coefficient, if `kl_target` is set."""
         return {} if self.kl_target is None else {"beta": self.beta}
 
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
-        """Whitened advantages by generalised advantage estimation, and the returns that the critic learns."""
+        """Adds whitened advantages from generalised advantage estimation, and the returns as targets of the critic."""
         assert rollout.values is not None
         values, trained = rollout.values, scored_tokens(rollout)
         rewards = at_last_token(self._scores(rollout), trained)
@@ -147,7 +149,7 @@ class PPO(Algorithm):
         return replace(rollout, advantages=whiten(advantages, trained), returns=returns), state
 
     def rollout_metrics(self, rollout: Batch, state: State) -> Metrics:
-        """How well the critic foresaw the returns, the KL that the reward paid for, and its coefficient."""
+        """The explained variance of the returns, the KL of whole completions, and the KL coefficient."""
         assert rollout.values is not None
         assert rollout.returns is not None
         trained = scored_tokens(rollout)
@@ -158,11 +160,11 @@ class PPO(Algorithm):
         return metrics
 
     def active_rows(self, batch: Batch) -> Tensor:
-        """Rows with a trained token: without an advantage they still teach the critic."""
+        """Rows with a trained token: a row with zero advantages still trains the critic."""
         return batch.loss_mask.any(1)
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
-        """The clipped objective of the policy, and the clipped squared error of the critic."""
+        """The clipped policy loss and the clipped value loss."""
         assert batch.advantages is not None
         assert batch.old_logps is not None
         assert batch.values is not None
@@ -182,7 +184,7 @@ class PPO(Algorithm):
         return Loss(sums, metrics)
 
     def _scores(self, rollout: Batch) -> Tensor:
-        """(N,) rewards of whole completions, less the penalty of those that were cut off."""
+        """(N,) rewards of whole completions, minus the penalty for truncated ones."""
         assert rollout.rewards is not None
         if not self.missing_eos_penalty:
             return rollout.rewards
@@ -190,7 +192,7 @@ class PPO(Algorithm):
         return rollout.rewards - self.missing_eos_penalty * rollout.truncated
 
     def _end_values(self, rollout: Batch) -> Tensor:
-        """(N,) values after the last token: the critic's of completions that were cut off and go on, else 0."""
+        """(N,) values after the last token: the critic's for truncated completions that are bootstrapped, else 0."""
         assert rollout.values is not None
         if not self.bootstrap_truncated:
             return rollout.values.new_zeros(rollout.num_rows)
@@ -199,13 +201,13 @@ class PPO(Algorithm):
         return torch.where(rollout.truncated, rollout.end_values, 0)
 
     def _beta(self, state: State) -> float:
-        """The coefficient of this rollout: the one of the settings until there is a state."""
+        """The current KL coefficient: that of the state, or the setting before the first rollout."""
         beta = state.get("beta", self.beta)
         assert isinstance(beta, int | float)
         return float(beta)
 
     def _adapted(self, kl: Tensor, trained: Tensor, state: State) -> State:
-        """The state after a rollout whose log-ratios to the reference are `kl` (N, T)."""
+        """The state after a rollout whose token log-ratios to the reference are `kl` (N, T)."""
         rows = trained.any(1)
         if self.kl_target is None or self.kl_unit is None or not rows.any():
             return state

@@ -1,4 +1,4 @@
-"""Prompting: the model as it is. A stage of its own, because every later stage must beat it."""
+"""Prompting: the model without training, evaluated as a stage because every later stage must beat it."""
 
 from typing import ClassVar
 
@@ -6,6 +6,6 @@ from rung.algorithm import Algorithm
 
 
 class Prompt(Algorithm):
-    """Trains nothing; the stage is evaluated with each number of examples in its `shots`."""
+    """Trains nothing; the model is evaluated with each number of few-shot examples in `shots`."""
 
     name: ClassVar = "prompt"

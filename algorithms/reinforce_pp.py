@@ -1,13 +1,14 @@
-"""REINFORCE++: PPO without a critic; every token is credited with the reward that is still to come.
+"""REINFORCE++: PPO without a critic; the advantage of a token is its whitened reward-to-go.
 
     r_t  = - beta k1_t + [t is the last token] R,  A_t = sum_{s >= t} r_s, then whitened over all tokens of the rollout
     loss = sum_t - min(rho A, clip(rho, 1 - eps, 1 + eps) A) / sum_t 1
 
-Source: Hu et al. 2025 (arXiv 2501.03262), eq. 4 to 6. One sample a prompt will do: the baseline is the mean over the
-rollout. `reinforce_pp_baseline` takes several, subtracts the mean of each group, divides by the std of what is left
-over the whole rollout (a group's own std would make an easy prompt as loud as a hard one), and has k2 in the loss.
+Source: Hu et al. 2025 (arXiv 2501.03262), eq. 4 to 6. One sample per prompt is enough, because the baseline is the mean
+over the rollout. `reinforce_pp_baseline` uses several, subtracts the mean of each group, divides by the std of the
+centred rewards over the whole rollout (a group's own std would weight easy prompts as much as hard ones), and adds k2
+to the loss.
 
-How we differ: whitening takes the biased variance, as in `ppo`, over the trained tokens of scored rows.
+How we differ: whitening uses the biased variance, as in `ppo`, over the trained tokens of scored rows.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from rung.metrics import Metrics, mean_of
 
 
 class ReinforcePP(Algorithm):
-    """REINFORCE++: reward-to-go with the KL in it, whitened over the rollout, under PPO's clip.
+    """REINFORCE++: reward-to-go including the KL penalty, whitened over the rollout, with PPO's clipping.
 
     Defaults: num_generations, epsilon (arXiv 2501.03262); beta (arXiv 2501.03262, released code).
     """
@@ -38,18 +39,18 @@ class ReinforcePP(Algorithm):
     num_generations: PositiveInt = 1
     """Completions sampled for each prompt."""
     epsilon: float = Field(default=0.2, gt=0, lt=1)
-    """How far from 1 a ratio counts."""
+    """Clipping range: ratios are clipped to 1 - epsilon and 1 + epsilon."""
     beta: NonNegativeFloat = 0.01
-    """Coefficient of the KL to the reference, in the reward of each token; at 0 no reference is kept."""
+    """Coefficient of the KL penalty in the reward of each token; at 0 no reference model is kept."""
     mask_truncated_completions: bool = False
-    """Leave out completions that hit the length limit."""
+    """Exclude completions that hit the length limit from the loss."""
 
     def data_kind(self) -> DataKind:
         """Prompts to sample from."""
         return "prompts"
 
     def needs(self) -> frozenset[Need]:
-        """Old log-probs; a reference where `beta` is positive."""
+        """Old log-probs; a reference model if `beta` is positive."""
         needs: frozenset[Need] = frozenset({"old_logps"})
         return needs | {"reference"} if self.beta else needs
 
@@ -66,7 +67,7 @@ class ReinforcePP(Algorithm):
         return self.num_generations
 
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
-        """The whitened sum of what a token and those after it earn."""
+        """Adds advantages: the whitened sum of the rewards of a token and those after it."""
         assert rollout.rewards is not None
         trained = trained_tokens(rollout, self.mask_truncated_completions)
         scored = trained & ~rollout.rewards.isnan()[:, None]
@@ -77,16 +78,16 @@ class ReinforcePP(Algorithm):
         return replace(rollout, advantages=advantages, loss_mask=trained), state
 
     def rollout_metrics(self, rollout: Batch, state: State) -> Metrics:
-        """The KL that the reward paid for."""
+        """The KL of whole completions at sampling time."""
         return {"kl/sequence_sum": sequence_kl(rollout)} if self.beta else {}
 
     def active_rows(self, batch: Batch) -> Tensor:
-        """Rows with an advantage."""
+        """Rows with a non-zero advantage."""
         assert batch.advantages is not None
         return (batch.advantages != 0).any(1)
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
-        """The clipped objective, summed over tokens."""
+        """The clipped policy loss, summed over tokens."""
         assert batch.advantages is not None
         assert batch.old_logps is not None
         ratio = token_log_ratio(outputs.logps, batch.old_logps).exp()
@@ -102,7 +103,7 @@ class ReinforcePP(Algorithm):
 
 
 class ReinforcePPBaseline(GRPO):
-    """REINFORCE++ with baseline (arXiv 2501.03262): the mean of each group off, then one std for the whole rollout.
+    """REINFORCE++ with baseline (arXiv 2501.03262): rewards minus the group mean, divided by one std per rollout.
 
     Defaults: scale_rewards, reduction, kl_estimator (arXiv 2501.03262); beta (arXiv 2501.03262, released code).
     """

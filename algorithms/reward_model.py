@@ -1,16 +1,16 @@
-"""Reward model: a number for an answer, learnt from which of several answers people prefer.
+"""Reward model: learns a scalar score of an answer from preferences between answers to the same prompt.
 
     loss = mean over groups of mean over its pairs [ - log sigma(s_i - s_j - margin) + c (s_i + s_j)^2 ]
 
-s is a linear head without bias on the last attended token, in float32; the rows of a group stand in order of
-preference, i before j. A pair is a group of two, where the mean over its pairs is the pair itself.
+s is a linear head without bias on the last attended token, in float32; rows of a group are ordered by preference, i
+before j. A pair is a group of two rows with a single pair.
 
 Source: Ouyang et al. 2022 (arXiv 2203.02155), eq. 1: all C(K,2) pairs of a prompt in one batch, weight 1/C(K,2) each.
 `margin`: Touvron et al. 2023 (arXiv 2307.09288), eq. 2. Centering (c = `center_rewards_coefficient`): Eisenstein et al.
 2023 (arXiv 2312.09244).
 
 How we differ from TRL: K answers to a prompt may be ranked, not only two; the score is read at the last attended token,
-whatever its id; the head is trained under LoRA without being asked for.
+regardless of its id; with LoRA the head is always trained.
 """
 
 from collections.abc import Mapping
@@ -27,21 +27,21 @@ from rung.metrics import Metric, mean_of, std_of
 
 
 class RewardModel(Algorithm):
-    """Bradley-Terry on pairs, or on ranked groups of any size."""
+    """Bradley-Terry reward model on preference pairs or ranked groups of any size."""
 
     name: ClassVar = "reward_model"
     keep_together: ClassVar = "group"
     reads_logps: ClassVar = False
 
     center_rewards_coefficient: NonNegativeFloat = 0.0
-    """Pulls the two scores of a pair towards a sum of 0; 0.01 is usual where the model is to judge a policy."""
+    """Coefficient that pulls the sum of a pair's scores towards 0; 0.01 is usual for a reward model used in RL."""
 
     def data_kind(self) -> DataKind:
         """Preference pairs, or rankings of any size."""
         return "pairs"
 
     def needs(self) -> frozenset[Need]:
-        """A head on the last token."""
+        """A score head on the last token."""
         return frozenset({"score_head"})
 
     def terms(self) -> Mapping[str, Denominator]:
@@ -49,7 +49,7 @@ class RewardModel(Algorithm):
         return {"pairs": "groups"}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
-        """The summed loss of the groups of a part, each the mean over its pairs."""
+        """The summed loss over the groups of a part; the loss of a group is the mean over its pairs."""
         assert outputs.scores is not None
         better, worse, weight = ordered_pairs(batch.group_of)
         chosen, rejected = outputs.scores.index_select(0, better), outputs.scores.index_select(0, worse)
@@ -69,9 +69,9 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
 
 
 def ordered_pairs(group_of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """All pairs of rows of one group: the better one, the worse one, and the weight 1/C(K,2) of the pair.
+    """All pairs of rows in the same group: the better row, the worse row, and the weight 1/C(K,2) of the pair.
 
-    (N,) int64 -> three (pairs,); rows of a group are adjacent and stand in order of preference.
+    (N,) int64 -> three (pairs,); rows of a group are adjacent and ordered by preference.
 
     >>> better, worse, weight = ordered_pairs(torch.tensor([0, 0, 1, 1, 1]))
     >>> list(zip(better.tolist(), worse.tolist()))
@@ -86,7 +86,7 @@ def ordered_pairs(group_of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def preferences(chosen: Tensor, rejected: Tensor) -> dict[str, Metric]:
-    """Means and spreads over pairs; `accuracy` and `margin` are TRL's."""
+    """Means and standard deviations over pairs; `accuracy` and `margin` are TRL's metrics."""
     return {
         "accuracy": mean_of((chosen > rejected).float()),
         "margin": mean_of(chosen - rejected),

@@ -1,9 +1,9 @@
-"""Soft adaptive policy optimisation: a smooth gate in the place of the clip, steeper for what is unlearnt.
+"""Soft adaptive policy optimisation: a sigmoid gate replaces clipping and decays faster for non-positive advantages.
 
     loss = mean_i mean_t - (4 / tau) sigma(tau (rho - 1)) A,  tau = 1 where A > 0, else 1.05
 
-Source: Gao et al. 2025 (arXiv 2511.20347), eq. 5. The gate's slope is 1 at rho = 1 and fades on both sides, so a token
-that has moved far counts little instead of not at all; a larger temperature fades faster.
+Source: Gao et al. 2025 (arXiv 2511.20347), eq. 5. The gate's slope is 1 at rho = 1 and decays on both sides, so a token
+whose ratio is far from 1 keeps a small gradient instead of none; a larger temperature decays faster.
 """
 
 from typing import ClassVar
@@ -27,14 +27,14 @@ class SAPO(GroupRelative):
     name: ClassVar = "sapo"
 
     sapo_temperature_pos: PositiveFloat = 1.0
-    """How fast a token fades whose advantage is positive."""
+    """Temperature of the gate for tokens with a positive advantage; larger values decay faster."""
     sapo_temperature_neg: PositiveFloat = 1.05
-    """How fast a token fades whose advantage is not."""
+    """Temperature of the gate for tokens without a positive advantage; larger values decay faster."""
     importance_sampling_level: Level = "token"
-    """Whose ratio goes through the gate: each token's or that of its row."""
+    """Importance ratio in the gate: that of each token or that of its row."""
 
     def has_row_ratio(self) -> bool:
-        """Whether `importance_sampling_level` is that of a row."""
+        """Whether `importance_sampling_level` is not `token`."""
         return self.importance_sampling_level != "token"
 
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:

@@ -2,14 +2,14 @@
 
     loss = - sum_i sum_t m_it log pi(y_it | x_i, y_i<t) / sum_i sum_t m_it
 
-Source: Ouyang et al. 2022 (arXiv 2203.02155), section 3.5. What is trained (m): every token of raw text after the
-first, the completion of a prompt-completion row, the assistant's turns of a chat with their end-of-turn tokens.
+Source: Ouyang et al. 2022 (arXiv 2203.02155), section 3.5. Trained tokens (m): every token of raw text after the first,
+the completion of a prompt-completion row, the assistant turns of a chat with their end-of-turn tokens.
 
-How we differ: the sums run over the whole optimizer step, all parts and ranks, so the micro-batch size does not weight
-tokens by the length of their neighbours.
+How we differ: the sums run over the whole optimizer step, all parts and ranks, so the weight of a token does not depend
+on the micro-batch size or on the lengths of the other rows in its micro-batch.
 
-`loss_type: dft` is dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629, eq. 9): each token times its own probability,
-through which no gradient flows, so that a token which the policy finds unlikely does not pull the harder for it.
+`loss_type: dft` is dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629, eq. 9): the loss of each token is multiplied
+by the token's probability, without a gradient through it, so unlikely tokens do not dominate the gradient.
 """
 
 from collections.abc import Mapping
@@ -30,16 +30,16 @@ class SFT(Algorithm):
     name: ClassVar = "sft"
 
     loss_type: Literal["nll", "dft"] = "nll"
-    """The negative log-likelihood, or that of each token times its probability (dynamic fine-tuning)."""
+    """Negative log-likelihood, plain or times the probability of each token (dynamic fine-tuning)."""
     assistant_only_loss: bool = True
-    """Train the assistant's turns of a chat alone; else every turn after the first prompt."""
+    """Train only the assistant turns of a chat; if false, every turn after the first prompt."""
 
     def data_kind(self) -> DataKind:
         """Texts, chats, or prompts with completions."""
         return "text"
 
     def trains_on(self) -> Literal["assistant", "all"]:
-        """The assistant's turns, or all."""
+        """Whether only the assistant turns or all turns are trained."""
         return "assistant" if self.assistant_only_loss else "all"
 
     def terms(self) -> Mapping[str, Denominator]:
@@ -51,7 +51,7 @@ class SFT(Algorithm):
         return {"entropy": entropy_detached, "top_logp": top_logp}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
-        """The summed negative log-likelihood of the trained tokens, weighted under `dft`."""
+        """The summed negative log-likelihood of the trained tokens, times their probability for `dft`."""
         mask, logps = batch.loss_mask, outputs.logps
         weighted = logps * logps.detach().exp() if self.loss_type == "dft" else logps
         return Loss(

@@ -3,11 +3,11 @@
     a    = mean_t m log pi of a row
     loss = - log sigma(beta (a_chosen - a_rejected) - gamma), mean over pairs
 
-Source: Meng et al. 2024 (arXiv 2405.14734), eq. 6. The mean takes away what length alone would gain; gamma is the
-margin that a pair must have. `cpo_alpha` adds the negative log-likelihood of the chosen rows, a mean over their tokens.
+Source: Meng et al. 2024 (arXiv 2405.14734), eq. 6. The mean removes the dependence on length; gamma is the target
+margin of a pair. `cpo_alpha` adds the negative log-likelihood of the chosen rows, a mean over their tokens.
 
-How we differ from TRL, where this is a loss of `CPOTrainer`: `beta` and `simpo_gamma` have the paper's values and not
-CPO's 0.1 and 0.5, and `cpo_alpha`, which is 1 there, is 0.
+How we differ from TRL, where this is a loss of `CPOTrainer`: the defaults of `beta` and `simpo_gamma` are the paper's,
+not CPO's 0.1 and 0.5, and `cpo_alpha` defaults to 0 instead of 1.
 """
 
 from collections.abc import Mapping
@@ -34,11 +34,11 @@ class SimPO(Algorithm):
     group_size: ClassVar = 2
 
     beta: PositiveFloat = 2.0
-    """What a nat a token is worth."""
+    """Scale of the reward, which is beta times the mean log-prob of an answer."""
     simpo_gamma: NonNegativeFloat = 1.0
-    """The margin that the chosen row must have; half of `beta` at first, at most `beta`."""
+    """Target reward margin between the chosen and the rejected row; half of `beta` is a good start, at most `beta`."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """The share of pairs believed to be swapped."""
+    """Assumed fraction of pairs with swapped labels."""
     cpo_alpha: NonNegativeFloat = 0.0
     """Coefficient of the negative log-likelihood of the chosen rows."""
 
@@ -47,11 +47,11 @@ class SimPO(Algorithm):
         return "pairs"
 
     def check_settings(self) -> None:
-        """Raises ConfigError for a margin that no pair reaches, such as the default one at DPO's beta."""
+        """Raises ConfigError for a margin that no pair can reach, such as the default margin with DPO's beta."""
         if self.simpo_gamma > self.beta:
             nats = self.simpo_gamma / self.beta
-            what = f"`simpo_gamma` {self.simpo_gamma:g} at `beta` {self.beta:g} asks for {nats:g} nats a token"
-            raise ConfigError(what, "take the paper's 1 at `beta` 2; it is searched from 0 to `beta`")
+            what = f"`simpo_gamma` {self.simpo_gamma:g} at `beta` {self.beta:g} requires {nats:g} nats per token"
+            raise ConfigError(what, "use the paper's 1 at `beta` 2; useful values lie between 0 and `beta`")
 
     def terms(self) -> Mapping[str, Denominator]:
         """A mean over pairs; the negative log-likelihood is a mean over chosen tokens."""

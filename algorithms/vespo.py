@@ -1,10 +1,10 @@
-"""Variational sequence-level soft policy optimisation: a whole completion is weighed by a bump around ratio 1.
+"""Variational sequence-level soft policy optimisation: a smooth, bounded weight of each completion's ratio.
 
     w_i  = prod_t rho_t,  phi(w) = w^k exp(lambda (1 - w)),  (k, lambda) = (2, 3) where A >= 0, else (3, 2)
     loss = sum_i sum_t - sg(phi(w_i)) A_i log pi / sum_i |y_i|
 
-Source: arXiv 2602.10693; constants as in TRL. The ratio of the completion is not normalised by its length: phi keeps it
-bounded, so stale completions fade instead of being cut.
+Source: arXiv 2602.10693; constants as in TRL. The ratio of the completion is not normalised by its length: phi is
+bounded, so off-policy completions are down-weighted smoothly instead of clipped.
 """
 
 from typing import ClassVar, Self
@@ -21,7 +21,7 @@ from rung.metrics import Metric, mean_of
 
 
 class VESPO(GroupRelative):
-    """Variational sequence-level soft policy optimisation: REINFORCE with a smooth weight of the whole completion.
+    """Variational sequence-level soft policy optimisation: REINFORCE with a smooth importance weight per completion.
 
     Defaults: vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg (TRL); reduction (TRL).
     """
@@ -29,24 +29,24 @@ class VESPO(GroupRelative):
     name: ClassVar = "vespo"
 
     vespo_k_pos: PositiveFloat = 2.0
-    """Power of the ratio where the advantage is not negative."""
+    """Exponent of the ratio for non-negative advantages."""
     vespo_lambda_pos: PositiveFloat = 3.0
-    """How fast large ratios fade where the advantage is not negative."""
+    """Decay rate of large ratios for non-negative advantages."""
     vespo_k_neg: PositiveFloat = 3.0
-    """Power of the ratio where the advantage is negative."""
+    """Exponent of the ratio for negative advantages."""
     vespo_lambda_neg: PositiveFloat = 2.0
-    """How fast large ratios fade where the advantage is negative."""
+    """Decay rate of large ratios for negative advantages."""
     reduction: Reduction = "token_mean"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.importance_sampling_correction is not None:
-            what = "`importance_sampling_correction` would weigh a completion twice: phi is its weight already"
+            what = "`importance_sampling_correction` would weight completions twice: phi is already a weight"
             raise ConfigError(what, "leave it out")
         return self
 
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
-        """REINFORCE's loss times phi, and the mean of phi over tokens."""
+        """The REINFORCE loss times phi, and the mean of phi over tokens."""
         assert batch.advantages is not None
         assert batch.old_logps is not None
         gain = gamma_weight(logps, batch.old_logps, batch.loss_mask, self.vespo_k_pos, self.vespo_lambda_pos)

@@ -1,1 +1,1 @@
-"""What several algorithms share; none of it is an algorithm."""
+"""Code shared by several algorithms; nothing here is an algorithm."""

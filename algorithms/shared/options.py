@@ -1,4 +1,4 @@
-"""The options of group-relative algorithms by name, and the pure function that each name stands for."""
+"""Options of group-relative algorithms: the names allowed in a config, and the function behind each name."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from rung.maths.advantages import centre, standardise, standardise_centred, standardise_over_batch
-from rung.maths.policy_losses import dropped, sequence_mismatch, token_mismatch, truncated
+from rung.maths.policy_losses import mask_weights, sequence_mismatch, token_mismatch, truncate_weights
 from rung.maths.tensors import (
     k2,
     k3,
@@ -42,12 +42,12 @@ MISMATCHES: dict[Correction, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "sequence_mask": sequence_mismatch,
 }
 BOUNDED: dict[Correction, Callable[[Tensor, float, float], Tensor]] = {
-    "token_truncate": truncated,
-    "token_mask": dropped,
-    "sequence_truncate": truncated,
-    "sequence_mask": dropped,
+    "token_truncate": truncate_weights,
+    "token_mask": mask_weights,
+    "sequence_truncate": truncate_weights,
+    "sequence_mask": mask_weights,
 }
-# In the loss; k1 stands in the reward.
+# KL penalties in the loss; k1 is subtracted from the reward instead.
 PENALTIES: dict[KLEstimator, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "rho_k3": lambda logps, old_logps, ref_logps: token_log_ratio(logps, old_logps).exp() * k3(logps, ref_logps),
     "k3": lambda logps, old_logps, ref_logps: k3(logps, ref_logps),

@@ -1,4 +1,4 @@
-"""Preference pairs in a batch: their two sides, and what they show. Rows alternate chosen, rejected."""
+"""Preference pairs in a batch: splitting the two sides, and metrics. Rows alternate chosen, rejected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rung.metrics import Metric, mean_of
 
 
 def sides(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(2 x pairs,) -> chosen (pairs,), rejected (pairs,).
+    """Splits alternating rows: (2 x pairs,) -> chosen (pairs,), rejected (pairs,).
 
     >>> sides(torch.tensor([1, 2, 3, 4]))
     (tensor([1, 3]), tensor([2, 4]))
@@ -21,7 +21,7 @@ def sides(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def chosen_tokens(batch: Batch) -> Tensor:
-    """Trained tokens of the chosen rows: the denominator of their negative log-likelihood."""
+    """Number of trained tokens in chosen rows, the denominator of their negative log-likelihood."""
     return batch.loss_mask[::2].sum()
 
 
@@ -31,7 +31,7 @@ def chosen_nll(batch: Batch, outputs: Outputs) -> Tensor:
 
 
 def damped_tails(values: Tensor, mask: Tensor, alpha: float) -> Tensor:
-    """The values of trained tokens, times `alpha` beyond the number of them that the shorter side of a pair has.
+    """Multiplies the values of trained tokens beyond the length of the pair's shorter side by `alpha`.
 
     Shapes: (2 x pairs, T), (2 x pairs, T) bool -> (2 x pairs, T). Source: LD-DPO, arXiv 2409.06411.
 
@@ -44,7 +44,7 @@ def damped_tails(values: Tensor, mask: Tensor, alpha: float) -> Tensor:
 
 
 def margins(chosen: Tensor, rejected: Tensor) -> dict[str, Metric]:
-    """TRL's metrics of the implied rewards (pairs,) of both sides, each a mean over pairs."""
+    """TRL's metrics of the implicit rewards (pairs,) of both sides, each a mean over pairs."""
     return {
         "rewards/chosen": mean_of(chosen),
         "rewards/rejected": mean_of(rejected),

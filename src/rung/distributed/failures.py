@@ -1,7 +1,7 @@
-"""What ranks do when one of them fails: all end within seconds, and its message alone is told, with its number.
+"""Failure of a rank: all ranks exit within seconds, and only the message of the failed rank is printed.
 
-A rank in a collective, or in hours of its own work, hears nothing of another's exception: a thread asks the store that
-brought the ranks together.
+A rank in a collective, or in a long computation, does not notice another's exception: a thread polls the store of the
+process group.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from rung.utils.signals import EXIT_ERROR, EXIT_USER
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[reportPrivateImportUsage]
 
-SECONDS = 1.0  # between two questions
+SECONDS = 1.0  # between two polls
 _FIRST, _FAILURE = "rung/failed", "rung/failure"
 
 
 @contextmanager
 def watch_ranks(rank: int, world: int) -> Iterator[None]:
-    """Inside, an exception on one rank ends all; its message gets the rank."""
+    """Inside the block, an exception on one rank ends all ranks; its message names the rank."""
     from torch.distributed import TCPStore  # type: ignore[reportPrivateImportUsage]
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, is_master=False, wait_for_workers=False)  # a connection of the thread's own
+    store = TCPStore(address, port, is_master=False, wait_for_workers=False)  # a separate connection for the thread
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(store, _neighbours(store, rank, world), over), daemon=True)
+    thread = threading.Thread(target=_watch, args=(store, _local_pids(store, rank, world), over), daemon=True)
     thread.start()
     try:
         yield
     except UserError as error:
-        _tell(store, EXIT_USER, over)
+        _report_failure(store, EXIT_USER, over)
         with error_context(f"rank {rank} of {world}"):
             raise error
     except Exception as error:
-        _tell(store, EXIT_ERROR, over)
+        _report_failure(store, EXIT_ERROR, over)
         error.add_note(f"on rank {rank} of {world}")
         raise
     finally:
@@ -49,37 +49,37 @@ def watch_ranks(rank: int, world: int) -> Iterator[None]:
         thread.join()
 
 
-def _neighbours(store: TCPStore, rank: int, world: int) -> dict[int, int]:
+def _local_pids(store: TCPStore, rank: int, world: int) -> dict[int, int]:
     """The process ids of the other ranks on this machine, by rank."""
     store.set(f"rung/place/{rank}", f"{os.getpid()} {socket.gethostname()}")
     places = {other: store.get(f"rung/place/{other}").decode().split() for other in range(world) if other != rank}
     return {other: int(number) for other, (number, host) in places.items() if host == socket.gethostname()}
 
 
-def _tell(store: TCPStore, code: int, over: threading.Event) -> None:
-    """The first rank that fails writes so and goes on to raise; any other ends here."""
+def _report_failure(store: TCPStore, code: int, over: threading.Event) -> None:
+    """Records the failure and returns on the first rank that fails; any other rank exits here."""
     over.set()
     try:
         if store.add(_FIRST, 1) == 1:
             store.set(_FAILURE, str(code))
         else:
             os._exit(int(store.get(_FAILURE)))
-    except RuntimeError:  # the store went with the rank that kept it
+    except RuntimeError:  # the store is gone with the rank that hosted it
         os._exit(code)
 
 
-def _watch(store: TCPStore, neighbours: dict[int, int], over: threading.Event) -> None:
+def _watch(store: TCPStore, pids: dict[int, int], over: threading.Event) -> None:
     parent = os.getppid()
     while not over.wait(SECONDS):
         if os.getppid() != parent:
-            os._exit(EXIT_ERROR)  # whoever started the ranks is gone
+            os._exit(EXIT_ERROR)  # the process that started the ranks has exited
         try:
             if store.check([_FAILURE]) and not over.is_set():
                 os._exit(int(store.get(_FAILURE)))
-            gone = [other for other, number in neighbours.items() if not _alive(number)]
-            if gone and not over.is_set():
+            exited = [other for other, number in pids.items() if not _alive(number)]
+            if exited and not over.is_set():
                 if store.add(_FIRST, 1) == 1:
-                    print(f"rank {gone[0]} is gone, without a word", file=sys.stderr, flush=True)
+                    print(f"rank {exited[0]} exited without an error message", file=sys.stderr, flush=True)
                 os._exit(EXIT_ERROR)
         except RuntimeError:
             if not over.is_set():

@@ -1,4 +1,4 @@
-"""Sharded weights (FSDP2): every rank holds a part of each, and a layer gathers them in its forward and backward.
+"""Sharded weights (FSDP2): every rank holds a shard of each, and layers gather them in their forward and backward.
 
 Every layer is a collective, so all ranks run the same number of parts in the same layouts.
 """
@@ -21,10 +21,10 @@ Result = TypeVar("Result")
 
 
 class Root(nn.Module):
-    """Everything that is sharded, as FSDP2 sees it: one module, whose forward runs a function of whoever calls it.
+    """FSDP2's root module: it holds everything that is sharded, and its forward runs a given function.
 
-    Weights outside the layers (embeddings, heads) are whole while the function runs, those of a layer in its forward.
-    What the function returns has its tensors in tuples and dicts: their backward gathers the weights again.
+    Weights outside the layers (embeddings, heads) are gathered while the function runs, those of a layer in its
+    forward. The function returns its tensors in tuples and dicts, whose backward gathers the weights again.
     """
 
     def __init__(self, modules: Iterable[nn.Module]):
@@ -32,12 +32,12 @@ class Root(nn.Module):
         self.inside = nn.ModuleList(modules)
 
     def forward(self, run: Callable[[], Result]) -> Result:
-        """What the function gives."""
+        """The result of the function."""
         return run()
 
 
 class Shards:
-    """Named modules over all ranks, sharded in place, layer by layer; their gradients add up over the ranks."""
+    """Named modules, sharded over all ranks in place, layer by layer; gradients are summed over the ranks."""
 
     def __init__(self, modules: Mapping[str, nn.Module]):
         self.modules = dict(modules)
@@ -52,18 +52,18 @@ class Shards:
         self.units = [module for module in self.root.modules() if isinstance(module, FSDPModule)]
         for unit in self.units:
             unit.set_gradient_divide_factor(1.0)
-            unit.set_force_sum_reduction_for_comms(True)  # gloo knows no other
-            # A head that one rank's parts read and another's do not gets zeros there.
+            unit.set_force_sum_reduction_for_comms(True)  # gloo supports no other
+            # A head that the parts of a rank do not use gets zero gradients on that rank.
             unit.set_reduce_scatter_unused_params(True)
 
     def run(self, compute: Callable[[], Result]) -> Result:
-        """What `compute` gives, with every weight there when it is needed; a collective."""
+        """The result of `compute`, with every weight gathered when it is needed; a collective."""
         return self.root(compute)
 
-    def run_whole(self, compute: Callable[[], Result]) -> Result:
-        """The same where models are called as often as one likes, such as by a sampler whose rows end early on a rank.
+    def run_unsharded(self, compute: Callable[[], Result]) -> Result:
+        """Like `run`, for any number of model calls per rank, such as by a sampler whose rows finish early on one rank.
 
-        All weights are gathered once, before, and dropped afterwards.
+        All weights are gathered once before, and resharded afterwards.
         """
         for unit in self.units:
             unit.set_reshard_after_forward(False, recurse=False)
@@ -76,11 +76,11 @@ class Shards:
                 unit.reshard()
 
     def reshard_root(self) -> None:
-        """Drops the whole weights outside the layers, which FSDP2 keeps after a forward: a step makes them old."""
+        """Frees the gathered weights outside the layers, which FSDP2 keeps after a forward and a step makes stale."""
         self.units[0].reshard()
 
     def gather_module(self, name: str) -> nn.Module | None:
-        """A copy of a module with whole weights on rank 0, None elsewhere; a collective."""
+        """A copy of a module with unsharded weights on rank 0, None elsewhere; a collective."""
         keeps = dist.get_rank() == 0
         outline, filled = self.outlines[name], {}
         for empty, live in zip(outline.parameters(), self.modules[name].parameters(), strict=True):
@@ -91,17 +91,17 @@ class Shards:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a sharded tensor, on every rank (a collective); any other as it is."""
+    """A sharded tensor as a full tensor on every rank (a collective); any other tensor is returned unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(target: Tensor, value: Tensor) -> Tensor:
-    """A whole `value` in shards as those of `target`; as it is where `target` has none, or `value` is in shards."""
+    """A full `value`, sharded like `target`; unchanged if `target` is not sharded or `value` already is."""
     if not isinstance(target, DTensor) or isinstance(value, DTensor):
         return value
     return distribute_tensor(
         value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
-    )  # every rank has read all of it
+    )  # every rank has the full value
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
@@ -114,6 +114,6 @@ def meta_copy(module: nn.Module) -> nn.Module:
 
 
 def _layer_names(root: Root) -> set[str]:
-    """The classes that the models in `root` name as those that are never split."""
+    """The classes that the models in `root` list as never to be split."""
     models = [module for module in root.modules() if isinstance(module, PreTrainedModel)]
     return {name for model in models for name in getattr(model, "_no_split_modules", None) or ()}

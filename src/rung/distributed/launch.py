@@ -1,4 +1,4 @@
-"""Ranks on one machine: a process each, all ended where one fails. For several machines there is `torchrun`."""
+"""Starts one process per rank on one machine, and ends all if one fails. Use `torchrun` for several machines."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from types import FrameType
 from rung.utils.signals import EXIT_INCONCLUSIVE, EXIT_KEPT, EXIT_STOPPED
 
 ORDERLY = (0, EXIT_KEPT, EXIT_INCONCLUSIVE, EXIT_STOPPED)
-GRACE = 10.0  # seconds that the others have to end by themselves where one has failed
+GRACE = 10.0  # seconds that the other ranks have to exit by themselves after one has failed
 
 
 def launch(arguments: Sequence[str], nproc: int) -> int:
-    """Runs `rung ARGUMENTS` in `nproc` processes; the exit code is 0, or that of the first that did not end with 0.
+    """Runs `rung ARGUMENTS` in `nproc` processes; returns 0, or the exit code of the first process that failed.
 
-    SIGINT and SIGTERM go on to every process.
+    SIGINT and SIGTERM are forwarded to every process.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -30,7 +30,7 @@ def launch(arguments: Sequence[str], nproc: int) -> int:
     shared.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
     command = [sys.executable, "-m", "rung", *arguments]
     processes = [
-        # a session of its own: a key pressed in the terminal reaches it once, through this process
+        # a session of its own: Ctrl-C in the terminal reaches it only once, through this process
         subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True)
         for rank in range(nproc)
     ]

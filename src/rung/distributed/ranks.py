@@ -1,4 +1,4 @@
-"""Other processes, as the engine sees them: sum, max, agree, gather. One process is the case of one rank."""
+"""Collectives over all processes: sum, max, agree, gather. A single process has one rank."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONGEST_WAIT = timedelta(hours=12)  # rank 0 evaluates a stage while the others 
 class Ranks:
     """This process among `world` of them; every method is a collective that all ranks call in the same order.
 
-    Each rank holds a replica of the weights or, where they are `sharded`, a part of every one.
+    Each rank holds a replica of the weights or, if `sharded`, a shard of each weight.
     """
 
     rank: int = 0
@@ -38,36 +38,36 @@ class Ranks:
     sharded: bool = False
 
     def sum(self, amounts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars added over the ranks, in float64."""
+        """Scalars summed over the ranks, in float64."""
         return dict(zip(amounts, self._reduce(list(amounts.values()), dist.ReduceOp.SUM), strict=True))
 
     def max(self, amounts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The largest over the ranks of each scalar, in float64."""
+        """The maximum of each scalar over the ranks, in float64."""
         return dict(zip(amounts, self._reduce(list(amounts.values()), dist.ReduceOp.MAX), strict=True))
 
     def agree(self, yes: bool) -> bool:
-        """True where every rank says yes."""
+        """True if `yes` is true on every rank."""
         return not self.max({"no": torch.tensor(0.0 if yes else 1.0)})["no"]
 
     def gather(self, value: Any) -> list[Any]:
-        """A JSON value of every rank, in the order of ranks."""
+        """A JSON value from every rank, in the order of ranks."""
         if self.world == 1:
             return [value]
         return [json.loads(raw) for raw in self._gather_bytes(json.dumps(value).encode())]
 
     def gather_tensors(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Named tensors of every rank, shapes and names free to differ."""
+        """Named tensors from every rank; shapes and names may differ."""
         if self.world == 1:
             return [dict(tensors)]
         return [load(raw) for raw in self._gather_bytes(save({k: v.contiguous() for k, v in tensors.items()}))]
 
     def sum_gradients(self, parameters: Sequence[Parameter]) -> None:
-        """Adds gradients over the ranks in place; a parameter that no part touched gets zeros on every rank.
+        """Sums gradients over the ranks in place; a parameter that no part used gets zeros on every rank.
 
-        Where weights are sharded, the backward passes have added them up.
+        With sharded weights, the backward passes have already summed them.
 
-        An optimizer skips a parameter without a gradient and moves one with zeros (momentum, decay): a step in which
-        nothing is active must not depend on the number of ranks.
+        An optimizer skips a parameter without a gradient, but updates one with a zero gradient (momentum, weight
+        decay): a step without active rows must not depend on the number of ranks.
         """
         for parameter in parameters:
             if parameter.grad is None:
@@ -80,9 +80,9 @@ class Ranks:
             assert parameter.grad is not None
             parameter.grad.copy_(piece.view_as(parameter))
 
-    def share(self, things: Sequence[Any]) -> Sequence[Any]:
-        """Every `world`-th thing, beginning with this rank's number."""
-        return things[self.rank :: self.world]
+    def share(self, items: Sequence[Any]) -> Sequence[Any]:
+        """This rank's share: every `world`-th item, starting at its rank."""
+        return items[self.rank :: self.world]
 
     def _reduce(self, amounts: list[Tensor], operation: dist.ReduceOp.RedOpType) -> list[Tensor]:
         stacked = torch.stack([amount.detach().double() for amount in amounts])
@@ -103,14 +103,14 @@ class Ranks:
 
 @contextmanager
 def init_ranks(fully_shard: bool = False) -> Iterator[Ranks]:
-    """The ranks that `torchrun` or `rung run --nproc` started, or the one of a plain process; they end with the block.
+    """The ranks started by `torchrun` or `rung run --nproc`, or a single one; the process group ends with the block.
 
-    An exception on one rank ends all of them. Raises ConfigError where one process alone is to shard its weights.
+    An exception on one rank ends all of them. Raises ConfigError for sharding with a single process.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         if fully_shard:
-            raise ConfigError("`--fully-shard` with one process, which holds everything", "add `--nproc N`, N > 1")
+            raise ConfigError("`--fully-shard` needs more than one process", "add `--nproc N`, N > 1")
         yield Ranks()
         return
     backend = "gloo"
@@ -120,5 +120,5 @@ def init_ranks(fully_shard: bool = False) -> Iterator[Ranks]:
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
     with watch_ranks(dist.get_rank(), size):
         yield Ranks(dist.get_rank(), size, fully_shard)
-    dist.barrier()  # nobody watches any more: a rank may go
+    dist.barrier()  # failures are no longer watched, so a rank may exit
     dist.destroy_process_group()

@@ -1,1 +1,1 @@
-"""Measure a model on held-out items, compare two measurements, decide a gate."""
+"""Evaluate a model on held-out items, compare two evaluations, decide a gate."""

@@ -16,31 +16,31 @@ ALPHA = 0.05
 
 
 class Comparison(BaseModel):
-    """How a metric moved between two evaluations; gains are signed so that up is better, whatever the metric's goal.
+    """The change of a metric between two evaluations; a positive gain is an improvement, whatever the metric's goal.
 
-    Numbers are None where no item was scored for both. `variance` is that of one item's change: with it,
-    `statistics.items_needed` tells how many items would show a given gain.
+    Numbers are None if no item was scored in both. `variance` is that of one item's change: `statistics.items_needed`
+    computes from it how many items are needed to detect a given gain.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     metric: str
     goal: Goal
-    n: int  # items scored for both
-    unscored: int  # items left out, because one of the two has no score
+    n: int  # items scored in both
+    unscored: int  # items excluded because one of the two has no score
     clusters: int
     gain: float | None = None
     low: float | None = None
     high: float | None = None
     p: float | None = None
-    gained: int = 0  # items that got better, wrong -> right for a 0/1 metric
+    gained: int = 0  # items that improved, wrong -> right for a 0/1 metric
     lost: int = 0  # items that got worse
     variance: float | None = None
-    span: float = 1.0  # 1 for scores within [0, 1], else the range of scores that was seen
+    span: float = 1.0  # 1 for scores within [0, 1], else the observed range of scores
 
     @property
     def caveat(self) -> str:
-        """What a reader of the interval must know, as a clause; empty where there is nothing."""
+        """A warning about the interval, as a clause; empty if there is none."""
         unscored = f"{self.unscored} items without a score in one of the two are left out" if self.unscored else ""
         few = f"only {self.clusters} independent items, so the interval is too narrow"
         return "; ".join(filter(None, [unscored, few if self.clusters < statistics.FEW_CLUSTERS else ""]))
@@ -51,10 +51,9 @@ def compare(
 ) -> Comparison:
     """The paired change of one metric over the items that both evaluations scored.
 
-    `goals` names the metrics of which less is better (as `Rewards.goals` does); `level` is that of the interval.
-    0/1 scores of independent items get the exact McNemar p-value, everything else the bootstrap's; the interval is
-    the paired bootstrap of clusters in both cases. Raises UserError where the two were not measured alike or do not
-    hold the metric.
+    `goals` gives the goal of each metric, `max` if absent (see `RewardSet.goals`); `level` is that of the interval. The
+    p-value is exact McNemar for 0/1 scores of independent items, else that of the bootstrap; the interval is always the
+    paired bootstrap over clusters. Raises UserError if the two are not comparable or lack the metric.
     """
     check_comparable(before, after)
     if metric not in before.metrics:
@@ -94,10 +93,10 @@ def paired_scores(before: Evaluation, after: Evaluation, metric: str) -> list[tu
 
 
 def pooled_ratio(runs: Iterable[tuple[Evaluation, Evaluation]], metric: str) -> statistics.Bootstrap | None:
-    """A metric after over before, with a 95 % interval, pooled over runs such as several seeds of one path.
+    """The ratio of a metric after to before, with a 95 % interval, pooled over runs such as several seeds of one path.
 
-    Items of one group are drawn together, in all runs that met them. None where the metric is 0 before. Raises
-    UserError where a run's two evaluations were not measured alike.
+    Items of one group are resampled together, in all runs that contain them. None if the metric is 0 before. Raises
+    UserError if the two evaluations of a run are not comparable.
     """
     kept: list[tuple[float, float, str]] = []
     for before, after in runs:
@@ -110,7 +109,7 @@ def pooled_ratio(runs: Iterable[tuple[Evaluation, Evaluation]], metric: str) -> 
 
 
 def check_comparable(before: Evaluation, after: Evaluation) -> None:
-    """Raises UserError, naming what differs, unless both were measured on the same items in the same way."""
+    """Raises UserError, naming the differences, unless both used the same items and the same setup."""
     if before.hash == after.hash:
         return
     names = before.measured.keys() | after.measured.keys()

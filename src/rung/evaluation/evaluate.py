@@ -1,4 +1,4 @@
-"""Evaluation: one completion of every item, scored by every metric, with intervals, and how it was measured."""
+"""Evaluation: one completion of every item, scored by every metric, with intervals and a record of the setup."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class _Record(BaseModel):
 
 
 class Estimate(_Record):
-    """The mean score of a metric over the `n` items that it scored, with a 95 % interval; None where it scored none."""
+    """The mean score of a metric over the `n` items that it scored, with a 95 % interval; None if it scored none."""
 
     value: float | None
     low: float | None
     high: float | None
     n: int
-    lost: float = 0.0  # share of items without a score; they count as nothing, not as 0
-    failure: str = ""  # why the first item that did not abstain has none
+    lost: float = 0.0  # fraction of items without a score; they are excluded, not counted as 0
+    failure: str = ""  # why the first item failed, not counting abstentions
 
 
 class Lengths(_Record):
@@ -59,7 +59,7 @@ class Lengths(_Record):
 
 
 class Row(_Record):
-    """One item: what was asked, expected and answered, and its scores by metric; None = not scored."""
+    """One item: its prompt, expected answer and completion, and its scores by metric; None = not scored."""
 
     id: str
     source: str
@@ -72,10 +72,10 @@ class Row(_Record):
 
 
 class Evaluation(_Record):
-    """How a model did on a set of items. Two of equal `hash` were measured alike and can be compared row by row.
+    """Results of a model on a set of items. Two with equal `hash` used the same setup and can be compared by row.
 
-    `measured` holds what the hash is made of: a digest each for the items, the prompts as rendered (chat template and
-    tokenizer show there), the shots, the decoding and the scorers.
+    `measured` holds the digests that form the hash: of the items, the prompts as rendered (which depend on chat
+    template and tokenizer), the shots, the decoding and the scorers.
     """
 
     hash: str
@@ -86,7 +86,7 @@ class Evaluation(_Record):
     rows: tuple[Row, ...]
 
     def save(self, path: Path) -> None:
-        """Writes `path` (JSON) and the rows beside it (`.jsonl`), each whole or not at all, the rows first."""
+        """Writes `path` (JSON) and the rows next to it (`.jsonl`), each atomically, the rows first."""
         lines = "".join(row.model_dump_json() + "\n" for row in self.rows)
         rows = path.with_suffix(".jsonl")
         write_text(rows, lines)
@@ -96,13 +96,13 @@ class Evaluation(_Record):
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
-        """Reads what `save` wrote; raises CheckpointError where a file is missing, damaged or of another evaluation."""
+        """Reads what `save` wrote; raises CheckpointError if a file is missing, damaged or of another evaluation."""
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
             lines = path.with_suffix(".jsonl").read_text(encoding="utf-8")
             if sha256_text(lines) != summary[_ROWS]["sha256"]:
                 raise ValueError("its rows belong to another evaluation")
-            # lines are split at \n alone: completions may hold other line ends
+            # split at \n only: completions may contain other line breaks
             rows = [json.loads(line) for line in lines.split("\n")[:-1]]
             return cls.model_validate(summary | {_ROWS: rows})
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
@@ -120,11 +120,11 @@ def evaluate(
     sampling: Sampling,
     key: Key,
 ) -> Evaluation:
-    """Asks every item once, after the shots, and scores the answers; metrics see the item's own prompt, without shots.
+    """Samples one completion per item, after the shots, and scores it; metrics see the item's prompt without shots.
 
-    `output_tokens` and `truncated` are always among the metrics. Visits are the items' positions, so that two models
-    meet the same draws. Raises DataError for no items, for raw text and for a shot that is one of the items, and
-    RewardError where a metric cannot run on these columns, both before anything is sampled.
+    `output_tokens` and `truncated` are always among the metrics. Visits are the positions of items, so two models use
+    the same random draws. Raises DataError for no items, for raw text and for a shot that is one of the items, and
+    RewardError if a metric cannot run on these columns, both before sampling.
     """
     check_items(examples, shots)
     items = [as_prompt(example) for example in examples]
@@ -159,7 +159,7 @@ def evaluate(
 
 
 def estimate(scores: Sequence[float | None], groups: Sequence[str], failure: str = "") -> Estimate:
-    """The mean and 95 % interval of the scores that are there; items of one group are not independent.
+    """The mean and 95 % interval of the scores that are not None; items of one group are not independent.
 
     >>> estimate([1, 0, None, 1], list("abcd")).n
     3
@@ -227,7 +227,7 @@ def _lengths(lengths: Sequence[int]) -> Lengths:
 
 
 def _digest(value: Any) -> str:
-    """A short hash of JSON-like data; mappings are taken as dicts, anything else that JSON lacks by its `str`."""
+    """A short hash of JSON-like data; mappings are converted to dicts, other values that JSON lacks by `str`."""
 
     def plain(other: object) -> object:
         return dict(other) if isinstance(other, Mapping) else str(other)

@@ -15,14 +15,14 @@ SEPARATOR = "\n\n"  # between worked examples of a string prompt
 
 
 def question(example: Example) -> Text:
-    """What the model is asked: the prompt, or a conversation up to its last turn. Raises DataError for raw text."""
+    """The input of the model: the prompt, or a conversation up to its last turn. Raises DataError for raw text."""
     asked = as_prompt(example).prompt
-    assert asked is not None, "all but raw text has a prompt"
+    assert asked is not None, "every example except raw text has a prompt"
     return asked
 
 
 def answer(example: Example) -> Text | None:
-    """The worked answer of an example, the preferred one of a pair; None where it has none."""
+    """The reference answer of an example, the preferred one of a pair; None if it has none."""
     if example.messages is not None:
         return example.messages[-1:]
     return example.completion if example.completion is not None else example.chosen
@@ -31,9 +31,9 @@ def answer(example: Example) -> Text | None:
 def with_shots(example: Example, shots: Sequence[Example]) -> Text:
     """The question of `example` after the questions and answers of `shots`, in their order.
 
-    Chat: the shots are earlier user and assistant turns, behind the system message of `example`; their own system
-    messages are left out. Strings: each shot's prompt and completion, joined as they are, and a blank line.
-    Raises DataError for a shot without an answer, and where one is chat and the other is not.
+    Chat: the shots are earlier user and assistant turns, after the system message of `example`; their own system
+    messages are dropped. Strings: each shot's prompt and completion, concatenated, and a blank line. Raises DataError
+    for a shot without an answer, and for a mix of chat and string formats.
     """
     asked = question(example)
     if isinstance(asked, str):
@@ -44,20 +44,20 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Text:
 
 
 def encode_question(example: Example, shots: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """What the model reads of `with_shots`; DataError, naming the row, where it cannot be rendered or has no token."""
+    """The token ids of `with_shots`; DataError, naming the row, if it cannot be rendered or has no tokens."""
     from rung.data.encode import encode_prompt
 
     asked = with_shots(example, shots)
     try:
         return encode_prompt(asked, tokenizer)
     except BadRow as fault:
-        raise DataError(f"{example.source}: {fault}", "mend the row, or leave it out") from fault
+        raise DataError(f"{example.source}: {fault}", "fix the row, or leave it out") from fault
     except DataError as fault:
         raise DataError(f"{example.source}: {fault.what}", fault.remedy) from fault
 
 
 def last_text(text: str | Sequence[Mapping[str, Any]]) -> str:
-    """What a reader sees of a prompt or an answer: the text, or that of the last message.
+    """The readable part of a prompt or an answer: the text, or that of the last message.
 
     >>> last_text(({"role": "system", "content": "be brief"}, {"role": "user", "content": "2 + 2?"}))
     '2 + 2?'
@@ -70,19 +70,23 @@ def last_text(text: str | Sequence[Mapping[str, Any]]) -> str:
 def _as_text(shot: Example) -> str:
     asked, answered = question(shot), _answered(shot)
     if not isinstance(asked, str) or not isinstance(answered, str):
-        raise DataError(f"{shot.source}: a chat example is shown to a string prompt", "give both one format")
+        raise DataError(
+            f"{shot.source}: a chat example is used as a shot for a string prompt", "give both the same format"
+        )
     return asked + answered
 
 
 def _as_turns(shot: Example) -> Messages:
     asked, answered = question(shot), _answered(shot)
     if isinstance(asked, str) or isinstance(answered, str):
-        raise DataError(f"{shot.source}: a string example is shown to a chat prompt", "give both one format")
+        raise DataError(
+            f"{shot.source}: a string example is used as a shot for a chat prompt", "give both the same format"
+        )
     return tuple(message for message in (*asked, *answered) if message["role"] != "system")
 
 
 def _answered(shot: Example) -> Text:
     answered = answer(shot)
     if answered is None:
-        raise DataError(f"{shot.source}: a shot without an answer", "take shots from rows that have a completion")
+        raise DataError(f"{shot.source}: this shot has no answer", "take shots from rows that have a completion")
     return answered

@@ -1,4 +1,4 @@
-"""Gates: may the model that a stage made take the place of the one it started from?"""
+"""Gates: decide whether the model of a stage replaces the one that the stage started from."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 Outcome = Literal["promoted", "kept", "inconclusive"]
 Verdict = Literal["holds", "broken", "open"]
 
-# a 95 % upper bound on the rate of a failure that n items have not shown is 3.7 / n (two-sided Clopper-Pearson)
-UNSEEN = 3.7
-UNSEEN_ITEMS = 370
-# the most that the training reward may run ahead of the evaluation's, on the 0..1 scale
+# if none of n items failed, the 95 % upper bound of the failure rate is 3.7 / n (two-sided Clopper-Pearson)
+ZERO_FAILURE_BOUND = 3.7
+ZERO_FAILURE_ITEMS = 370
+# the most by which the training reward may exceed the evaluation reward, on the 0..1 scale
 MAX_REWARD_GAP = 0.10
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A number of the training run that bars promotion above `maximum`, such as a reward's error rate."""
+    """A number of the training run that prevents promotion above `maximum`, such as a reward's error rate."""
 
     name: str
     value: float
@@ -37,15 +37,15 @@ class Limit:
 
 
 class Decision(BaseModel):
-    """What a gate decided: the reasons in sentences, the comparisons behind them, the items that would settle it."""
+    """The decision of a gate: its reasons in sentences, the comparisons behind them, and the items needed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     outcome: Outcome
     reasons: tuple[str, ...]
     gain: Comparison
-    changes: tuple[Comparison, ...] = ()  # of the guards, in their order
-    items_needed: int | None = None  # where inconclusive, and where more items can settle it
+    changes: tuple[Comparison, ...] = ()  # those of the guards, in their order
+    items_needed: int | None = None  # if inconclusive, and if more items can decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ def decide(
     goals: Mapping[str, Goal],
     limits: Sequence[Limit] = (),
 ) -> Decision:
-    """Promoted where every check holds, kept (the previous model stays) where one is broken, else inconclusive.
+    """Promoted if every check holds, kept (the previous model stays) if one is broken, else inconclusive.
 
-    Bounds are those of two-sided 95 % intervals of paired changes, signed so that up is better; `goals` names the
-    metrics of which less is better. Inconclusive never reads as equal. Raises UserError where the evaluations were
-    not measured alike or lack a metric of the gate.
+    Bounds are those of two-sided 95 % intervals of paired changes, positive for an improvement; `goals` gives the goal
+    of each metric. Inconclusive does not mean equal. Raises UserError if the evaluations are not comparable or lack a
+    metric of the gate.
     """
 
     def change(metric: str) -> Comparison:
@@ -91,12 +91,13 @@ def decide(
 
 
 def lower_bound(change: Comparison) -> float:
-    """The lower bound that a guard reads: -3.7 / n of the score's range where no item got worse.
+    """The lower bound that a guard uses: -3.7 / n of the score's range if no item got worse.
 
-    A bootstrap cannot draw a failure that was not seen; clusters count instead of items, being what is independent.
+    A bootstrap cannot draw a failure that did not occur; n counts clusters, not items, because clusters are
+    independent.
     """
     assert change.low is not None
-    return -UNSEEN / change.clusters * change.span if change.lost == 0 else change.low
+    return -ZERO_FAILURE_BOUND / change.clusters * change.span if change.lost == 0 else change.low
 
 
 def _check_gain(gain: Comparison, min_gain: float) -> _Check:
@@ -116,13 +117,13 @@ def _check_guard(change: Comparison, tolerance: float) -> _Check:
         return _Check("open", f"guard `{change.metric}`: no item was scored for both models")
     low = lower_bound(change)
     shown = f"guard `{change.metric}` changed by {_interval(change)}, tolerance {tolerance:g}"
-    if low > -tolerance or (tolerance == 0 and (low == 0 or _unseen(change))):
+    if low > -tolerance or (tolerance == 0 and (low == 0 or _proves_no_loss(change))):
         return _Check("holds", f"{shown}: holds")
     if change.high < -tolerance:
         return _Check("broken", f"{shown}: broken, the upper bound is below -{tolerance:g}")
     if change.lost == 0:
-        needed = UNSEEN_ITEMS if tolerance == 0 else math.floor(UNSEEN * change.span / tolerance) + 1
-        reason = f"no item got worse, which {change.clusters} items do not yet prove: about {needed} would"
+        needed = ZERO_FAILURE_ITEMS if tolerance == 0 else math.floor(ZERO_FAILURE_BOUND * change.span / tolerance) + 1
+        reason = f"no item got worse, but {change.clusters} items do not prove it: about {needed} would"
         return _Check("open", f"{shown}: open, {reason}", needed)
     needed = statistics.items_needed(change.variance or 0.0, change.gain + tolerance)
     reason = f"the lower bound {low:+.4f} is not above -{tolerance:g}{_sizes(change, needed)}"
@@ -134,9 +135,9 @@ def _check_limit(limit: Limit) -> _Check:
     return _Check(verdict, f"{limit.name} is {limit.value:.3g}, at most {limit.maximum:g}: {verdict}")
 
 
-def _unseen(change: Comparison) -> bool:
-    """Whether nothing got worse among so many items that a tolerance of 0 is granted."""
-    return change.lost == 0 and change.clusters >= UNSEEN_ITEMS
+def _proves_no_loss(change: Comparison) -> bool:
+    """Whether nothing got worse among enough items for a tolerance of 0."""
+    return change.lost == 0 and change.clusters >= ZERO_FAILURE_ITEMS
 
 
 def _interval(change: Comparison) -> str:
@@ -145,9 +146,9 @@ def _interval(change: Comparison) -> str:
 
 
 def _sizes(change: Comparison, needed: int | None) -> str:
-    """What the set can see and what would settle the question, as a clause."""
+    """The detectable difference and the number of items needed, as a clause."""
     if not change.variance:
         return "; no item moved apart from the others"
     seen = statistics.detectable_difference(change.variance, change.n)
-    settle = f"about {needed} would settle it" if needed else "no number of items tells them apart"
+    settle = f"about {needed} would settle it" if needed else "no number of items would settle it"
     return f"; {change.n} items show differences from {seen:.4f} on, {settle}"

@@ -1,7 +1,7 @@
-"""What a test set can tell: intervals for one model, paired comparisons of two, and the size that a difference needs.
+"""Statistics of a test set: intervals for one model, paired comparisons of two, and sample sizes.
 
 Pure functions on numbers. An item is one question, a cluster the items that share a source (a document, a table);
-items of one cluster are not independent, so spreads are taken between clusters and resampling draws whole clusters.
+items of one cluster are not independent, so variances are taken between clusters and resampling draws whole clusters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import special
 
 DRAWS = 10_000
 FEW_CLUSTERS = 20  # below this a bootstrap interval is too narrow to be trusted; reports say so
-_FEW_KINDS = 64
+_MAX_DISTINCT = 64  # up to so many distinct clusters, only their counts are drawn
 
 
 class Interval(NamedTuple):
@@ -54,7 +54,7 @@ def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
 def cluster_variance(values: ArrayLike, clusters: Sequence[str]) -> float:
     """Variance of the mean of `values` (n,), robust to any dependence within `clusters` (n,); 0 for constant values.
 
-    With every item its own cluster it is the usual s^2 / n. Raises ValueError below two clusters.
+    If every item is its own cluster, it is the usual s^2 / n. Raises ValueError for fewer than two clusters.
     Source: Liang and Zeger 1986, with the C / (C - 1) correction for C clusters.
 
     >>> round(cluster_variance([0, 1, 2, 3], ["a", "a", "b", "b"]), 6)
@@ -64,16 +64,16 @@ def cluster_variance(values: ArrayLike, clusters: Sequence[str]) -> float:
     sums = _cluster_sums(array - array.mean(), clusters)
     num = len(sums)
     if num < 2:
-        raise ValueError("the spread between clusters needs at least two of them")
+        raise ValueError("the variance between clusters needs at least two clusters")
     return float(num / (num - 1) * (sums**2).sum() / len(array) ** 2)
 
 
 def mean_interval(values: ArrayLike, clusters: Sequence[str], level: float = 0.95) -> Interval | None:
-    """Interval of the mean of `values` (n,) whose items belong to `clusters` (n,); None below two clusters.
+    """Interval of the mean of `values` (n,) whose items belong to `clusters` (n,); None for fewer than two clusters.
 
-    0/1 values: Wilson, at the effective size where items share clusters (n divided by the design effect; the number
-    of clusters where all values are equal and hide it). Other values: Student's t on the cluster-robust error.
-    Source: Korn and Graubard 1998 for the effective size.
+    0/1 values: Wilson with the effective sample size if items share clusters (n divided by the design effect; the
+    number of clusters if all values are equal, where it is unknown). Other values: Student's t on the cluster-robust
+    error. Source: Korn and Graubard 1998 for the effective size.
     """
     array = np.asarray(values, dtype=float)
     num_clusters = len(set(clusters))
@@ -117,7 +117,7 @@ def paired_ratio(
 ) -> Bootstrap:
     """Sum of `after` over sum of `before` (n,), such as two error rates, with a percentile interval.
 
-    Runs with several seeds are pooled by joining their arrays: an item met in every run is one cluster, named alike.
+    Runs with several seeds are pooled by joining their arrays: an item of several runs is one cluster with one name.
     Draws in which `before` sums to 0 count as infinite. Raises ValueError on unequal lengths, on no items, or where
     `before` sums to 0.
 
@@ -132,7 +132,7 @@ def paired_ratio(
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values, which hold the chance of any false finding over the whole table.
+    """Holm's adjusted p-values, which control the family-wise error rate of the whole table.
 
     Source: Holm 1979.
 
@@ -148,7 +148,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def detectable_difference(variance: float, n: int) -> float:
-    """The difference that `n` paired items show with 80 % power at two-sided 5 %: 2.8 * sqrt(variance / n).
+    """The difference that `n` paired items detect with 80 % power at two-sided 5 %: 2.8 * sqrt(variance / n).
 
     `variance` is that of the per-item difference: for 0/1 scores the share of flips (0.25 is typical).
 
@@ -159,7 +159,7 @@ def detectable_difference(variance: float, n: int) -> float:
 
 
 def items_needed(variance: float, difference: float) -> int | None:
-    """How many paired items show `difference` with 80 % power; None for a difference of 0, which none show.
+    """How many paired items detect `difference` with 80 % power; None for a difference of 0.
 
     >>> items_needed(0.25, 0.05)
     784
@@ -170,12 +170,12 @@ def items_needed(variance: float, difference: float) -> int | None:
 
 
 def is_binary(values: ArrayLike) -> bool:
-    """Whether all values are 0 or 1, so that they count successes."""
+    """Whether all values are 0 or 1."""
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 
 def _effective_size(values: NDArray[np.float64], clusters: Sequence[str]) -> float:
-    """Independent items that would tell as much about a rate as these do: n for singletons, never more than n."""
+    """Effective sample size of a rate: the number of independent items with the same variance, at most n."""
     n, num_clusters = len(values), len(set(clusters))
     if num_clusters < 2 or not values.var():
         return num_clusters
@@ -200,13 +200,13 @@ def _cluster_sums(values: NDArray[np.float64], clusters: Sequence[str]) -> NDArr
 def _resample(
     numerators: NDArray[np.float64], denominators: NDArray[np.float64], clusters: Sequence[str], *, seed: int
 ) -> NDArray[np.float64]:
-    """(DRAWS,) ratios of the two sums, each over as many clusters as there are, drawn with replacement."""
+    """(DRAWS,) ratios of the two sums over clusters, which are drawn with replacement, as many as there are."""
     columns = np.stack([_cluster_sums(array, clusters) for array in (numerators, denominators)], axis=1)
-    kinds, counts = np.unique(columns, axis=0, return_counts=True)
+    distinct, counts = np.unique(columns, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
-    # equal clusters are interchangeable, so 0/1 scores need only draw how often each of a few kinds comes up
-    if len(kinds) <= _FEW_KINDS:
-        sums = rng.multinomial(len(columns), counts / len(columns), size=DRAWS) @ kinds
+    # equal clusters are interchangeable: with few distinct ones, such as 0/1 scores, drawing their counts is enough
+    if len(distinct) <= _MAX_DISTINCT:
+        sums = rng.multinomial(len(columns), counts / len(columns), size=DRAWS) @ distinct
     else:
         sums = _draw_clusters(columns, rng)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -215,7 +215,7 @@ def _resample(
 
 
 def _draw_clusters(columns: NDArray[np.float64], rng: np.random.Generator, block: int = 200) -> NDArray[np.float64]:
-    """(DRAWS, 2) sums over resampled rows of (C, 2), a block of draws at a time so that memory stays small."""
+    """(DRAWS, 2) sums over resampled rows of (C, 2), in blocks of draws to limit memory."""
     num = len(columns)
     offsets = np.arange(block)[:, None] * num
     sums = np.empty((DRAWS, columns.shape[1]))
@@ -227,12 +227,12 @@ def _draw_clusters(columns: NDArray[np.float64], rng: np.random.Generator, block
 
 
 def _percentiles(drawn: NDArray[np.float64], level: float) -> Interval:
-    """The central `level` of the draws; no interpolation, which infinite draws would not survive."""
+    """The central `level` interval of the draws; no interpolation, because draws may be infinite."""
     low, high = np.quantile(drawn, (0.5 - level / 2, 0.5 + level / 2), method="inverted_cdf")
     return Interval(float(low), float(high))
 
 
 def _two_sided(drawn: NDArray[np.float64], null: float) -> float:
-    """Twice the smaller share of draws at or beyond `null`; the observed sample counts as one draw more."""
+    """Twice the smaller share of draws at or beyond `null`; the observed sample counts as one more draw."""
     beyond = min(int((drawn <= null).sum()), int((drawn >= null).sum()))
     return min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))

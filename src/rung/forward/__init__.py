@@ -1,1 +1,1 @@
-"""The one forward pass: a policy, a batch, and how the batch is cut and laid out."""
+"""The forward pass that all algorithms share: the policy, and how a batch is split into parts and laid out."""

@@ -1,8 +1,8 @@
 """Three ways to run prompts and completions through a causal decoder; all give the same hidden states.
 
-Letters: P prompts, S prompt width, N rows, T completion width, H hidden size, n trained tokens of the part.
-Each layout returns `States`: the hidden state that predicts each trained token, in row-major order, and the one of
-each row's last attended token. No layout passes a position twice where another already holds it, except the plain one.
+Letters: P prompts, S prompt width, N rows, T completion width, H hidden size, n trained tokens of the part. Each layout
+returns `States`: the hidden state that predicts each trained token, in row-major order, and that of each row's last
+attended token. Only the plain layout computes a shared prompt once for each of its rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Backbone = Callable[..., object]
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """Hidden states of a part, and how many positions were computed for them."""
+    """Hidden states of a part, and the number of positions computed for them."""
 
     predicting: Tensor  # (n, H) for the true entries of loss_mask, row by row
     last: Tensor  # (N, H) of the last attended token
@@ -32,9 +32,9 @@ class States:
 
 
 def plain(backbone: Backbone, batch: Batch) -> States:
-    """[prompt | completion] a row, padded on the right: every row on its own, the oracle of the other two.
+    """One [prompt | completion] per row, padded on the right: no sharing, and the test oracle of the other two layouts.
 
-    Right padding needs no mask under causal attention: no real token looks at what comes after it.
+    Right padding needs no mask under causal attention: no real token attends to later positions.
     """
     prompt_lengths = batch.prompt_mask.sum(1)[batch.prompt_of]
     ids = joined_rows(batch, prompt_lengths)
@@ -49,7 +49,7 @@ def plain(backbone: Backbone, batch: Batch) -> States:
 
 
 def joined_rows(batch: Batch, prompt_lengths: Tensor) -> Tensor:
-    """(N, L) ids of each row's prompt, its completion, then its first token as padding; `prompt_lengths` is (N,)."""
+    """(N, L) ids: each row's prompt and completion, padded with the row's first token; `prompt_lengths` is (N,)."""
     width = int((prompt_lengths + batch.lengths).max())
     place = torch.arange(width, device=prompt_lengths.device).expand(batch.num_rows, width)
     offset = place - prompt_lengths[:, None]
@@ -63,11 +63,11 @@ def joined_rows(batch: Batch, prompt_lengths: Tensor) -> Tensor:
 
 
 class SharedPrompts:
-    """Two passes: each prompt once with a cache, then completions on it in as many parts as wanted.
+    """Two passes: a prefill that computes each prompt once, then completions on its KV cache in any number of parts.
 
-    With gradients on, the cache and the prompts' last hidden states are cut off into leaves: parts call backward on
-    their own, the leaves collect, and `backward` sends what they collected through the prompts once. Memory holds one
-    part's graph and the prompts' graph, however many completions there are.
+    With gradients enabled, the cache and the prompts' last hidden states are detached into leaf tensors: each part runs
+    its own backward, the leaves accumulate the gradients, and `backward` propagates them through the prompts once.
+    Memory holds the graph of one part and that of the prompts, regardless of the number of completions.
     """
 
     def __init__(self, backbone: Backbone, config: PretrainedConfig, batch: Batch):
@@ -83,9 +83,9 @@ class SharedPrompts:
             past_key_values=self.cache,
             use_cache=True,
         )
-        # Under gradient checkpointing in training mode the cache stays empty and completions would be scored without
-        # their prompt, with no error.
-        assert self.cache.get_seq_length() == batch.prompt_ids.shape[1], "the decoder did not fill the cache"
+        # Trap: with gradient checkpointing in training mode the cache stays empty, and log-probs would silently be
+        # computed without the prompt.
+        assert self.cache.get_seq_length() == batch.prompt_ids.shape[1], "the decoder did not fill the KV cache"
         self.positions = batch.prompt_ids.numel()
         self.graph: list[Tensor] = []
         self.leaves: list[Tensor] = []
@@ -97,11 +97,11 @@ class SharedPrompts:
             layer.keys, layer.values = self._leaf(layer.keys), self._leaf(layer.values)
 
     def states(self, batch: Batch, prompt_of: Tensor) -> States:
-        """Completions of a part on the shared cache; `prompt_of` (N,) counts in the prompts given at the start."""
-        if not batch.completion_ids.shape[1]:  # nothing was answered: the prompts' own states are all there is
+        """Hidden states of a part's completions on the shared cache; `prompt_of` (N,) indexes the shared prompts."""
+        if not batch.completion_ids.shape[1]:  # all completions are empty: use the prompts' own states
             return States(self.first[:0], index_rows(self.first, prompt_of), 0)
         cache = copy(self.cache)
-        # Layers are copied and select rows by themselves: rebuilt by `update`, a sliding window would lose its count.
+        # Trap: a sliding-window layer rebuilt with `update` would lose its position count; copy it and select rows.
         cache.layers = [copy(layer) for layer in self.cache.layers]
         for layer in cache.layers:
             assert isinstance(layer, DynamicLayer)
@@ -122,7 +122,7 @@ class SharedPrompts:
         return States(shifted[:, :-1][batch.loss_mask], shifted[every, batch.lengths], batch.completion_ids.numel())
 
     def backward(self) -> None:
-        """The prompts' share of the gradient; call once, after the backward of every part."""
+        """Propagates the accumulated gradients through the prompts; call once, after the backward of every part."""
         touched = [
             (tensor, leaf.grad) for tensor, leaf in zip(self.graph, self.leaves, strict=True) if leaf.grad is not None
         ]
@@ -139,22 +139,22 @@ class SharedPrompts:
 
 
 def masked_rows(backbone: Backbone, config: PretrainedConfig, batch: Batch, packs: Tensor) -> States:
-    """[prompt | completion | completion ... | prompt | completion ...] a row, under a mask that keeps them apart.
+    """Packed rows [prompt | completion | completion ... | prompt | completion ...] with a mask that separates them.
 
-    `packs` (N,) int64: which packed row, from 0, a completion goes to. Rows of one prompt follow it where they share a
-    pack; each sees its prompt and itself, at the positions that it would have alone. There is no cache, so it works
-    with activation checkpointing; attention costs the square of the packed row.
+    `packs` (N,) int64 is the packed row, from 0, of each completion. Completions of one prompt in the same pack share a
+    copy of the prompt; each attends only to its prompt and itself, with the position ids of an unpacked row. There is
+    no KV cache, so it works with activation checkpointing; the cost of attention is quadratic in the packed row.
     """
     prompt_lengths, lengths = batch.prompt_mask.sum(1)[batch.prompt_of], batch.lengths
     first, start = pack_offsets(packs, batch.prompt_of, prompt_lengths, lengths)
-    after = first + prompt_lengths  # the column behind a row's prompt
+    after = first + prompt_lengths  # the first column after a row's prompt
     shape = int(packs.max()) + 1, int((start + lengths).max())
 
     ids = torch.zeros(shape, dtype=torch.long, device=packs.device)
     positions, begin, end = torch.zeros_like(ids), torch.zeros_like(ids), torch.zeros_like(ids)
-    own = torch.arange(shape[1], device=packs.device).repeat(shape[0], 1)  # padding sees itself: nothing to see is NaN
+    own = torch.arange(shape[1], device=packs.device).repeat(shape[0], 1)  # padding attends to itself, to avoid NaN
     mask = batch.prompt_mask[batch.prompt_of]
-    row, token = prompt_positions(mask)  # rows that share a prompt write the same into the same cells
+    row, token = prompt_positions(mask)  # rows that share a prompt write equal values to the same cells
     cell = packs[row], first[row] + token
     ids[cell], positions[cell], own[cell] = batch.prompt_ids[batch.prompt_of][mask], token, first[row]
     row, token = batch.completion_mask.nonzero(as_tuple=True)
@@ -175,12 +175,12 @@ def masked_rows(backbone: Backbone, config: PretrainedConfig, batch: Batch, pack
 
 
 def pack_offsets(packs: Tensor, prompt_of: Tensor, prompt_lengths: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns of its pack where a row's prompt and its completion start; all (N,) int64, lengths in tokens.
+    """Start columns of each row's prompt and completion in its pack; all (N,) int64, lengths in tokens.
 
-    Rows of a pack stand in their order. One whose prompt is that of the row before it in the pack shares the prompt.
+    Rows of a pack keep their order. A row with the same prompt as the row before it in the pack shares that prompt.
 
     >>> packs, prompt_of = torch.tensor([0, 1, 0, 0]), torch.tensor([0, 0, 0, 1])
-    >>> first, start = places(packs, prompt_of, torch.tensor([2, 2, 2, 3]), torch.tensor([4, 5, 6, 7]))
+    >>> first, start = pack_offsets(packs, prompt_of, torch.tensor([2, 2, 2, 3]), torch.tensor([4, 5, 6, 7]))
     >>> first.tolist(), start.tolist()
     ([0, 0, 0, 12], [2, 2, 6, 15])
     """
@@ -199,15 +199,15 @@ def pack_offsets(packs: Tensor, prompt_of: Tensor, prompt_lengths: Tensor, lengt
 
 
 def index_rows(tensor: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a tensor, some of them more than once, with a gradient that is the same in every run.
+    """Selects rows of a tensor, repeats allowed, with a deterministic gradient.
 
-    The gradient of `tensor[rows]` is added up by several threads in whatever order they come.
+    The gradient of `tensor[rows]` is accumulated by several threads in nondeterministic order.
     """
     return tensor.index_select(0, rows)
 
 
 def prompt_positions(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of each prompt token once left padding is taken away; (P, S) bool -> two (tokens,)."""
+    """Row and position of each prompt token, not counting left padding; (P, S) bool -> two (tokens,)."""
     row, _ = mask.nonzero(as_tuple=True)
     return row, (mask.cumsum(1) - 1)[mask]
 
@@ -215,11 +215,11 @@ def prompt_positions(mask: Tensor) -> tuple[Tensor, Tensor]:
 def attention_mask(
     config: PretrainedConfig, positions: Tensor, begin: Tensor, end: Tensor, own: Tensor
 ) -> Tensor | dict[str, Tensor]:
-    """Who sees whom: (B, 1, L, L) bool, or such a mask for each kind of layer where there are sliding windows.
+    """Attention mask of packed rows, (B, 1, L, L) bool; for sliding windows a dict with one mask per layer type.
 
-    All arguments are (B, L) int64. The query in column q sees the columns from `begin` to before `end`, which hold its
-    prompt, and from `own` to q. A sliding window counts in positions: it cuts the same columns off both, as the columns
-    of either run on as its positions do.
+    All arguments are (B, L) int64. The query in column q attends to the columns from `begin` to before `end`, which
+    hold its prompt, and from `own` to q. A sliding window is defined on positions; it cuts by column, because within
+    both ranges columns and positions increase together.
     """
     query = torch.arange(own.shape[1], device=own.device)
     full = block_mask(begin, end, own)

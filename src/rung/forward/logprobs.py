@@ -1,4 +1,4 @@
-"""Hidden states to log-probs: the only place where logits of a whole vocabulary exist."""
+"""Log-probs from hidden states: the only code in training that computes logits over the whole vocabulary."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from transformers import PreTrainedModel
 
 from rung.batch import Readout, TeacherReadout
 
-LOGITS_BYTES = 256 * 2**20  # logits of more than this are made in chunks and made again in the backward pass
+LOGITS_BYTES = 256 * 2**20  # larger logits are computed in chunks and recomputed in the backward pass
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherInputs:
-    """A teacher, its hidden states at the tokens that are scored, and what is read of both models' logits."""
+    """A teacher, its hidden states at the trained tokens, and the readouts that compare both models' logits."""
 
     causal_lm: PreTrainedModel
-    hidden: Tensor  # (n, H), of a width of its own
+    hidden: Tensor  # (n, H), where H may differ from the policy's
     readouts: tuple[TeacherReadout, ...]
 
 
@@ -29,27 +29,28 @@ def target_logps(
     targets: Tensor,
     temperature: float,
     readouts: tuple[Readout, ...],
-    teaching: TeacherInputs | None = None,
+    teacher: TeacherInputs | None = None,
 ) -> tuple[Tensor, ...]:
-    """Log-probs of the targets, and the readouts of their logits, chunk by chunk; logits never leave this function.
+    """Log-probs of the target tokens and readouts of their logits, by chunks; logits never leave this function.
 
-    Shapes: (n, H), (n,) int64 -> (n,) and (n,) for each readout, the teacher's last, float32.
+    Shapes: (n, H), (n,) int64 -> (n,) and (n,) for each readout, teacher readouts last, float32.
     """
 
-    def chunk(hidden: Tensor, targets: Tensor, taught: Tensor | None = None) -> tuple[Tensor, ...]:
+    def chunk(hidden: Tensor, targets: Tensor, teacher_hidden: Tensor | None = None) -> tuple[Tensor, ...]:
         scaled = head_logits(causal_lm, hidden).float() / temperature
         logps = scaled.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
         read = tuple(readout(scaled) for readout in readouts)
-        if teaching is None or taught is None:
+        if teacher is None or teacher_hidden is None:
             return logps, *read
         with torch.no_grad():
-            teachers = head_logits(teaching.causal_lm, taught).float() / temperature
-        # Heads of one family are padded to different sizes: what one of them lacks is the id of no token.
-        width = min(scaled.shape[-1], teachers.shape[-1])
-        return logps, *read, *(readout(scaled[:, :width], teachers[:, :width]) for readout in teaching.readouts)
+            teacher_logits = head_logits(teacher.causal_lm, teacher_hidden).float() / temperature
+        # Models of one family pad their LM heads to different sizes; ids that only one of them has are no tokens.
+        width = min(scaled.shape[-1], teacher_logits.shape[-1])
+        shared = scaled[:, :width], teacher_logits[:, :width]
+        return logps, *read, *(readout(*shared) for readout in teacher.readouts)
 
-    inputs = [hidden, targets, *([teaching.hidden] if teaching is not None else [])]
-    heads = [causal_lm, *([teaching.causal_lm] if teaching is not None else [])]
+    inputs = [hidden, targets, *([teacher.hidden] if teacher is not None else [])]
+    heads = [causal_lm, *([teacher.causal_lm] if teacher is not None else [])]
     size = max(1, LOGITS_BYTES // (4 * sum(head.config.vocab_size for head in heads)))
     if len(hidden) <= size:
         return chunk(*inputs)
@@ -59,10 +60,10 @@ def target_logps(
 
 
 def head_logits(causal_lm: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """(n, H) -> (n, V): the LM head, with the scaling and soft cap that a few families put behind it."""
+    """(n, H) -> (n, V): the LM head, with the logit scaling and soft cap of some model families."""
     config = causal_lm.config
     head = causal_lm.get_output_embeddings()
-    assert head is not None, "a causal LM has a head"
+    assert head is not None, "the causal LM has no output embeddings"
     raw = head(hidden) / getattr(config, "logits_scaling", 1.0) * getattr(config, "logit_scale", 1.0)
     cap = getattr(config, "final_logit_softcapping", None)
     return raw if cap is None else torch.tanh(raw / cap) * cap

@@ -1,4 +1,4 @@
-"""Runs planned parts through decoders, on whole weights or on shards in step with the other ranks."""
+"""Runs the planned parts of a batch through the decoders, with whole or sharded weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rung.distributed.ranks import Ranks
 from rung.forward.layouts import SharedPrompts, States, masked_rows, plain
 from rung.forward.planner import Block, Layout, Part
 
-Compute = Callable[[Batch, list[States]], dict[str, Any]]  # tensors by name, also in dicts; None where there is nothing
+Compute = Callable[[Batch, list[States]], dict[str, Any]]  # named tensors, dicts of tensors, or None
 
 
 @dataclass
 class WorkCounter:
-    """Work done since the start: positions through the decoder, rows through the LM head, model calls."""
+    """Work done so far: positions through the decoder, rows through the LM head, model calls."""
 
     positions: int = 0
     head_rows: int = 0
@@ -30,8 +30,8 @@ class WorkCounter:
 
 
 @dataclass(frozen=True, slots=True)
-class Passes:
-    """The device, dtype, shards and ranks of a pass; `work` counts what it computes."""
+class PartRunner:
+    """Runs parts on one device, in one dtype, with whole or sharded weights; `work` counts what it computes."""
 
     device: torch.device
     dtype: torch.dtype
@@ -42,25 +42,25 @@ class Passes:
     def run(
         self, decoders: Sequence[PreTrainedModel], batch: Batch, blocks: tuple[Block, ...], compute: Compute
     ) -> Iterator[tuple[Tensor, Batch, dict[str, Any]]]:
-        """Row numbers, the part, and the outputs that `compute` makes of its states under each decoder."""
+        """Yields each part: row numbers, batch, and the outputs of `compute` on its states under each decoder."""
         own = sum(len(block.parts) for block in blocks)
-        most = own if self.shards is None else int(self.ranks.max({"parts": torch.tensor(own)})["parts"])
+        max_parts = own if self.shards is None else int(self.ranks.max({"parts": torch.tensor(own)})["parts"])
         for block in blocks:
             if block.layout == "shared":
                 yield from self._run_shared(decoders, batch, block, compute)
                 continue
             for planned in block.parts:
                 rows, part = self._pick(batch, planned)
-                yield rows, part, self._pass(decoders, part, planned, block.layout, compute)
-        for _ in range(most - own):
-            self._empty_pass(decoders, compute)
+                yield rows, part, self._run_part(decoders, part, planned, block.layout, compute)
+        for _ in range(max_parts - own):
+            self._run_placeholder(decoders, compute)
         if self.shards is not None:
             self.shards.reshard_root()
 
-    def _pass(
+    def _run_part(
         self, decoders: Sequence[PreTrainedModel], part: Batch, planned: Part, layout: Layout, compute: Compute
     ) -> dict[str, Any]:
-        """One forward of a part, in shards or not."""
+        """One forward pass of a part, with whole or sharded weights."""
 
         def forward() -> dict[str, Any]:
             with self._autocast():
@@ -68,9 +68,9 @@ class Passes:
 
         return forward() if self.shards is None else self.shards.run(forward)
 
-    def _empty_pass(self, decoders: Sequence[PreTrainedModel], compute: Compute) -> None:
-        """A placeholder part with zero gradient: every layer is a collective, and another rank still has parts."""
-        made = self._pass(decoders, placeholder(self.device), Part((0,)), "plain", compute)
+    def _run_placeholder(self, decoders: Sequence[PreTrainedModel], compute: Compute) -> None:
+        """A placeholder part with zero gradient: every layer is a collective, and other ranks still have parts."""
+        made = self._run_part(decoders, placeholder(self.device), Part((0,)), "plain", compute)
         read = [tensor for tensor in _tensors(made) if tensor.requires_grad]
         if read:
             torch.stack([tensor.sum() * 0 for tensor in read]).sum().backward()
@@ -105,7 +105,7 @@ class Passes:
             prompts.backward()
 
     def _pick(self, batch: Batch, planned: Part) -> tuple[Tensor, Batch]:
-        """Row numbers of a planned part, and those rows as a batch on the model's device."""
+        """Row numbers of a planned part, and its rows as a batch on the model's device."""
         rows = torch.tensor(planned.rows)
         return rows, batch.select(rows).to(self.device)
 

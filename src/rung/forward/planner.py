@@ -1,7 +1,8 @@
-"""How a step is cut into parts, and in which layout: the cheapest plan under a token budget.
+"""Splits a step into parts and chooses their layout: the cheapest plan within a token budget.
 
-Cost is `call * calls + position * positions + pair * query-key pairs`, with the constants of the model's size at a
-nominal speed. They are not timed: a plan is a pure function of the batch and the model, so a resumed run cuts alike.
+Cost is `call * calls + position * positions + pair * query-key pairs`. The constants come from the model's size and a
+nominal speed, not from timing: a plan is a pure function of the batch and the model, so a resumed run makes the same
+plans.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from torch import Tensor
 from rung.batch import Batch
 
 Layout = Literal["plain", "shared", "masked"]
-PACK_LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # tokens; beyond, the square outweighs what it saves
+PACK_LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # tokens; beyond, attention costs more than packing saves
 NOMINAL_FLOPS = 75e9  # one core's matrix multiplications in fp32
-CALL_SECONDS_PER_LAYER = 2e-3  # forward and backward, without arithmetic
-CALL_SECONDS_PER_PARAMETER = 2e-9  # every call reads the weights and adds to their gradients
-PAIR = 1.2  # times what the arithmetic of a query-key pair takes, all pairs counted, in the causal kernel
-MASKED_PAIR = 1.7  # the same under a mask, of which the kernel skips nothing
-SMALLEST_TRUNK = 1_000_000  # below it arithmetic no longer dominates; plans stay those of a real model
+CALL_SECONDS_PER_LAYER = 2e-3  # overhead of forward and backward, without arithmetic
+CALL_SECONDS_PER_PARAMETER = 2e-9  # every call reads the weights and accumulates their gradients
+PAIR = 1.2  # time of a query-key pair in the causal kernel over its arithmetic, counting all pairs
+MASKED_PAIR = 1.7  # the same with an explicit mask, where the kernel skips no pairs
+SMALLEST_TRUNK = 1_000_000  # parameters; arithmetic dominates above, and smaller models are planned like this one
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds a call, a position and a query-key pair cost, forward and backward; a pair costs more under a mask."""
+    """Estimated seconds per model call, position and query-key pair, forward plus backward; masked pairs cost more."""
 
     call: float
     position: float
@@ -48,13 +49,13 @@ class Cost:
         return self.call + count * (width * (self.position + self.pair * width))
 
     def masked(self, count: np.ndarray, width: int, behind: int = 0) -> np.ndarray:
-        """Seconds of one call on `count` rows of `width` tokens under a mask; they also attend to `behind` others."""
+        """Seconds of one masked call on `count` rows of `width` tokens that also attend to `behind` prompt tokens."""
         return self.call + count * (width * (self.position + self.masked_pair * (width + behind)))
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows that go through the model together; `packs` says in which packed row each goes in the masked layout."""
+    """Rows that run through the model together; `packs` is the packed row of each row in the masked layout."""
 
     rows: tuple[int, ...]  # ascending
     packs: tuple[int, ...] = ()  # one for each of `rows`, from 0
@@ -62,7 +63,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Parts that share one pass over their prompts; parts of the other layouts stand alone."""
+    """Parts that share one prefill of their prompts; in the other layouts each part is a block of its own."""
 
     layout: Layout
     parts: tuple[Part, ...]
@@ -77,10 +78,10 @@ class _Plan:
 def plan(
     batch: Batch, *, unit: Literal["row", "group"], layouts: Sequence[Layout], cost: Cost, token_budget: int
 ) -> tuple[Block, ...]:
-    """The cheapest way to run the batch: blocks of parts that cover each row once.
+    """The cheapest plan for a batch: blocks of parts that cover each row once.
 
-    `unit` is what a part never cuts. `token_budget` bounds the padded positions of a part; what cannot be cut further
-    (a unit, with its prompt where the layout wants it) may exceed it alone.
+    A `unit` is never split across parts. `token_budget` bounds the padded positions of a part; a single unit (with its
+    prompt, if the layout includes it) may exceed it.
     """
     if batch.num_rows == 0:
         return ()
@@ -96,7 +97,7 @@ def plan(
 
 
 class _Shape:
-    """Lengths and memberships of a batch as plain arrays; a unit is a row or a group, as (rows, width, prompt)."""
+    """Lengths and groups of a batch as plain arrays; a unit is a row or a group, as (rows, width, prompt)."""
 
     def __init__(self, batch: Batch, unit: str):
         self.prompt_lengths = _array(batch.prompt_mask.sum(1))
@@ -115,10 +116,11 @@ class _Shape:
 def cut(
     counts: np.ndarray, widths: np.ndarray, seconds: Callable[[np.ndarray, int], np.ndarray], budget: int
 ) -> tuple[list[slice], float]:
-    """Cuts things sorted by width, ascending, into runs of the least total cost, none over `budget` positions.
+    """Splits items sorted by width, ascending, into runs of the lowest total cost, none over `budget` positions.
 
-    `counts` (n,) rows a thing brings, `widths` (n,) its width; a run is as wide as its widest. `seconds(rows, width)`
-    prices a run. A thing over the budget is a run of its own. Returns the runs as slices and what they cost together.
+    `counts` (n,) is the number of rows of each item, `widths` (n,) its width; a run is as wide as its widest item.
+    `seconds(rows, width)` is the cost of a run. An item over the budget is a run of its own. Returns the runs as
+    slices, and their total cost.
     """
     total = np.r_[0, counts.cumsum()]
     best = np.zeros(len(counts) + 1)
@@ -151,7 +153,7 @@ def _shared(shape: _Shape, cost: Cost, budget: int) -> _Plan:
     used = np.unique(shape.prompts)
     order = used[np.argsort(shape.prompt_lengths[used], kind="stable")]
     widths = shape.prompt_lengths[order]
-    # A block of prompts brings at least one call for its completions beside its own.
+    # A block needs at least one call for its completions in addition to the prefill.
     runs, seconds = cut(np.ones_like(order), widths, lambda n, width: cost.call + cost.rows(n, width), budget)
     blocks = []
     for run in runs:
@@ -170,7 +172,7 @@ def _shared(shape: _Shape, cost: Cost, budget: int) -> _Plan:
 
 
 def _masked(shape: _Shape, cost: Cost, budget: int) -> _Plan:
-    """Packs of the length that costs least; what is longer than a pack goes plainly."""
+    """The masked layout with the cheapest pack length; units longer than a pack use the plain layout."""
     lengths = sorted({min(length, budget) for length in PACK_LENGTHS})
     return min((_packed(shape, cost, budget, length) for length in lengths), key=lambda made: made.seconds)
 
@@ -190,7 +192,7 @@ def _packed(shape: _Shape, cost: Cost, budget: int, longest: int) -> _Plan:
 
 
 def _packs(shape: _Shape, units: np.ndarray, longest: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """The units as packs of at most `longest` tokens, and the tokens of each; a prompt is cut only where it must be."""
+    """Packs of units with at most `longest` tokens, and their tokens; a prompt's units are split only if necessary."""
     prompts = shape.prompts[units]
     documents: list[np.ndarray] = []
     sizes: list[int] = []
@@ -206,19 +208,19 @@ def _packs(shape: _Shape, units: np.ndarray, longest: int) -> tuple[list[np.ndar
 
 
 def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Which things share a pack of `capacity`: the largest first, each into the fullest pack that has room for it.
+    """Best-fit decreasing: the items of each pack of `capacity`; each item goes to the fullest pack with room for it.
 
     >>> best_fit([2, 5, 3, 6], 8)
     [[3, 0], [1, 2]]
     """
     packs: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # ascending: what is left of a pack, and which pack it is
-    for size, thing in sorted((-size, thing) for thing, size in enumerate(sizes)):
+    rooms: list[tuple[int, int]] = []  # ascending: room left in a pack, and its index
+    for size, item in sorted((-size, item) for item, size in enumerate(sizes)):
         place = bisect_left(rooms, (-size, -1))
         room, pack = rooms.pop(place) if place < len(rooms) else (capacity, len(packs))
         if pack == len(packs):
             packs.append([])
-        packs[pack].append(thing)
+        packs[pack].append(item)
         insort(rooms, (room + size, pack))
     return packs
 

@@ -1,4 +1,4 @@
-"""The policy: a causal LM with its heads, adapters and reference. Training runs every batch through it."""
+"""The policy: a causal LM with its heads, adapters and reference; every training batch runs through it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rung.distributed.ranks import Ranks
 from rung.errors import ConfigError
 from rung.forward.layouts import States
 from rung.forward.logprobs import TeacherInputs, target_logps
-from rung.forward.passes import Passes, WorkCounter
+from rung.forward.passes import PartRunner, WorkCounter
 from rung.forward.planner import Block, Cost, Layout, plan
 from rung.forward.supported import layouts
 from rung.models.architecture import base_model, hidden_matrices, zero_dropout
@@ -26,9 +26,9 @@ from rung.sampling import Sampling
 
 Result = TypeVar("Result")
 Precision = Literal["fp32", "bf16"]
-# Prefixes of parameter names; checkpoints hold them, so a change makes saved stages unreadable.
+# Prefixes of parameter names; checkpoints contain them, so changing one makes saved stages unreadable.
 PREFIXES = {"model": "", "value_head": "value_head.", "score_head": "final_head.", "critic": "critic."}
-FIRST_STEP_TOLERANCE = 1e-3  # nats; another checkpoint is off by far more
+FIRST_STEP_TOLERANCE = 1e-3  # nats; a different checkpoint differs by far more
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,18 @@ class ReferenceUpdate:
 
 @dataclass
 class Policy:
-    """A causal LM with what its forward pass needs, and the reference that it is compared with.
+    """A causal LM with its heads, critic, reference and teacher, and the settings of its forward pass.
 
-    The logits of every pass are divided by the temperature of `sampling`, as the sampler does; None is temperature 1,
-    for offline algorithms. `value_head` and `score_head` map (n, H) to (n, 1); with a `critic`, the value head reads
-    the critic's hidden states. A `teacher`, frozen like a reference, runs beside the policy for the readouts that
-    compare the two. `token_budget` bounds the padded positions of a part of one model. With `reference_is_start` the
-    first reference pass asserts that the policy still equals its reference. `ranks` are the processes that hold
-    replicas or shards of the policy and prepare their shares of the same steps.
+    The logits of every pass are divided by the temperature of `sampling`, as in the sampler; None is temperature 1, for
+    offline algorithms. `value_head` and `score_head` map (n, H) to (n, 1); with a `critic`, the value head reads the
+    critic's hidden states. A frozen `teacher` runs on the same parts as the policy, for the readouts that compare both.
+    `token_budget` bounds the padded positions of a part of one model. With `reference_is_start` the first reference
+    pass asserts that the policy still equals its reference. `ranks` are the processes that hold replicas or shards of
+    the policy and compute their shares of each step.
 
     Weights are fp32; with `precision` bf16 a pass is autocast to bf16, and softmax and losses stay fp32. The model
-    stays in eval mode, where dropout is off and gradients still flow; activation checkpointing works in training mode
-    only, so dropout is set to 0 there. Raises ConfigError for adapters that add tokens to the prompt.
+    stays in eval mode, which disables dropout but not gradients; activation checkpointing works in training mode only,
+    so dropout rates are set to 0. Raises ConfigError for adapters that add tokens to the prompt.
     """
 
     model: PreTrainedModel
@@ -83,7 +83,7 @@ class Policy:
 
     @property
     def temperature(self) -> float:
-        """What the logits of every pass are divided by."""
+        """The temperature that divides the logits of every pass."""
         return 1.0 if self.sampling is None else self.sampling.temperature
 
     @property
@@ -111,7 +111,7 @@ class Policy:
         self.shards = Shards(self.modules())
 
     def gathered(self) -> Policy | None:
-        """The policy with whole weights, without reference and teacher; under sharding None except on rank 0.
+        """The policy with unsharded weights, without reference and teacher; None on sharded ranks other than 0.
 
         A collective.
         """
@@ -121,11 +121,11 @@ class Policy:
         return None if trained["model"] is None else replace(self, **trained, reference=None, teacher=None, shards=None)  # type: ignore[arg-type]
 
     def with_weights(self, compute: Callable[[], Result]) -> Result:
-        """The result of `compute`, which may call the model any number of times; a collective under sharding."""
-        return compute() if self.shards is None else self.shards.run_whole(compute)
+        """Runs `compute`, which may call the model any number of times, with full weights; a collective if sharded."""
+        return compute() if self.shards is None else self.shards.run_unsharded(compute)
 
     def hidden_matrices(self) -> set[str]:
-        """Names of the trained matrices of policy and critic, embeddings and heads left out."""
+        """Names of the trained matrices of policy and critic, without embeddings and heads."""
         models = {"": self.model, **({"critic.": self.critic} if self.critic is not None else {})}
         return {prefix + name for prefix, model in models.items() for name in hidden_matrices(model)}
 
@@ -136,13 +136,14 @@ class Policy:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of its matrix multiplications."""
+        """The dtype of matrix multiplications."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def layouts(self) -> tuple[Layout, ...]:
-        """The layouts that the policy, its critic, its teacher and their settings all support; `plain` always is one.
+        """The layouts that the policy, its critic, its teacher and their settings all support; always includes `plain`.
 
-        Sharded ranks would have to cut the completions of each shared prompt alike, so `shared` is left out.
+        With sharded weights `shared` is excluded, because all ranks would have to split the completions of each prompt
+        alike.
         """
         allowed = [layouts(model) for model in self._decoders()]
         if self.shards is not None:
@@ -150,7 +151,7 @@ class Policy:
         return tuple(layout for layout in allowed[0] if all(layout in other for other in allowed))
 
     def plan(self, batch: Batch, unit: str) -> tuple[Block, ...]:
-        """How `parts` cuts this batch; `unit` (row or group) is never cut."""
+        """The plan by which `parts` splits this batch; a `unit` (row or group) is never split."""
         config = self.causal_lm.config
         embeddings = sum(p.numel() for p in self.causal_lm.get_input_embeddings().parameters())
         trunk = sum(p.numel() for p in self.causal_lm.parameters()) - embeddings
@@ -158,35 +159,35 @@ class Policy:
         return plan(batch, unit=unit, layouts=self.layouts(), cost=cost, token_budget=self.token_budget)  # type: ignore[arg-type]
 
     def parts(self, batch: Batch, algorithm: Algorithm) -> Iterator[tuple[Batch, Outputs]]:
-        """The batch part by part, each with its outputs; call backward on a part's loss before taking the next.
+        """Yields the parts of a batch with their outputs; call backward on a part's loss before taking the next part.
 
-        When the last part of a block has been taken, the gradient that its parts left on the shared prompts is sent
-        through them: the whole gradient is there once the iterator has run out.
+        After the last part of a block, the gradients accumulated on the shared prompts are propagated through them: the
+        gradient is complete only when the iterator is exhausted.
         """
 
         def compute(part: Batch, states: list[States]) -> dict[str, Any]:
             return self._outputs(part, states, algorithm)
 
-        for _, part, outputs in self._passes().run(
+        for _, part, outputs in self._runner().run(
             self._decoders(), batch, self.plan(batch, algorithm.keep_together), compute
         ):
             yield part, Outputs(**outputs)
 
     @torch.no_grad()
     def logps(self, batch: Batch) -> Tensor:
-        """(N, T) log-probs under the live weights, without a gradient; 0 where nothing is trained."""
+        """(N, T) log-probs under the current weights, without a gradient; 0 for tokens that are not trained."""
         return self._logps(self.model, batch)
 
     @torch.no_grad()
     def readout(self, batch: Batch, readout: Readout) -> Tensor:
-        """(N, T) a readout of the live weights' logits, without a gradient; 0 where nothing is trained."""
+        """(N, T) a readout of the current weights' logits, without a gradient; 0 for tokens that are not trained."""
         return self._read(self.model, batch, readout)[1]
 
     @torch.no_grad()
     def values(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Values of the state before each trained token and of the one after the last attended token, no gradient.
+        """Values of the state before each trained token and of that after the last attended token, without a gradient.
 
-        Shapes: (N, T), 0 where nothing is trained, and (N,).
+        Shapes: (N, T), 0 for tokens that are not trained, and (N,).
         """
         before, after = torch.zeros(batch.completion_ids.shape), torch.zeros(batch.num_rows)
         decoders = [self.causal_lm if self.critic is None else self.critic]
@@ -197,26 +198,26 @@ class Policy:
                 "after": self._values(states[0].last),
             }
 
-        for rows, part, made in self._passes().run(decoders, batch, self.plan(batch, "row"), compute):
+        for rows, part, made in self._runner().run(decoders, batch, self.plan(batch, "row"), compute):
             before[rows, : part.completion_ids.shape[1]] = made["before"].cpu()
             after[rows] = made["after"].cpu()
         return before, after
 
     @torch.no_grad()
     def reference_logps(self, batch: Batch) -> Tensor:
-        """(N, T) log-probs under the reference: its own snapshot, or the live model with its adapters off."""
+        """(N, T) log-probs under the reference: a separate model, or the policy with its adapters disabled."""
         if self.reference is not None:
             logps = self._logps(self.reference, batch)
         else:
-            assert hasattr(self.model, "disable_adapter"), "a full model needs a snapshot as its reference"
+            assert hasattr(self.model, "disable_adapter"), "a policy without adapters needs a separate reference model"
             with self.model.disable_adapter():  # type: ignore[operator]
                 logps = self._logps(self.model, batch)
         if self.reference_is_start:
             self.reference_is_start = False
-            distances = (self.logps(batch) - logps).abs()  # also where this rank kept no row: the others call it too
-            apart = float(distances.max()) if distances.numel() else 0.0
-            assert apart < FIRST_STEP_TOLERANCE, (
-                f"the reference is not what the stage starts from: log-probs differ by {apart}"
+            distances = (self.logps(batch) - logps).abs()  # a collective: also for a rank without rows
+            largest = float(distances.max()) if distances.numel() else 0.0
+            assert largest < FIRST_STEP_TOLERANCE, (
+                f"the reference differs from the start of the stage: log-probs differ by {largest}"
             )
         return logps
 
@@ -224,25 +225,25 @@ class Policy:
         """The reference's parameters that are updated, by the policy's names; empty for a fixed reference."""
         if self.reference_update is None:
             return {}
-        assert self.reference is not None, "an updated reference is a model of its own"
+        assert self.reference is not None, "a reference that is updated must be a separate model"
         own = dict(self.reference.named_parameters())
         return {name: own[name] for name, live in self.model.named_parameters() if live.requires_grad}
 
     @torch.no_grad()
     def update_reference(self, step: int) -> None:
-        """Moves the reference towards the policy where `step` is due for it."""
+        """Moves the reference towards the policy if an update is due at `step`."""
         if self.reference_update is not None and step % self.reference_update.every == 0:
             live = dict(self.model.named_parameters())
             for name, parameter in self.moving_reference().items():
                 parameter.lerp_(live[name], self.reference_update.share)
 
     def snapshot(self) -> PreTrainedModel:
-        """A frozen copy of the live weights; call it before `shard`."""
+        """A frozen copy of the current weights; call it before `shard`."""
         copied = deepcopy(self.model)
         return copied.requires_grad_(False).eval()  # type: ignore[return-value]
 
     def _decoders(self) -> list[PreTrainedModel]:
-        """The models that a part runs through: the policy, then its critic and its teacher where it has them."""
+        """The models that a part runs through: the policy, then its critic and its teacher, if any."""
         return [self.causal_lm, *(base_model(each) for each in (self.critic, self.teacher) if each is not None)]
 
     def _logps(self, model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -258,12 +259,12 @@ class Policy:
             flat = target_logps(causal_lm, states[0].predicting, targets, self.temperature, readouts)
             return {"read": torch.stack([scatter_to_mask(values, part.loss_mask) for values in flat])}
 
-        for rows, part, made in self._passes().run([causal_lm], batch, self.plan(batch, "row"), compute):
+        for rows, part, made in self._runner().run([causal_lm], batch, self.plan(batch, "row"), compute):
             result[:, rows, : part.completion_ids.shape[1]] = made["read"].cpu()
         return result
 
-    def _passes(self) -> Passes:
-        return Passes(self.device, self.dtype, self.shards, self.ranks, self.work)
+    def _runner(self) -> PartRunner:
+        return PartRunner(self.device, self.dtype, self.shards, self.ranks, self.work)
 
     def _outputs(self, part: Batch, states: list[States], algorithm: Algorithm) -> dict[str, Any]:
         """The fields of `Outputs`."""
@@ -285,7 +286,7 @@ class Policy:
         hidden, targets = states[0].predicting, part.completion_ids[part.loss_mask]
         readouts, compared, teacher = algorithm.readouts(), algorithm.teacher_readouts(), None
         if compared:
-            assert self.teacher is not None, "the algorithm's `needs` lack `teacher`"
+            assert self.teacher is not None, "`teacher` is missing from the algorithm's `needs`"
             teacher = TeacherInputs(base_model(self.teacher), states[-1].predicting, tuple(compared.values()))
         self.work.head_rows += len(hidden) * (2 if compared else 1)
         flat = target_logps(self.causal_lm, hidden, targets, self.temperature, tuple(readouts.values()), teacher)
@@ -294,12 +295,12 @@ class Policy:
 
     def _values(self, hidden: Tensor) -> Tensor:
         """(n, H) -> (n,) float32."""
-        assert self.value_head is not None, "the algorithm's `needs` lack `values`"
+        assert self.value_head is not None, "`values` is missing from the algorithm's `needs`"
         return self.value_head(hidden)[:, 0].float()
 
     def _scores(self, last: Tensor) -> Tensor:
-        """(N, H) -> (N,) float32; a copy, as FSDP2 warns of views."""
-        assert self.score_head is not None, "the algorithm's `needs` lack `score_head`"
+        """(N, H) -> (N,) float32; a copy, because FSDP2 warns about views."""
+        assert self.score_head is not None, "`score_head` is missing from the algorithm's `needs`"
         return self.score_head(last)[:, 0].float().clone()
 
 

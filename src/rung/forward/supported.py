@@ -1,4 +1,4 @@
-"""Which layouts a model and its settings allow."""
+"""The layouts that a model and its settings support."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from transformers import PreTrainedModel
 from rung.forward.planner import Layout
 
 SHARES_CACHE = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text"})
-TAKES_MASKS = SHARES_CACHE - {"mistral"}  # a sliding Mistral builds one mask for all its layers by itself
+TAKES_MASKS = SHARES_CACHE - {"mistral"}  # Mistral with a sliding window builds one mask for all layers itself
 
 
 def layouts(causal_lm: PreTrainedModel) -> tuple[Layout, ...]:
-    """The layouts that a model and its settings allow."""
+    """The layouts that a model and its settings support."""
     config = causal_lm.config
     recurrent = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if recurrent:

@@ -1,1 +1,1 @@
-"""Pure functions on tensors, one file a subject; they import torch and nothing else."""
+"""Pure functions on tensors, one file per subject; they import only torch."""

@@ -1,6 +1,6 @@
-"""Rewards become advantages: statistics over groups and rollouts, generalised advantage estimation, whitening.
+"""Advantages from rewards: statistics over groups and rollouts, generalised advantage estimation, whitening.
 
-Pure functions on tensors, made once on a whole rollout, before it is cut into updates. N rows, T completion tokens.
+Pure functions on tensors, called once on a whole rollout, before it is split into updates. N rows, T completion tokens.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def group_mean(values: Tensor, group_of: Tensor) -> Tensor:
-    """The mean over each row's group, NaN left out; NaN where a group holds nothing else.
+    """The mean over each row's group, ignoring NaN; NaN for a group with nothing else.
 
     Shapes: (N,), (N,) int64 -> (N,).
 
@@ -23,7 +23,7 @@ def group_mean(values: Tensor, group_of: Tensor) -> Tensor:
 
 
 def group_std(values: Tensor, group_of: Tensor) -> Tensor:
-    """The Bessel-corrected standard deviation of each row's group, NaN left out; 0 for fewer than two values.
+    """The Bessel-corrected standard deviation of each row's group, ignoring NaN; 0 for fewer than two values.
 
     Shapes: (N,), (N,) int64 -> (N,).
 
@@ -37,7 +37,7 @@ def group_std(values: Tensor, group_of: Tensor) -> Tensor:
 
 
 def is_mixed(values: Tensor, group_of: Tensor) -> Tensor:
-    """Which groups hold at least two different values, NaN left out.
+    """Which groups hold at least two different values, ignoring NaN.
 
     Shapes: (N,), (N,) int64 -> (groups,) bool. Source: arXiv 2503.14476, eq. 11.
 
@@ -62,7 +62,7 @@ def overlong_penalty(lengths: Tensor, max_length: int, buffer: int) -> Tensor:
 
 
 def centre(rewards: Tensor, group_of: Tensor) -> Tensor:
-    """Reward minus the mean of its group; exactly 0 where unscored (NaN) or where a group agrees.
+    """Reward minus the mean of its group; exactly 0 for unscored rows (NaN) and for groups with equal rewards.
 
     Shapes: (N,), (N,) int64 -> (N,). Source: Dr.GRPO, arXiv 2503.20783, section 3.2.
 
@@ -85,7 +85,7 @@ def standardise(rewards: Tensor, group_of: Tensor, eps: float = 1e-4) -> Tensor:
 
 
 def standardise_over_batch(rewards: Tensor, group_of: Tensor, eps: float = 1e-4) -> Tensor:
-    """Centred over each group, scaled by the Bessel-corrected std of all raw rewards of the batch.
+    """Rewards centred within each group, divided by the Bessel-corrected std of all raw rewards of the batch.
 
     Shapes: (N,), (N,) int64 -> (N,). Source: arXiv 2508.08221; TRL's `scale_rewards="batch"`.
     """
@@ -94,7 +94,7 @@ def standardise_over_batch(rewards: Tensor, group_of: Tensor, eps: float = 1e-4)
 
 
 def standardise_centred(rewards: Tensor, group_of: Tensor, eps: float = 1e-8) -> Tensor:
-    """Centred over each group, scaled by the Bessel-corrected std of all centred rewards of the batch.
+    """Rewards centred within each group, divided by the Bessel-corrected std of all centred rewards of the batch.
 
     Shapes: (N,), (N,) int64 -> (N,). `eps` is added to the variance. Source: REINFORCE++-baseline, arXiv 2501.03262.
 
@@ -107,7 +107,7 @@ def standardise_centred(rewards: Tensor, group_of: Tensor, eps: float = 1e-8) ->
 
 
 def standardised_sum(columns: Tensor, weights: Tensor, group_of: Tensor) -> Tensor:
-    """Each reward's group-relative advantage by itself, added up by weight; NaN where every reward is.
+    """Weighted sum of the group-relative advantages of each reward; NaN where all rewards are NaN.
 
     Shapes: (N, K), (K,), (N,) int64 -> (N,). Abstentions (NaN) add nothing. Source: GDPO, arXiv 2601.05242.
 
@@ -120,7 +120,7 @@ def standardised_sum(columns: Tensor, weights: Tensor, group_of: Tensor) -> Tens
 
 
 def scale_over_batch(values: Tensor, eps: float = 1e-4) -> Tensor:
-    """Values whose mean is 0 over the Bessel-corrected std of all of them; exactly 0 where unscored (NaN).
+    """Values with mean 0, divided by the Bessel-corrected std of all of them; exactly 0 where unscored (NaN).
 
     Shapes: (N,) -> (N,). Source: GDPO, arXiv 2601.05242; eps as in TRL.
 
@@ -132,7 +132,7 @@ def scale_over_batch(values: Tensor, eps: float = 1e-4) -> Tensor:
 
 
 def leave_one_out(advantages: Tensor, rewards: Tensor, group_of: Tensor) -> Tensor:
-    """Advantages against the mean of a group as ones against the mean of its other scored rows: times G / (G - 1).
+    """Converts advantages over the group mean to advantages over the mean of the other rows: times G / (G - 1).
 
     Shapes: (N,), (N,), (N,) int64 -> (N,). G counts the rewards of a group that are not NaN.
     Source: RLOO, arXiv 2402.14740, eq. 7.
@@ -146,7 +146,7 @@ def leave_one_out(advantages: Tensor, rewards: Tensor, group_of: Tensor) -> Tens
 
 
 def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
-    """Each row's score in the column of its last token where `mask` is true, 0 elsewhere; a row without any gets none.
+    """Places each row's score at its last token where `mask` is true; 0 elsewhere and for rows without such tokens.
 
     Shapes: (N,), (N, T) bool -> (N, T).
 
@@ -160,9 +160,9 @@ def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def reward_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
-    """What a token and all later ones of its row earn together, 0 where `mask` is false.
+    """Sum of the rewards of a token and all later tokens of its row, 0 where `mask` is false.
 
-    Shapes: (N, T), (N, T) bool -> (N, T). It is `gae` without a critic and without discounts.
+    Shapes: (N, T), (N, T) bool -> (N, T). It is `gae` without a critic and without discounting.
 
     >>> reward_to_go(torch.tensor([[-0.01, -0.02, 1.01]]), torch.ones(1, 3).bool())
     tensor([[0.9800, 0.9900, 1.0100]])
@@ -174,9 +174,9 @@ def reward_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
 def gae(rewards: Tensor, values: Tensor, end_values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
     """Generalised advantage estimate, A_t = delta_t + gamma lam A_next with delta_t = r_t + gamma V_next - V_t.
 
-    Shapes: (N, T), (N, T), (N,), (N, T) bool -> (N, T), 0 where `mask` is false. `values` are of the state before a
-    token, `end_values` of the state after the last one: 0 where the row ended there. `next` is the next token where
-    `mask` is true, so tokens of an environment are skipped; A is 0 after the last. Source: arXiv 1506.02438, eq. 16.
+    Shapes: (N, T), (N, T), (N,), (N, T) bool -> (N, T), 0 where `mask` is false. `values` are those of the state before
+    a token, `end_values` those of the state after the last one: 0 if the row ended there. `next` is the next token
+    where `mask` is true, so environment tokens are skipped; A is 0 after the last. Source: arXiv 1506.02438, eq. 16.
 
     >>> rewards, values = torch.tensor([[-0.1, -0.2, 0.9]]), torch.tensor([[0.5, 0.4, 0.3]])
     >>> gae(rewards, values, torch.zeros(1), torch.ones(1, 3).bool(), gamma=1.0, lam=0.95)
@@ -194,7 +194,7 @@ def gae(rewards: Tensor, values: Tensor, end_values: Tensor, mask: Tensor, gamma
 
 
 def whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """Mean 0 and variance 1 over all tokens where `mask` is true, 0 elsewhere; the variance is the biased one.
+    """Normalises to mean 0 and variance 1 over all tokens where `mask` is true, 0 elsewhere; the variance is biased.
 
     Shapes: (N, T), (N, T) bool -> (N, T). Source: arXiv 1909.08593 in its released code.
 
@@ -206,7 +206,7 @@ def whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def whiten_keeping_mean(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """`whiten` with the mean added again: only the spread is changed, so that rewards keep their sign.
+    """`whiten` with the mean added back: only the variance changes.
 
     Shapes: (N, T), (N, T) bool -> (N, T). Source: arXiv 1909.08593 in its released code, `shift_mean=False`.
 
@@ -218,7 +218,7 @@ def whiten_keeping_mean(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tens
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """The share of the variance of returns that values explain: 1 is perfect, below 0 worse than a constant.
+    """Fraction of the returns' variance that the values explain: 1 is perfect, below 0 is worse than a constant.
 
     Shapes: (N, T), (N, T), (N, T) bool -> (); 0 where the returns do not vary.
 
@@ -233,7 +233,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 def adapted_beta(beta: float, kl: float, target: float, horizon: int, num_rows: int) -> float:
     """The KL coefficient after a rollout of `num_rows` whose KL was `kl`: raised above the target, lowered below it.
 
-    `kl` and `target` share a unit (nats a sequence, or a token); the relative error is clipped to +-0.2.
+    `kl` and `target` share a unit (nats per sequence or per token); the relative error is clipped to +-0.2.
     Source: arXiv 1909.08593, section 2.2.
 
     >>> round(adapted_beta(0.15, kl=9.0, target=6.0, horizon=10_000, num_rows=64), 6)

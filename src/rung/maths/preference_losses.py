@@ -1,4 +1,4 @@
-"""Losses of preference pairs as pure functions: what a pair costs, given what the policy makes of its two sides.
+"""Losses of preference pairs as pure functions of the log-ratios of both sides.
 
 Letters: u and v are the log-ratios log pi - log ref of the chosen and of the rejected row, summed over trained tokens;
 `margin` is beta (u - v), `chosen` and `rejected` are beta u and beta v. Every function maps (pairs,) to (pairs,).
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-MAX_EXPONENT = 80.0  # exp of more leaves float32
-MAX_LOG_PROB = -1e-6  # of a mean over tokens: a probability of 1 has infinite odds
+MAX_EXPONENT = 80.0  # exp of much more overflows float32
+MAX_LOG_PROB = -1e-6  # of a mean over tokens; a probability of 1 would have infinite odds
 
 
 def sigmoid(margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """DPO's loss, -log sigma(margin); with smoothing, conservative DPO.
 
-    `label_smoothing` is the share of pairs believed to be swapped, in [0, 0.5).
+    `label_smoothing` is the assumed fraction of pairs with swapped labels, in [0, 0.5).
     Source: arXiv 2305.18290, eq. 7; smoothing: https://ericmitchell.ai/cdpo.pdf, eq. 3.
 
     >>> sigmoid(torch.tensor([0.08])), sigmoid(torch.tensor([0.08]), 0.1)
@@ -29,7 +29,7 @@ def sigmoid(margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
 
 
 def robust(margin: Tensor, label_smoothing: float) -> Tensor:
-    """Robust DPO: an unbiased estimate of DPO's loss where a share `label_smoothing`, in [0, 0.5), is swapped.
+    """Robust DPO: an unbiased estimate of DPO's loss if a fraction `label_smoothing`, in [0, 0.5), of pairs is swapped.
 
     Source: arXiv 2403.00409.
 
@@ -76,7 +76,7 @@ def exo(margin: Tensor, label_smoothing: float) -> Tensor:
 
 
 def nca(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """NCA's loss: the chosen side is likely of the policy, and both sides are likely of the reference.
+    """NCA's loss: classifies the chosen side as a policy sample, and both sides, at half weight, as reference samples.
 
     Source: arXiv 2402.05369.
 
@@ -87,7 +87,7 @@ def nca(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def bco(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """BCO's loss on pairs: a classifier of each side by itself, without the running shift of the paper.
+    """BCO's loss on pairs: binary classification of each side, without the paper's running reward shift.
 
     Source: arXiv 2404.04656.
 
@@ -98,7 +98,7 @@ def bco(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def sppo_hard(u: Tensor, v: Tensor, beta: float) -> Tensor:
-    """SPPO's loss where the chosen side wins for certain: u goes to 1 / (2 beta), v to its negative.
+    """SPPO's loss if the chosen side always wins: u is regressed to 1 / (2 beta), v to its negative.
 
     Source: arXiv 2405.00675, eq. 4.7.
 
@@ -109,7 +109,7 @@ def sppo_hard(u: Tensor, v: Tensor, beta: float) -> Tensor:
 
 
 def apo_zero(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """APO-zero's loss: the chosen side goes up and the rejected one down, each by itself.
+    """APO-zero's loss: raises the chosen side and lowers the rejected side, independently.
 
     Source: arXiv 2408.06266, eq. 7.
 
@@ -120,7 +120,7 @@ def apo_zero(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def apo_down(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """APO-down's loss: both sides go down, the rejected one further.
+    """APO-down's loss: lowers both sides, the rejected side further.
 
     Source: arXiv 2408.06266, eq. 8.
 
@@ -131,10 +131,10 @@ def apo_down(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def discopop(margin: Tensor, tau: float) -> Tensor:
-    """DiscoPOP's loss: from DPO's to the exponential one, exp(-margin), as the margin grows.
+    """DiscoPOP's loss: blends from DPO's loss to the exponential loss, exp(-margin), as the margin grows.
 
-    Source: arXiv 2406.08414, eq. 5. `tau` > 0 is how sharp the change is. The product of the exponential and its weight
-    is taken in logarithms, as far below 0 the first overflows where the second is 0.
+    Source: arXiv 2406.08414, eq. 5. `tau` > 0 is the width of the transition. The exponential loss is multiplied by its
+    weight in log space: far below 0 the loss overflows while the weight is 0.
 
     >>> discopop(torch.tensor([0.08, -500.0]), 0.05)
     tensor([  0.8779, 500.0000])
@@ -145,7 +145,7 @@ def discopop(margin: Tensor, tau: float) -> Tensor:
 def odds_ratio(chosen: Tensor, rejected: Tensor) -> Tensor:
     """ORPO's log odds ratio, log odds(chosen) - log odds(rejected), of log-probs averaged over tokens.
 
-    `chosen` and `rejected` are below 0 and taken as -1e-6 above it. Source: arXiv 2403.07691, eq. 4 and 7.
+    `chosen` and `rejected` are clamped to at most -1e-6. Source: arXiv 2403.07691, eq. 4 and 7.
 
     >>> odds_ratio(torch.tensor([-0.5]), torch.tensor([-1.0]))
     tensor([0.9741])
@@ -154,7 +154,7 @@ def odds_ratio(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def log_odds(logp: Tensor) -> Tensor:
-    """log(p / (1 - p)) of log-probs below 0, which are taken as -1e-6 above it.
+    """log(p / (1 - p)) of log-probs, which are clamped to at most -1e-6.
 
     >>> log_odds(torch.tensor([0.25]).log())
     tensor([-1.0986])
@@ -166,8 +166,8 @@ def log_odds(logp: Tensor) -> Tensor:
 def alpha_divergence(log_ratio: Tensor, alpha: float) -> Tensor:
     """The score f'(exp(x)) of a log-ratio x under the alpha-divergence, (exp((alpha - 1) x) - 1) / (alpha - 1).
 
-    `alpha` 0 is the forward KL, 1 - exp(-x); 1 is not defined and tends to x, the reverse KL. The exponent is kept
-    below 80. Source: arXiv 2309.16240.
+    `alpha` 0 is the forward KL, 1 - exp(-x); at 1 it is undefined, with the limit x, the reverse KL. The exponent is
+    clamped to at most 80. Source: arXiv 2309.16240.
 
     >>> alpha_divergence(torch.tensor([0.5]), 0.5), alpha_divergence(torch.tensor([0.5]), 0.0)
     (tensor([0.4424]), tensor([0.3935]))

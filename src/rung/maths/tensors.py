@@ -1,8 +1,8 @@
 """Pure functions on tensors: reductions, ratios, clipped objectives, KL estimates.
 
-Letters as in the papers: N rows, T completion tokens, V vocabulary, A advantage, rho the ratio pi / pi_old.
-Every (N, T) tensor is aligned with completion tokens. Log-probs are in nats. Nothing here divides by a count of
-its own: sums come back, and the engine divides them by denominators that it counted over the whole step.
+Letters as in the papers: N rows, T completion tokens, V vocabulary, A advantage, rho the ratio pi / pi_old. Every (N,
+T) tensor is aligned with completion tokens. Log-probs are in nats. Losses are not averaged over a batch here: the
+engine divides sums by denominators that it counted over the whole step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over tokens where `mask` is true, 0 for a row without any.
+    """Mean over tokens where `mask` is true, or 0 for a row without any.
 
     Shapes: (N, T), (N, T) bool -> (N,).
 
@@ -58,7 +58,7 @@ def entropy_detached(logits: Tensor) -> Tensor:
 
 
 def top_logp(logits: Tensor) -> Tensor:
-    """The largest log-prob of the vocabulary, without a gradient: a readout that tells whether a token was the top one.
+    """The largest log-prob of the vocabulary, without a gradient: a readout for token accuracy.
 
     Shapes: (n, V) -> (n,). Unit: nats.
     """
@@ -66,9 +66,9 @@ def top_logp(logits: Tensor) -> Tensor:
 
 
 def log_sum_sq_probs(logits: Tensor) -> Tensor:
-    """log sum_v p_v^2, how much of the vocabulary a distribution is on, without a gradient; a readout.
+    """log sum_v p_v^2, a measure of a distribution's concentration, without a gradient; a readout.
 
-    Shapes: (n, V) -> (n,), at most 0. Source: the alignment of weights in arXiv 2406.11827, eq. 2.
+    Shapes: (n, V) -> (n,), at most 0. Source: the weight alignment of arXiv 2406.11827, eq. 2.
 
     >>> log_sum_sq_probs(torch.zeros(1, 4)).exp()
     tensor([0.2500])
@@ -77,7 +77,7 @@ def log_sum_sq_probs(logits: Tensor) -> Tensor:
 
 
 def forward_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(teacher || policy) over the vocabulary: high where the policy misses what the teacher finds likely; a readout.
+    """KL(teacher || policy) over the vocabulary, large where the policy misses likely teacher tokens; a readout.
 
     Shapes: (n, V), (n, V) -> (n,), at least 0. Unit: nats. Source: arXiv 2306.13649, section 2.
 
@@ -88,7 +88,7 @@ def forward_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def reverse_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(policy || teacher) over the vocabulary: high where the policy likes what the teacher does not; a readout.
+    """KL(policy || teacher) over the vocabulary, large where the policy favours unlikely teacher tokens; a readout.
 
     Shapes: (n, V), (n, V) -> (n,), at least 0. Unit: nats. Source: arXiv 2306.13649, section 2.
 
@@ -101,8 +101,8 @@ def reverse_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def jensen_shannon(logits: Tensor, teacher_logits: Tensor, beta: float) -> Tensor:
     """beta KL(teacher || m) + (1 - beta) KL(policy || m) with m = beta teacher + (1 - beta) policy; a readout.
 
-    Shapes: (n, V), (n, V) -> (n,), from 0 to ln 2. Unit: nats. `beta` lies strictly between 0 and 1, towards which the
-    divergence goes to 0. Source: arXiv 2306.13649, eq. 1.
+    Shapes: (n, V), (n, V) -> (n,), from 0 to ln 2. Unit: nats. `beta` lies strictly between 0 and 1; the divergence
+    goes to 0 at both ends. Source: arXiv 2306.13649, eq. 1.
 
     >>> jensen_shannon(torch.tensor([[0.7, 0.2, 0.1]]).log(), torch.tensor([[0.5, 0.3, 0.2]]).log(), 0.5)
     tensor([0.0219])
@@ -125,7 +125,7 @@ def token_log_ratio(logps: Tensor, old_logps: Tensor) -> Tensor:
 
 
 def sequence_log_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
-    """log s of each row: the mean over its trained tokens of log pi - log pi_old, so that length does not scale it.
+    """log s of each row: the mean of log pi - log pi_old over its trained tokens, normalised for length.
 
     Shapes: (N, T), (N, T), (N, T) bool -> (N, 1), clamped to +-20; 0 for a row without trained tokens.
     Source: GSPO, arXiv 2507.18071, eq. 7.
@@ -146,7 +146,7 @@ def sequence_token_log_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> 
 
 
 def summed_log_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
-    """log of each row's own probability ratio: the sum over its trained tokens of log pi - log pi_old.
+    """Log importance ratio of each row as a sequence: the sum of log pi - log pi_old over its trained tokens.
 
     Shapes: (N, T), (N, T), (N, T) bool -> (N, 1), clamped to +-20. Source: RLOO, arXiv 2402.14740, as in TRL.
 
@@ -170,7 +170,7 @@ def clipped_objective(ratio: Tensor, advantages: Tensor, epsilon: float, epsilon
 
 
 def dual_clip(loss: Tensor, advantages: Tensor, delta: float) -> Tensor:
-    """Bounds the loss of a negative advantage by -delta A, however large the ratio.
+    """Bounds the loss of tokens with a negative advantage by -delta A.
 
     Shapes: (N, T), (N, T) -> (N, T). Source: arXiv 1912.09729, eq. 5.
 
@@ -181,7 +181,7 @@ def dual_clip(loss: Tensor, advantages: Tensor, delta: float) -> Tensor:
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, cliprange: float) -> Tensor:
-    """PPO's pessimistic value loss per token: half the larger squared error of V and of V kept near V_old.
+    """PPO's pessimistic value loss per token: half the larger squared error of V and of V clipped around V_old.
 
     Shapes: (N, T), (N, T), (N, T) -> (N, T). `cliprange` is in units of reward. Source: arXiv 1909.08593 in its
     released code.
@@ -203,9 +203,9 @@ def k1(logps: Tensor, ref_logps: Tensor) -> Tensor:
 
 
 def k2(logps: Tensor, ref_logps: Tensor) -> Tensor:
-    """Half the square of k1 for each sampled token: biased, and as a loss it has the gradient of KL(policy || ref).
+    """Half the square of k1 for each sampled token: biased, but as a loss its gradient is that of KL(policy || ref).
 
-    Shapes: (N, T), (N, T) -> (N, T). Unit: nats. On the tokens of the policy itself. Source: as `k1`.
+    Shapes: (N, T), (N, T) -> (N, T). Unit: nats. For on-policy tokens. Source: as for `k1`.
 
     >>> k2(torch.tensor([0.1, -0.2]), torch.zeros(2))
     tensor([0.0050, 0.0200])
@@ -216,7 +216,7 @@ def k2(logps: Tensor, ref_logps: Tensor) -> Tensor:
 def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
     """Non-negative, unbiased estimate of KL(policy || reference) for each sampled token: exp(-x) - 1 + x, x = k1.
 
-    Shapes: (N, T), (N, T) -> (N, T). Unit: nats. x is clamped to +-20, where exp would overflow the sum.
+    Shapes: (N, T), (N, T) -> (N, T). Unit: nats. x is clamped to +-20, because exp would overflow.
     Source: arXiv 2402.03300, eq. 4.
 
     >>> k3(torch.tensor([0.1, -0.2]), torch.zeros(2))

@@ -1,4 +1,4 @@
-"""Adapters on disk: which model they were trained on, and the model that the two make together."""
+"""Adapters on disk: the model they were trained on, and merging them into it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rung.utils.files import write_text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FINGERPRINT = "base.json"  # beside the files of peft
+FINGERPRINT = "base.json"  # next to the files of peft
 WEIGHTS = "adapter_model.safetensors"
-MERGED = "name the merged model, which a stage keeps beside its adapter"
-_VALUES = 64  # of each weight, for its fingerprint
+MERGED = "name the merged model, which a stage saves next to its adapter"
+_VALUES = 64  # number of values per weight in the fingerprint
 _NAME = "base_model_name_or_path"
 
 
@@ -29,9 +29,9 @@ def is_adapter(location: str) -> bool:
 
 
 def base_of(location: str) -> str:
-    """The location of the model that an adapter was trained on, as its folder has it; of any other location, itself.
+    """The model that an adapter was trained on, as recorded in its folder; any other location is returned unchanged.
 
-    Raises ConfigError where the folder does not say, or names another adapter or a folder that is not there.
+    Raises ConfigError if the folder does not record it, or records another adapter or a missing folder.
     """
     if not is_adapter(location):
         return location
@@ -46,7 +46,7 @@ def base_of(location: str) -> str:
 
 
 def check_base(location: str, model: str) -> None:
-    """Raises ConfigError where an adapter was trained on another model than `model`; both are locations."""
+    """Raises ConfigError if an adapter was trained on another model than `model`; both are locations."""
     base = base_of(location)
     if base not in (location, model) and Path(base).resolve() != Path(model).resolve():
         raise ConfigError(f"adapter `{location}` was trained on `{base}`, not on `{model}`", MERGED)
@@ -55,7 +55,7 @@ def check_base(location: str, model: str) -> None:
 def fingerprint(model: PreTrainedModel) -> str | None:
     """A hash over name, shape and some values of each weight, 64 hex digits; None on the device `meta`.
 
-    Training or merging an adapter changes it, as either moves all values of a matrix.
+    Training or merging an adapter changes it, because either changes all values of a matrix.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
@@ -68,34 +68,34 @@ def fingerprint(model: PreTrainedModel) -> str | None:
 
 
 def write_fingerprint(folder: Path, digest: str) -> None:
-    """Keeps the fingerprint of the model that an adapter was trained on."""
+    """Saves the fingerprint of the model that an adapter was trained on."""
     write_text(folder / FINGERPRINT, json.dumps({"fingerprint": digest}) + "\n")
 
 
 def load_merged(base: PreTrainedModel, location: str) -> PreTrainedModel:
-    """The base with an adapter in its weights.
+    """The base model with an adapter merged into its weights.
 
-    Raises ConfigError where the adapter was trained on other weights, does not fit, or belongs to a reward model.
+    Raises ConfigError if the adapter was trained on other weights, does not fit, or belongs to a reward model.
     """
     from peft import PeftModel
 
     folder = Path(location)
     if _read(folder / ADAPTER).get("task_type") == "SEQ_CLS":
-        what = f"adapter `{location}` is that of a reward model: it judges answers and gives none"
-        raise ConfigError(what, "name a policy; a reward model is named as `critic`, or in a reward")
+        what = f"adapter `{location}` belongs to a reward model, which scores answers and does not generate"
+        raise ConfigError(what, "name a policy; a reward model can be a `critic`, or part of a reward")
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"adapter `{location}` has no {WEIGHTS}", "save it with `safe_serialization`")
     known = _read(folder / FINGERPRINT).get("fingerprint") if (folder / FINGERPRINT).is_file() else None
     if known not in (None, fingerprint(base)):
-        what = f"adapter `{location}` was trained on other weights than those of `{base_of(location)}` now"
+        what = f"adapter `{location}` was trained on other weights than `{base_of(location)}` has now"
         raise ConfigError(what, MERGED)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Found missing adapter keys")  # peft would leave those at random
+            warnings.filterwarnings("error", "Found missing adapter keys")  # peft would leave them randomly initialised
             warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
-            warnings.filterwarnings("ignore", category=FutureWarning)  # peft reads what transformers has renamed
+            warnings.filterwarnings("ignore", category=FutureWarning)  # peft uses names that transformers deprecated
             merged = PeftModel.from_pretrained(base, location).merge_and_unload()  # type: ignore[operator]
-    except Exception as error:  # peft has no class for what does not fit: RuntimeError, ValueError, KeyError, ...
+    except Exception as error:  # peft has no class for a mismatch: RuntimeError, ValueError, KeyError, ...
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(f"adapter `{location}` does not fit `{base_of(location)}`: {reason}", MERGED) from None
     return merged.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""What a causal LM is made of: its layers, its head, and its dropout."""
+"""The parts of a causal LM: its layers, its head, and its dropout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def hidden_matrices(model: PreTrainedModel) -> set[str]:
 
 
 def zero_dropout(model: nn.Module) -> None:
-    """Turns dropout off for good: the modules, and the rates that attention layers read in training mode."""
+    """Sets dropout to 0 permanently: that of modules, and the rates that attention layers read in training mode."""
     for module in model.modules():
         for name in ("p", "attention_dropout", "dropout", "attn_dropout", "resid_dropout", "hidden_dropout"):
             if isinstance(getattr(module, name, None), float):

@@ -1,4 +1,4 @@
-"""Heads that read hidden states, and the critic: a model of its own that values are read from."""
+"""Heads on hidden states, and the critic: a separate model for the values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rung.models.names import TINY
 
 
 def fresh_head(causal_lm: PreTrainedModel) -> nn.Linear:
-    """A head (n, H) -> (n, 1) without bias, random with std 1/sqrt(H + 1); torch's generator draws it."""
+    """A head (n, H) -> (n, 1) without bias, random with std 1/sqrt(H + 1) from torch's generator."""
     width = causal_lm.config.get_text_config().hidden_size
     head = nn.Linear(width, 1, bias=False)
     nn.init.normal_(head.weight, std=1 / math.sqrt(width + 1))
@@ -21,7 +21,7 @@ def fresh_head(causal_lm: PreTrainedModel) -> nn.Linear:
 
 
 def zero_head(causal_lm: PreTrainedModel) -> nn.Linear:
-    """A head (n, H) -> (n, 1) that says 0 at first."""
+    """A head (n, H) -> (n, 1) that outputs 0 at first."""
     head = nn.Linear(causal_lm.config.get_text_config().hidden_size, 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -29,10 +29,10 @@ def zero_head(causal_lm: PreTrainedModel) -> nn.Linear:
 
 
 def load_critic(location: str) -> tuple[PreTrainedModel, nn.Linear | None]:
-    """A model to read values from, all of it trained, and its head; a causal LM brings none.
+    """The critic, all of it trained, and its value head; the head is None for a causal LM.
 
-    `location` is what `load_model` takes, or a folder with a sequence classifier of one label: a reward model, whose
-    head is taken over in normalised units.
+    `location` is one that `load_model` accepts, or a folder with a one-label sequence classifier: a reward model, whose
+    head is converted to normalised units.
     """
     if location.startswith(TINY) or not is_reward_model(AutoConfig.from_pretrained(location, trust_remote_code=False)):
         return to_device(load_model(location)[0]), None

@@ -16,15 +16,15 @@ from rung.models.load import load_model
 def quantize(
     model: PreTrainedModel, *, kept: Sequence[str], dtype: torch.dtype, start: str, seed: int
 ) -> PreTrainedModel:
-    """The model with the matrices of its layers in 4 bits, in place; on the GPU where there is one.
+    """Quantises the matrices of the model's layers to 4 bits, in place; on the GPU if there is one.
 
     NF4 with double quantisation, multiplied in `dtype` (QLoRA, Dettmers et al. 2023, arXiv 2305.14314). Embeddings,
-    head and the modules whose names end in one of `kept` stay as they are. `start` and `seed` reload the full-precision
-    model for merging the trained adapter.
+    head and the modules whose names end in one of `kept` are not quantised. `start` and `seed` reload the
+    full-precision model for merging the trained adapter.
     """
     model.base_fingerprint = fingerprint(model)  # type: ignore[assignment]
-    model.load_whole = lambda: load_model(start, seed=seed)[0]  # type: ignore[assignment]
-    model.is_loaded_in_4bit = True  # type: ignore[assignment]  # what peft asks for
+    model.load_full_precision = lambda: load_model(start, seed=seed)[0]  # type: ignore[assignment]
+    model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft reads it
     head = model.get_output_embeddings()
     endings = tuple(f".{name}" for name in kept)
     for name, layer in list(model.named_modules()):
@@ -36,11 +36,11 @@ def quantize(
 def _in_4bit(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit  # type: ignore[import-not-found]
 
-    assert isinstance(layer, nn.Linear | Conv1D), "a matrix and its bias"
+    assert isinstance(layer, nn.Linear | Conv1D), "only linear layers can be quantised"
     weight = (layer.weight.T if isinstance(layer, Conv1D) else layer.weight).detach().contiguous()
     made = Linear4bit(weight.shape[1], weight.shape[0], layer.bias is not None, compute_dtype=dtype, device="meta")
     made.weight = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4", module=made)
     made.bias = layer.bias
-    # On CPUs with avx512_bf16 it would repack itself in eval mode, and multiply in bf16 and without a gradient then.
+    # Trap: on CPUs with avx512_bf16 it would repack its weights in eval mode and multiply in bf16 without a gradient.
     made.support_avx512bf16_for_cpu = False
     return made.to("cuda" if torch.cuda.is_available() else "cpu")

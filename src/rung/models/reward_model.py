@@ -1,7 +1,7 @@
-"""Reward models on disk: a decoder with the head `score`, its tokenizer, and the scale of its scores.
+"""Reward models on disk: a decoder with the head `score`, its tokenizer, and the mean and std of its scores.
 
-A folder loads with `AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)`, whose score is not
-normalised; `reward_mean` and `reward_std` in its config.json are those of the scores of reference samples.
+A folder loads with `AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)`, which gives unnormalised
+scores; `reward_mean` and `reward_std` in its config.json are their mean and standard deviation over reference samples.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ NO_MODEL = "name a folder or hub id of a sequence classifier with one label, suc
 
 
 def check_can_be_reward_model(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises ConfigError where transformers would not read the saved model's score at the token it was trained at.
+    """Raises ConfigError if transformers would not read the score of the saved model at the trained token.
 
-    transformers reads the last token that is not padding, which skips EOS where padding and EOS are one token.
+    transformers reads the last token that is not padding, which skips EOS if padding and EOS are the same token.
     """
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        what = "the tokenizer pads with EOS, and a reward model is read at the last token that is not padding"
-        raise ConfigError(what, "set `pad_token` in its tokenizer_config.json to a token of its own")
+        what = "the tokenizer pads with EOS, but a reward model's score is read at the last token that is not padding"
+        raise ConfigError(what, "set `pad_token` in its tokenizer_config.json to another token")
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         what = f"transformers has no sequence classifier for a model of type `{config.model_type}`"
-        raise ConfigError(what, "take a model of another family, such as llama, qwen3 or gpt2")
+        raise ConfigError(what, "use a model of another family, such as llama, qwen3 or gpt2")
 
 
 def save_reward_model(
     model: PreTrainedModel, head: nn.Linear, tokenizer: PreTrainedTokenizerBase, folder: Path, scores: Tensor
 ) -> None:
-    """Writes `folder/model`, always merged, and `folder/adapter` with the head beside it where there is one.
+    """Saves the merged model in `folder/model` and, if there is an adapter, the adapter and head in `folder/adapter`.
 
-    `scores` (n,) are those of reference samples; where they are all equal, their standard deviation is taken as 1.
+    `scores` (n,) are those of reference samples; if all are equal, their standard deviation is saved as 1.
     """
     save_adapter(model, folder / "adapter", head)
     causal_lm = merge_adapter(model)
@@ -73,9 +73,9 @@ def save_reward_model(
 
 
 def check_reward_model(location: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises ConfigError where there is no reward model, or where it reads other tokens than `tokenizer` writes.
+    """Raises ConfigError if there is no reward model, or if its tokenizer differs from `tokenizer`.
 
-    Its weights stay where they are.
+    Does not load the weights.
     """
     _config(location)
     check_same_tokenizer(location, tokenizer, "reward model")
@@ -83,9 +83,9 @@ def check_reward_model(location: str, tokenizer: PreTrainedTokenizerBase) -> Non
 
 @lru_cache(maxsize=2)
 def load_reward_model(location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A frozen sequence classifier of one label in fp32, where the GPU is if there is one, and its tokenizer.
+    """A frozen one-label sequence classifier in fp32, on the GPU if there is one, and its tokenizer.
 
-    Raises ConfigError where there is none, or where a part of its weights is missing.
+    Raises ConfigError if there is none, or if some of its weights are missing.
     """
     _config(location)
     model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -93,16 +93,18 @@ def load_reward_model(location: str) -> tuple[PreTrainedModel, PreTrainedTokeniz
     )
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"]))
-        raise ConfigError(f"the reward model `{location}` lacks weights: {missing}", "save it whole, with its head")
+        raise ConfigError(
+            f"the reward model `{location}` lacks weights: {missing}", "save the complete model, with its head"
+        )
     model.config.use_cache = False
     return to_device(model.requires_grad_(False).eval()), load_tokenizer(location)
 
 
 @torch.no_grad()
 def score_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], *, token_budget: int) -> list[float]:
-    """The score of each row of token ids, over the scale that is saved with the model (as it is, without one).
+    """The score of each row of token ids, normalised by the model's reference mean and std if it has them.
 
-    Rows of like length go together, in parts of at most `token_budget` padded tokens, or of one row.
+    Rows of similar length are batched, up to `token_budget` padded tokens, or in a batch of one row.
     """
     pad = model.config.get_text_config().pad_token_id
     mean, std = getattr(model.config, MEAN, 0.0), getattr(model.config, STD, 1.0)
@@ -115,7 +117,7 @@ def score_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], *, token_b
 
 
 def length_sorted(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices in parts, longest first; a part has at most `token_budget` tokens with padding, or one row.
+    """Batches of indices, longest rows first; a batch has at most `token_budget` tokens with padding, or one row.
 
     >>> length_sorted([2, 9, 3, 8], 18)
     [[1, 3], [2, 0]]
@@ -132,13 +134,13 @@ def length_sorted(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 def _config(location: str) -> PretrainedConfig:
     """The config of a reward model; ConfigError for anything else."""
     if location.startswith(TINY):
-        raise ConfigError(f"`{location}` is no reward model", NO_MODEL)
+        raise ConfigError(f"`{location}` is not a reward model", NO_MODEL)
     try:
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"reward model `{location}` cannot be read: {str(error).splitlines()[0]}", NO_MODEL) from None
     if not is_reward_model(config) or config.num_labels != 1:
-        raise ConfigError(f"`{location}` is no reward model: it does not say one number about a text", NO_MODEL)
+        raise ConfigError(f"`{location}` is not a reward model: it does not output a single score", NO_MODEL)
     if config.get_text_config().pad_token_id is None:
         raise ConfigError(
             f"the reward model `{location}` has no padding token", "set `pad_token_id` in its config.json"

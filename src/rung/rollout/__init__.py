@@ -1,1 +1,1 @@
-"""Rollouts: keyed uniforms (`philox`), draws (`draw`), the decode cache (`cache`) and the sampler (`sampler`)."""
+"""Rollouts: keyed uniforms (`philox`), token draws (`draw`), the KV cache (`cache`), decoding and samplers."""

@@ -1,4 +1,4 @@
-"""The decode cache: transformers' own, with full-attention layers that grow by doubling instead of by concatenation."""
+"""The KV cache for decoding: that of transformers, with full-attention layers that double instead of concatenate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class GrowingLayer(DynamicLayer):
     """A full-attention layer whose keys and values (rows, heads, length, size) are views of a doubling buffer.
 
     For inference only: a later update writes into memory that earlier views share, so no gradient may flow through it.
-    A shallow copy shares the buffer too; take one with `branch`, which selects rows and thereby leaves it.
+    A shallow copy shares the buffer too; copy with `branch`, which selects rows and thereby allocates new memory.
     """
 
     def __init__(self):
@@ -30,12 +30,12 @@ class GrowingLayer(DynamicLayer):
 
         Raises AssertionError where a gradient would be lost.
         """
-        assert not (key_states.requires_grad and torch.is_grad_enabled()), "a growing cache serves inference alone"
+        assert not (key_states.requires_grad and torch.is_grad_enabled()), "a growing cache is for inference only"
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
-        # Whoever replaced `keys` (selecting rows, cropping) left the buffer behind, whatever its size.
+        # If `keys` was replaced (by row selection or cropping), the buffer is stale, even if it is large enough.
         if self._buffers is None or self.keys is not self._view or self._buffers[0].shape[-2] < end:
             self._buffers = self._grown(self.keys, key_states, start), self._grown(self.values, value_states, start)
         keys, values = self._buffers
@@ -56,7 +56,7 @@ class GrowingLayer(DynamicLayer):
 def new_cache(config: PreTrainedConfig) -> Cache:
     """An empty decode cache for a model: growing full-attention layers, transformers' own sliding-window ones.
 
-    Raises ConfigError for a layer that keeps another state, such as a recurrent one.
+    Raises ConfigError for a layer with another kind of state, such as a recurrent one.
     """
     cache = DynamicCache(config=config)
     foreign = {type(layer).__name__ for layer in cache.layers} - {"DynamicLayer", "DynamicSlidingWindowLayer"}
@@ -69,9 +69,9 @@ def new_cache(config: PreTrainedConfig) -> Cache:
 
 
 def branch(cache: Cache, rows: Tensor) -> Cache:
-    """A cache of its own with the given rows (n,) of another, repeats allowed; the other stays as it was.
+    """A new cache with the given rows (n,) of another, repeats allowed; the other cache is unchanged.
 
-    The layers are copied and select rows. Filling new ones with `update` would lose the position count of
+    The layers are copied and select rows. Trap: new layers filled with `update` would lose the position count of
     sliding-window layers.
     """
     part = copy(cache)

@@ -1,4 +1,4 @@
-"""The decode loop of rows that run together: draw, see which have ended, let them leave, compute the next position."""
+"""The decode loop of a batch of rows: draw a token, mark and remove finished rows, compute the next logits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rung.sampling import Sampling
 
 Step = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]  # ids (n, s), mask, positions, cache -> logits (n, V)
 
-_KEYED_TOKENS = 128  # uniforms are made for so many tokens ahead
-_LIVE_SHARE = 0.8  # below this share of unfinished rows the ended ones leave the batch
+_KEYED_TOKENS = 128  # uniforms are computed for this many tokens at a time
+_MIN_UNFINISHED = 0.8  # below this fraction of unfinished rows, finished rows are removed
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """A block of P prompts of width S as the model left it."""
+    """The KV cache and logits after the prefill of P prompts of width S."""
 
     cache: Cache
     logits: Tensor  # (P, V) float32 after the last prompt token
@@ -35,7 +35,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Which completions to draw: n rows, each with its prompt in the block and the two ordinals that name its draws."""
+    """The completions to sample: n rows, each with its prompt in the block and the two ordinals that key its draws."""
 
     prompt_of: Tensor  # (n,)
     visits: Tensor  # (n,)
@@ -43,12 +43,12 @@ class Rows:
 
 
 class StopCriteria:
-    """What ends a completion before its length does: the EOS tokens and the stop texts."""
+    """What ends a completion before the length limit: the EOS tokens and the stop texts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int], stop: tuple[str, ...]):
         self.tokenizer, self.eos_ids, self.stop = tokenizer, tuple(eos_ids), stop
-        # A token is at least one byte, so as many tokens as the longest stop text has bytes hold it; four more keep
-        # a character cut in two, and the leading space that some decoders strip, away from it.
+        # A token has at least one byte, so the longest stop text has at most as many tokens as bytes; four more tokens
+        # keep a split character, or a leading space that some decoders strip, out of the match.
         self._tail = max((len(text.encode()) for text in stop), default=0) + 4
         named = [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in range(256)] if stop else []
         self._bytes = {token for token in named if isinstance(token, int) and token != tokenizer.unk_token_id}
@@ -58,7 +58,7 @@ class StopCriteria:
         return torch.isin(tokens, torch.tensor(self.eos_ids, dtype=torch.long, device=tokens.device))
 
     def stopped(self, ids: Tensor) -> Tensor:
-        """(n,) bool: rows whose text, of completion ids (n, t), holds a stop text near its end."""
+        """(n,) bool: rows whose completion ids (n, t) decode to a text with a stop text near its end."""
         if not self.stop:
             return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         tails = [self._end(row) for row in ids]
@@ -66,7 +66,7 @@ class StopCriteria:
         return torch.tensor([any(stop in text for stop in self.stop) for text in texts], device=ids.device)
 
     def _end(self, ids: Tensor) -> list[int]:
-        """The last of the ids (t,). A run of SentencePiece's byte tokens is not cut: half a letter spoils all of it."""
+        """The last of the ids (t,). A run of SentencePiece byte tokens is not cut: a partial character corrupts it."""
         tail = ids[-self._tail :].tolist()
         before = ids[: -self._tail].tolist() if tail[0] in self._bytes else []
         while before and tail[0] in self._bytes:
@@ -75,23 +75,31 @@ class StopCriteria:
 
 
 class DecodeBatch:
-    """Rows that decode together; `live` are those still in the batch, `alive` marks the unfinished ones among them."""
+    """Rows that decode together; `active` are the rows still in the batch, `unfinished` marks those not finished."""
 
-    def __init__(self, step: Step, ending: StopCriteria, prefill: Prefill, rows: Rows, *, key: Key, sampling: Sampling):
+    def __init__(
+        self, step: Step, stop_criteria: StopCriteria, prefill: Prefill, rows: Rows, *, key: Key, sampling: Sampling
+    ):
         device = prefill.logits.device
-        self.step, self.ending, self.prefill, self.key, self.sampling = step, ending, prefill, key, sampling
+        self.step, self.stop_criteria, self.prefill, self.key, self.sampling = (
+            step,
+            stop_criteria,
+            prefill,
+            key,
+            sampling,
+        )
         self.rows, self.prompt_of = rows, rows.prompt_of.to(device)
         self.limit = sampling.max_completion_length
-        self.live = torch.arange(len(self.prompt_of), device=device)
-        self.alive = torch.ones_like(self.live, dtype=torch.bool)
-        self.ids = torch.zeros((len(self.live), self.limit), dtype=torch.long, device=device)
-        self.logps = torch.zeros((len(self.live), self.limit), device=device)
-        self.lengths = torch.full_like(self.live, self.limit)
-        self.reasons: list[FinishReason] = ["length"] * len(self.live)
+        self.active = torch.arange(len(self.prompt_of), device=device)
+        self.unfinished = torch.ones_like(self.active, dtype=torch.bool)
+        self.ids = torch.zeros((len(self.active), self.limit), dtype=torch.long, device=device)
+        self.logps = torch.zeros((len(self.active), self.limit), device=device)
+        self.lengths = torch.full_like(self.active, self.limit)
+        self.reasons: list[FinishReason] = ["length"] * len(self.active)
         self.uniforms = self._uniforms(0)
 
     def run(self) -> list[Completion]:
-        """Decode until every row has ended. Raises SamplingError where the policy gives non-finite numbers."""
+        """Decodes until every row has finished. Raises SamplingError if the policy gives non-finite log-probs."""
         width = self.prefill.mask.shape[1]
         cache = branch(self.prefill.cache, self.prompt_of)
         mask = nn.functional.pad(self.prefill.mask[self.prompt_of], (0, self.limit), value=True)
@@ -100,14 +108,18 @@ class DecodeBatch:
         for t in range(self.limit):
             tokens = self._draw(logits, t)
             self._finish(tokens, t)
-            num_alive = int(self.alive.sum())
-            if num_alive == 0 or t + 1 == self.limit:
+            num_unfinished = int(self.unfinished.sum())
+            if num_unfinished == 0 or t + 1 == self.limit:
                 break
-            if num_alive < _LIVE_SHARE * len(self.alive):
-                kept = self.alive.nonzero()[:, 0]
+            if num_unfinished < _MIN_UNFINISHED * len(self.unfinished):
+                kept = self.unfinished.nonzero()[:, 0]
                 cache.batch_select_indices(kept)
                 mask, positions, tokens = mask[kept], positions[kept], tokens[kept]
-                self.live, self.alive, self.uniforms = self.live[kept], self.alive[kept], self.uniforms[kept]
+                self.active, self.unfinished, self.uniforms = (
+                    self.active[kept],
+                    self.unfinished[kept],
+                    self.uniforms[kept],
+                )
             logits = self.step(tokens[:, None], mask[:, : width + t + 1], (positions + t)[:, None], cache)
         return self._completions()
 
@@ -115,31 +127,31 @@ class DecodeBatch:
         if t and t % _KEYED_TOKENS == 0:
             self.uniforms = self._uniforms(t)
         tokens, logps = draw(logits, self.uniforms[:, t % _KEYED_TOKENS], self.sampling)
-        self.ids[self.live, t], self.logps[self.live, t] = tokens, logps
+        self.ids[self.active, t], self.logps[self.active, t] = tokens, logps
         return tokens
 
     def _uniforms(self, t: int) -> Tensor:
-        live, count = self.live.cpu(), min(_KEYED_TOKENS, self.limit - t)
-        return uniforms(self.key, self.rows.visits[live], self.rows.samples[live], t, count).to(self.live.device)
+        active, count = self.active.cpu(), min(_KEYED_TOKENS, self.limit - t)
+        return uniforms(self.key, self.rows.visits[active], self.rows.samples[active], t, count).to(self.active.device)
 
     def _finish(self, tokens: Tensor, t: int) -> None:
-        """Mark the rows that ended with token t. What one draws between its end and its leaving is cut off at last."""
+        """Marks the rows that finished with token t. Tokens sampled after a row finished are discarded."""
         ended: list[tuple[FinishReason, Tensor]] = [
-            ("eos", self.ending.eos(tokens)),
-            ("stop", self.ending.stopped(self.ids[self.live, : t + 1])),
+            ("eos", self.stop_criteria.eos(tokens)),
+            ("stop", self.stop_criteria.stopped(self.ids[self.active, : t + 1])),
         ]
         for reason, rows in ended:
-            new = self.live[self.alive & rows]
+            new = self.active[self.unfinished & rows]
             self.lengths[new] = t + 1
             for row in new.tolist():
                 self.reasons[row] = reason
-            self.alive = self.alive & ~rows
+            self.unfinished = self.unfinished & ~rows
 
     def _completions(self) -> list[Completion]:
-        drawn = torch.arange(self.limit, device=self.live.device) < self.lengths[:, None]
+        drawn = torch.arange(self.limit, device=self.active.device) < self.lengths[:, None]
         if not self.logps[drawn].isfinite().all():
             raise SamplingError(
-                "the policy gave non-finite log-probs while it was sampled",
+                "the policy gave non-finite log-probs during sampling",
                 "go back to an earlier checkpoint, or lower `learning_rate`",
             )
         rows = zip(self.ids.tolist(), self.logps.tolist(), self.lengths.tolist(), self.reasons, strict=True)

@@ -1,4 +1,4 @@
-"""Pure functions from logits to tokens: what is kept of a distribution, and which token a uniform picks."""
+"""Pure functions from logits to tokens: truncation of the distribution, and sampling with a uniform."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 from rung.sampling import Sampling
 
-_BLOCK = 512  # tokens whose weights are summed together before the scan: a flat float64 scan of 152k tokens costs 7x
+_BLOCK = 512  # tokens summed per block before the cumulative sum; a flat float64 one over 152k tokens takes 7x as long
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """The token that each row's uniform picks, and its log-prob under the untruncated distribution.
+    """The token that each row's uniform selects, and its log-prob under the untruncated distribution.
 
-    Log-probs are nats at the sampling temperature (at 1 when greedy, where the uniforms are not read).
+    Log-probs are in nats at the sampling temperature (at 1 for greedy decoding, which ignores the uniforms).
     Shapes: (n, V) float32, (n,) float64 in [0, 1) -> (n,) int64, (n,) float32. Raises nothing.
 
     >>> logits = torch.tensor([[0.5, 0.2, 0.3]]).log()
@@ -33,7 +33,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
 
 
 def keep_top_k(logps: Tensor, top_k: int) -> Tensor:
-    """Where a token is among the `top_k` likeliest of its row; ties with the last one stay.
+    """True for the `top_k` most likely tokens of each row; ties with the last one are kept.
 
     Shapes: (n, V) -> (n, V) bool. `top_k` is at least 1. Raises nothing.
 
@@ -45,18 +45,18 @@ def keep_top_k(logps: Tensor, top_k: int) -> Tensor:
 
 
 def keep_top_p(logps: Tensor, top_p: float) -> Tensor:
-    """Where a token belongs to the smallest set of likeliest tokens that holds `top_p` of the row's mass.
+    """True for the smallest set of most likely tokens that holds `top_p` of the row's probability mass.
 
-    Shares are of the mass that the row holds. The token that crosses the threshold stays, so that one always does, and
-    so do ties with it.
-    Shapes: (n, V) -> (n, V) bool. `top_p` in (0, 1]. Raises nothing. Source: arXiv 1904.09751, section 3.1.
+    The mass is normalised by its sum over the row. The token that crosses the threshold is kept, so at least one always
+    is, and so are ties with it. Shapes: (n, V) -> (n, V) bool. `top_p` in (0, 1]. Raises nothing. Source: arXiv
+    1904.09751, section 3.1.
 
     >>> keep_top_p(torch.tensor([[0.5, 0.2, 0.3]]).log(), 0.6).tolist()
     [[True, False, True]]
     """
     vocabulary = logps.shape[-1]
     mass = logps.exp().sum(-1, keepdim=True, dtype=torch.float64)
-    for width in (min(_BLOCK, vocabulary), vocabulary):  # sorting a whole vocabulary is rarely needed, and dear
+    for width in (min(_BLOCK, vocabulary), vocabulary):  # sorting the whole vocabulary is slow and rarely needed
         ordered = logps.topk(width, dim=-1).values
         shares = ordered.double().exp() / mass
         held = shares.cumsum(-1)
@@ -67,7 +67,7 @@ def keep_top_p(logps: Tensor, top_p: float) -> Tensor:
 
 
 def keep_min_p(logps: Tensor, min_p: float) -> Tensor:
-    """Where a token is at least `min_p` times as likely as the likeliest of its row.
+    """True for tokens at least `min_p` times as likely as the most likely token of the row.
 
     Shapes: (n, V) -> (n, V) bool. `min_p` in [0, 1]. Raises nothing. Source: arXiv 2407.01082, section 3.
 
@@ -78,10 +78,10 @@ def keep_min_p(logps: Tensor, min_p: float) -> Tensor:
 
 
 def truncate(logps: Tensor, *, top_k: int, top_p: float, min_p: float) -> Tensor:
-    """Log-probs with -inf where top-k, then top-p of what is left, then min-p drop a token; not renormalised.
+    """Log-probs with -inf for tokens dropped by top-k, then top-p of the rest, then min-p; not renormalised.
 
     Shapes: (n, V) -> (n, V). `top_k` 0, `top_p` 1 and `min_p` 0 drop nothing. Raises nothing.
-    The order is that of transformers.
+    The order is the one of transformers.
 
     >>> truncate(torch.tensor([[0.5, 0.2, 0.3]]).log(), top_k=2, top_p=0.6, min_p=0.0).exp()
     tensor([[0.5000, 0.0000, 0.0000]])
@@ -96,10 +96,10 @@ def truncate(logps: Tensor, *, top_k: int, top_p: float, min_p: float) -> Tensor
 
 
 def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """The token of each row whose share of the cumulated weights holds the row's uniform; never one of weight zero.
+    """The token of each row at which the normalised cumulative weight exceeds the uniform; never one of weight zero.
 
-    Weights need not add up to one. They are summed in float64, in blocks of 512 first and then inside the block that
-    holds the draw, so that the cost of a large vocabulary is one pass of sums.
+    Weights need not sum to one. They are summed in float64, first in blocks of 512 and then within the selected block,
+    so a large vocabulary costs a single pass of sums.
     Shapes: (n, V) non-negative with a positive entry in each row, (n,) float64 in [0, 1) -> (n,) int64. Raises nothing.
 
     >>> weights = torch.tensor([[0.0, 1.0, 3.0]])
@@ -115,13 +115,13 @@ def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     below = torch.nn.functional.pad(edges, (1, 0)).gather(1, block)
     inside = blocks.gather(1, block[..., None].expand(-1, 1, size))[:, 0].cumsum(-1, dtype=torch.float64)
     tokens = block * size + _pick(inside, target - below)
-    return tokens[:, 0].clamp(max=vocabulary - 1)  # only weights that are NaN point beyond the vocabulary
+    return tokens[:, 0].clamp(max=vocabulary - 1)  # only NaN weights give an index beyond the vocabulary
 
 
 def _pick(cdf: Tensor, target: Tensor) -> Tensor:
-    """(n, 1) first place where the sums exceed the target; the last place with weight where rounding lets none do so.
+    """(n, 1) first index where the cumulative sum exceeds the target; if rounding leaves none, the last with weight.
 
-    `right=True` because a target of 0 belongs to the first place with weight, not to a leading one without.
+    `right=True`, because a target of 0 must select the first index with weight, not a leading one without weight.
     """
     last = torch.searchsorted(cdf, cdf[:, -1:].contiguous()).clamp(max=cdf.shape[1] - 1)
     return torch.searchsorted(cdf, target, right=True).minimum(last)

@@ -1,4 +1,4 @@
-"""One generation batch: prompts are answered and scored, and become rows of a `Batch`."""
+"""One generation batch: completions are sampled and scored, and become rows of a `Batch`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rung.sampling import Sampling
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Scored rows; `table` has one readable mapping per row, `metrics` the lengths and rewards of the batch."""
+    """Scored rows; `table` has one readable mapping per row, `metrics` describe lengths and rewards."""
 
     batch: Batch
     table: list[dict[str, Any]]
@@ -34,7 +34,7 @@ class Generated:
 class Generator:
     """Samples `samples` completions of each prompt and scores them.
 
-    `keeps_separate_rewards` keeps each reward by itself beside their weighted sum.
+    `keeps_separate_rewards` also keeps each reward separately, in addition to their weighted sum.
     """
 
     sampler: Sampler
@@ -46,9 +46,9 @@ class Generator:
     keeps_separate_rewards: bool = False
 
     def __call__(self, prompts: Sequence[Encoded], visits: Sequence[int], step: int) -> Generated:
-        """Samples completions of each prompt, with draws named by its visit; rows of equal prompts become adjacent.
+        """Samples completions of each prompt, with draws keyed by its visit; rows of equal prompts become adjacent.
 
-        `step` counts optimizer steps; rewards may ask for it.
+        `step` is the number of optimizer steps, for rewards that use it.
         """
         order = group_equal_prompts([prompt.prompt_ids for prompt in prompts])
         prompts, visits = [prompts[i] for i in order], [visits[i] for i in order]
@@ -114,12 +114,12 @@ def group_equal_prompts(prompts: Sequence[tuple[int, ...]]) -> list[int]:
 
 
 def with_answers(prompt: Encoded, completions: Sequence[Completion]) -> Encoded:
-    """The prompt with its sampled ids as answers, all of them trained."""
+    """The prompt with its sampled completions as answers; all their tokens are trained."""
     return replace(prompt, answers=tuple(Answer(c.ids, (True,) * len(c.ids)) for c in completions))
 
 
 def separate_rewards(scores: Scores, labels: Iterable[str]) -> dict[str, torch.Tensor]:
-    """(N,) float32 of each reward by label, NaN where it or the row is unscored."""
+    """(N,) float32 of each reward by label, NaN where the reward or the whole row is unscored."""
     unscored = float_tensor(scores.totals).isnan()
     return {
         label: float_tensor([outcome.value for outcome in scores.by_reward[label]]).masked_fill(unscored, torch.nan)
@@ -141,7 +141,7 @@ def pad_rows(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
 
 
 def length_metrics(completions: Sequence[Completion]) -> dict[str, Metric]:
-    """TRL's metrics of completion length, and the share that hit the limit."""
+    """TRL's metrics of completion length, and the fraction that hit the limit."""
     counts = [float(len(completion.ids)) for completion in completions]
     ended = [float(len(completion.ids)) for completion in completions if completion.finish_reason != "length"]
     return {

@@ -1,4 +1,4 @@
-"""Counter-based uniforms: the draw of a token is a function of its name, not of a generator's history.
+"""Counter-based uniforms: the draw of a token is a function of its key and ordinals, not of a generator's state.
 
 Source: Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 """
@@ -22,7 +22,7 @@ _ROUNDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Which stream of uniforms: the run's seed, the stage, and what the draws are for (`rollout`, `evaluate`)."""
+    """Key of a stream of uniforms: the run's seed, the stage, and the purpose of the draws (`rollout`, `evaluate`)."""
 
     seed: int
     stage: str
@@ -49,17 +49,17 @@ def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     c0, c1, c2, c3 = (counter[..., i] for i in range(4))
     k0, k1 = key
     for _ in range(_ROUNDS):
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]  # 32 x 32 bits fit into 64 without a wrap
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]  # products of 32-bit words fit into 64 bits
         c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1), p0 & _LOW
         k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
     return np.stack([c0, c1, c2, c3], axis=-1)
 
 
 def uniforms(key: Key, visits: Tensor, samples: Tensor, start: int, count: int) -> Tensor:
-    """The uniforms of tokens `start` to `start + count - 1` of n rows, each of 53 bits in [0, 1).
+    """The uniforms of tokens `start` to `start + count - 1` of n rows, with 53 random bits, in [0, 1).
 
     A row is named by the visit of its prompt (its ordinal in the data order, 0 to 2**63 - 1) and the ordinal of the
-    sample (below 2**32); neither its place in the batch nor the other rows matter.
+    sample (below 2**32); its index in the batch and the other rows have no effect.
     Shapes: (n,) int64, (n,) int64 -> (n, count) float64 on the CPU. Raises nothing.
 
     >>> key = Key(0, "dapo", "rollout")
@@ -67,8 +67,8 @@ def uniforms(key: Key, visits: Tensor, samples: Tensor, start: int, count: int) 
     >>> torch.equal(uniforms(key, torch.tensor([9]), torch.tensor([3]), start=2, count=2), rows[1:, 2:])
     True
     """
-    assert not (visits < 0).any(), "a visit is an ordinal"
-    assert not (samples < 0).any(), "a sample is an ordinal"
+    assert not (visits < 0).any(), "visits must not be negative"
+    assert not (samples < 0).any(), "samples must not be negative"
     visit = visits.cpu().numpy().astype(np.uint64)[:, None]
     sample = samples.cpu().numpy().astype(np.uint64)[:, None]
     token = np.arange(start, start + count, dtype=np.uint64)[None]

@@ -1,4 +1,4 @@
-"""The online batch source: it samples the current policy and cuts each rollout into updates."""
+"""The online batch source: it samples the current policy and splits each rollout into updates."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from rung.forward.policy import Policy
 from rung.metrics import Metric, Sum, decode, encode, merge
 from rung.rollout.generate import Generated, Generator
 
-SLOWEST_KEEP_RATE = 0.25  # however few groups were kept, the next generation batch is at most 4 times what is missing
+MIN_KEEP_RATE = 0.25  # lower estimates are raised to it: a generation batch has at most 4 times the missing groups
 
 
 class RolloutSource:
-    """Batches for one optimizer step each: prompts -> completions -> rewards -> kept groups -> advantages -> updates.
+    """Yields one batch per optimizer step: prompts -> completions -> rewards -> kept groups -> advantages -> updates.
 
-    `batch_size` prompts make a rollout, over all ranks; it is trained on in `epochs` passes of `minibatches` steps.
-    Prompts come in an order that is a pure function of (seed, epoch); a prompt's visit is its ordinal in that order.
-    Groups that the algorithm does not keep are drawn anew; surplus groups are discarded, later visits first.
-    Raises SamplingError where the algorithm's bound of generation batches is reached, ConfigError where a rank would be
-    left without a prompt.
+    A rollout has `batch_size` prompts over all ranks and is trained for `epochs` passes of `minibatches` steps. The
+    order of prompts is a pure function of (seed, epoch); a prompt's visit is its ordinal in that order. Groups that the
+    algorithm rejects are replaced by new ones; surplus groups are discarded, later visits first. Raises SamplingError
+    if the algorithm's limit of generation batches is reached, ConfigError if a rank would have no prompt.
     """
 
     def __init__(
@@ -48,16 +47,16 @@ class RolloutSource:
     ):
         if batch_size < ranks.world:
             raise ConfigError(
-                f"rollout.batch_size: {batch_size} prompts for {ranks.world} ranks", "give at least one each"
+                f"rollout.batch_size: {batch_size} prompts for {ranks.world} ranks", "give at least one per rank"
             )
         self.prompts, self.algorithm, self.policy, self.generator = prompts, algorithm, policy, generator
         self.batch_size, self.epochs, self.minibatches = batch_size, epochs, minibatches
         self.seed, self.ranks = seed, ranks
         self.drawn = 0  # prompts visited since the start
         self.rollouts = 0
-        self.update = 0  # steps taken on the rollout at hand
+        self.update = 0  # steps taken on the current rollout
         self.rollout: Batch | None = None
-        self.place = torch.zeros(0, dtype=torch.long)  # (N,) each row's group among those of all ranks
+        self.place = torch.zeros(0, dtype=torch.long)  # (N,) number of each row's group among the groups of all ranks
         self.state: State = algorithm.initial_state()
         self._metrics: dict[str, Metric] = {}
         self._table: list[dict[str, Any]] = []
@@ -65,22 +64,22 @@ class RolloutSource:
     def __iter__(self) -> Iterator[Batch]:
         while True:
             if self.rollout is None or self.update == self.epochs * self.minibatches:
-                self.rollout, self.place = self._roll()
+                self.rollout, self.place = self._new_rollout()
                 self.rollouts += 1
                 self.update = 0
             epoch, minibatch = divmod(self.update, self.minibatches)
             self.update += 1
-            turn = torch.tensor(self._turns(epoch))
+            turn = torch.tensor(self._group_order(epoch))
             yield self.rollout.select(turn[self.place] * self.minibatches // self.batch_size == minibatch)
 
     def pop_report(self) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
-        """Metrics over all ranks and this rank's completions since the last call; a collective."""
+        """Metrics over all ranks and completions of this rank since the last call; a collective."""
         metrics = merge(decode(part) for part in self.ranks.gather(encode(self._metrics)))
         table, self._metrics, self._table = self._table, {}, []
         return metrics, table
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs, the rollout at hand included."""
+        """The state for resuming, including the current rollout."""
         return {
             "drawn": self.drawn,
             "rollouts": self.rollouts,
@@ -99,9 +98,9 @@ class RolloutSource:
         self.generator.rewards.load_state_dict(state["rewards"])
 
     def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
-        """The state of this rank, where `states` are those of all ranks of a run that had more or fewer.
+        """This rank's state when a run resumes with another number of ranks; `states` are those of all former ranks.
 
-        The groups of the rollout at hand are dealt out anew.
+        The groups of the current rollout are redistributed.
         """
         mine = {**states[0], "rewards": states[ranks.rank % len(states)]["rewards"]}
         if mine["rollout"] is None:
@@ -111,15 +110,15 @@ class RolloutSource:
         dealt = place % ranks.world == ranks.rank
         return {**mine, "rollout": to_tree(rollout.select(dealt)), "place": place[dealt]}
 
-    def _turns(self, epoch: int) -> list[int]:
-        """The turn of each group in an epoch: as drawn at first, then a fresh permutation."""
+    def _group_order(self, epoch: int) -> list[int]:
+        """The place of each group in an epoch: the sampling order in the first epoch, then a new permutation."""
         if epoch == 0:
             return list(range(self.batch_size))
         return order(self.seed + self.rollouts, epoch, self.batch_size)
 
-    def _roll(self) -> tuple[Batch, Tensor]:
-        """A credited rollout of this rank, and each row's group number among all ranks' groups."""
-        local, chosen = self._fill()
+    def _new_rollout(self) -> tuple[Batch, Tensor]:
+        """This rank's part of a new rollout with advantages, and each row's group number over all ranks."""
+        local, chosen = self._generate_groups()
         numbers = {visit: number for number, visit in enumerate(chosen)}
         with torch.no_grad():
             local = self.algorithm.prepare(local, self.policy)
@@ -132,17 +131,17 @@ class RolloutSource:
         whole = replace(concat(shares), reward_weights=local.reward_weights)
         credited, self.state = self.algorithm.credit(whole, state)
         if self.ranks.rank == 0:
-            self._note(self.algorithm.rollout_metrics(credited, state))
+            self._add_metrics(self.algorithm.rollout_metrics(credited, state))
         before = sum(share.num_rows for share in shares[: self.ranks.rank])
         credited = credited.select(torch.arange(before, before + local.num_rows))
         credited = replace(credited, row_ids=local.row_ids)
-        judged = credited.rewards if self.algorithm.reads_rewards else None
-        scored = credited if judged is None else credited.select(~judged.isnan())
+        rewards = credited.rewards if self.algorithm.reads_rewards else None
+        scored = credited if rewards is None else credited.select(~rewards.isnan())
         place = torch.tensor([numbers[visit] for visit in scored.extras["visit"].tolist()], dtype=torch.long)
         return scored, place
 
-    def _fill(self) -> tuple[Batch, list[int]]:
-        """Generates until `batch_size` groups are kept; returns this rank's rows and all ranks' visits, in order."""
+    def _generate_groups(self) -> tuple[Batch, list[int]]:
+        """Generates until `batch_size` groups are kept; returns this rank's rows and the kept visits of all ranks."""
         kept: list[Batch] = []
         chosen: list[int] = []
         sampled = generations = 0
@@ -152,11 +151,11 @@ class RolloutSource:
                 found = f"{len(chosen)} of {self.batch_size} groups"
                 raise SamplingError(
                     f"{found} kept in {generations} generation batches with {sampled} prompts",
-                    "use prompts that are neither solved nor hopeless, or allow more generation batches",
+                    "use prompts that the policy solves sometimes but not always, or allow more generation batches",
                 )
             rate = len(chosen) / sampled if sampled else 1.0
-            wanted = math.ceil((self.batch_size - len(chosen)) / max(rate, SLOWEST_KEEP_RATE))
-            wanted = max(wanted, self.ranks.world)  # every rank answers something
+            wanted = math.ceil((self.batch_size - len(chosen)) / max(rate, MIN_KEEP_RATE))
+            wanted = max(wanted, self.ranks.world)  # at least one prompt per rank
             visits = range(self.drawn, self.drawn + wanted)
             self.drawn += wanted
             generated = self._generate(visits)
@@ -170,7 +169,7 @@ class RolloutSource:
         chosen = chosen[: self.batch_size]
         if self.ranks.rank == 0:
             counts = {"sampled": sampled, "dropped": sampled - len(chosen) - surplus, "discarded": surplus}
-            self._note({f"filter/{name}_groups": Sum(float(count)) for name, count in counts.items()})
+            self._add_metrics({f"filter/{name}_groups": Sum(float(count)) for name, count in counts.items()})
         local = concat(kept)
         return local.select(torch.isin(local.extras["visit"], torch.tensor(chosen))), chosen
 
@@ -179,18 +178,18 @@ class RolloutSource:
         orders = {epoch: order(self.seed, epoch, len(self.prompts)) for epoch in {v // len(self.prompts) for v in mine}}
         prompts = [self.prompts[orders[visit // len(self.prompts)][visit % len(self.prompts)]] for visit in mine]
         generated = self.policy.with_weights(lambda: self._sample(prompts, list(mine)))
-        self._note(generated.metrics)
+        self._add_metrics(generated.metrics)
         self._table += generated.table
         return generated
 
     def _sample(self, prompts: Sequence[Encoded], visits: Sequence[int]) -> Generated:
-        """Completions of the policy as it is after the steps so far; the sampler is given its weights first."""
+        """Samples completions after loading the current weights into the sampler."""
         steps = self.rollouts * self.epochs * self.minibatches
         weights = {name: p.detach() for name, p in self.policy.model.named_parameters() if p.requires_grad}
         self.generator.sampler.load(weights, version=steps)
         return self.generator(prompts, visits, steps)
 
-    def _note(self, metrics: Mapping[str, Metric]) -> None:
+    def _add_metrics(self, metrics: Mapping[str, Metric]) -> None:
         self._metrics = merge([self._metrics, metrics])
 
 
@@ -199,7 +198,7 @@ def _visits(batch: Batch) -> list[int]:
 
 
 def _flat(batch: Batch) -> dict[str, Tensor]:
-    """Tensors of a batch under dotted names, row ids left at home."""
+    """The tensors of a batch under dotted names, without row ids."""
     tree = to_tree(batch)
     named = {
         f"{part}.{name}": tensor
@@ -210,7 +209,7 @@ def _flat(batch: Batch) -> dict[str, Tensor]:
 
 
 def _nested(named: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The tree that `_flat` flattened, with empty row ids."""
+    """The inverse of `_flat`, with empty row ids."""
     tree: dict[str, Any] = {"rows": {}, "prompts": {}, "prompt_inputs": {}, "extras": {}}
     for name, tensor in named.items():
         part, _, field = name.partition(".")

@@ -1,4 +1,4 @@
-"""Where a stage's batches come from: data read from disk, or the policy itself."""
+"""Sources of a stage's batches: a data set, or samples of the policy itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rung.metrics import Metric
 
 
 class BatchSource(Protocol):
-    """Batches that are ready for the loop, and what it takes to go on with them."""
+    """Yields batches that are ready for the training loop, and has a state for resuming."""
 
     def __iter__(self) -> Iterator[Batch]:
-        """One batch an optimizer step, prepared and credited, without end."""
+        """One batch per optimizer step, endlessly, after the algorithm's `prepare` and `credit`."""
         ...
 
     def pop_report(self) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
@@ -31,16 +31,16 @@ class BatchSource(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken."""
+        """Restores the state."""
         ...
 
     def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
-        """The state of this rank, where `states` are those of all ranks of a run that had more or fewer."""
+        """This rank's state when a run resumes with another number of ranks; `states` are those of all former ranks."""
         ...
 
 
 class DatasetSource:
-    """A data set whose batches carry the no-grad outputs that the algorithm asks for."""
+    """A data set whose batches also carry the no-grad outputs that the algorithm needs."""
 
     def __init__(self, dataset: Dataset, algorithm: Algorithm, policy: Policy):
         self.dataset, self.algorithm, self.policy = dataset, algorithm, policy
@@ -52,17 +52,17 @@ class DatasetSource:
             yield prepared
 
     def pop_report(self) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
-        """Nothing: a data set does not change."""
+        """Nothing: a data set has no metrics or completions to report."""
         return {}, []
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the data set stands."""
+        """The position in the data set."""
         return dict(self.dataset.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on there."""
+        """Restores the position in the data set."""
         self.dataset.load_state_dict(state)
 
     def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
-        """Any of them: the place is that of all ranks."""
+        """The first state: all ranks are at the same position."""
         return states[0]

@@ -1,7 +1,7 @@
-"""Checkpoints that survive a kill at any instant: written aside, fsynced, hashed, renamed last, read back.
+"""Crash-safe checkpoints: written to a temporary folder, fsynced, hashed, renamed last, read back.
 
 A checkpoint is a folder `step-000100` of safetensors, JSON and a manifest of sizes and hashes; loading runs no code.
-Only rank 0 saves and looks for the newest; the other ranks `load` the step that rank 0 has found.
+Only rank 0 saves and searches for the newest one; the other ranks `load` the step that rank 0 found.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies.
+    """The folder of a step's checkpoint.
 
     >>> checkpoint_path(Path("checkpoints"), 100).name
     'step-000100'
@@ -45,12 +45,12 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def save(folder: Path, step: int, state: RunState, keep: int = 2) -> Path:
-    """Write the state of a step, read it back, and only then drop all but the newest `keep` checkpoints (>= 1).
+    """Saves the state of a step, reads it back, and only then deletes all but the newest `keep` checkpoints (>= 1).
 
-    A step that exists is replaced. Returns the checkpoint's folder. Raises CheckpointError where the disk refuses;
-    the checkpoints that were there are then intact.
+    An existing checkpoint of the step is replaced. Returns the checkpoint's folder. Raises CheckpointError if writing
+    fails; the earlier checkpoints are then intact.
     """
-    assert keep >= 1, "a save never drops the checkpoint that it has just written"
+    assert keep >= 1, "`keep` must be at least 1"
     final = checkpoint_path(folder, step)
     with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def save(folder: Path, step: int, state: RunState, keep: int = 2) -> Path:
 
 
 def load(checkpoint: Path) -> RunState:
-    """The state in one checkpoint folder; CheckpointError where a byte of it is not as it was written."""
+    """The state in one checkpoint folder; CheckpointError if it is incomplete or damaged."""
     with _disk_errors(checkpoint):
         reason = fault(checkpoint)
         if reason:
@@ -77,8 +77,8 @@ def load(checkpoint: Path) -> RunState:
 def load_newest(folder: Path) -> tuple[int, RunState] | None:
     """The step and state of the newest valid checkpoint; None where none was ever saved.
 
-    Clears up after a killed save first. An invalid checkpoint is renamed to `.bad` with a warning and the next older
-    one is tried. Checkpoints of which none is valid are a CheckpointError, never a silent restart.
+    Removes leftovers of a killed save first. An invalid checkpoint is renamed to `.bad` with a warning and the next
+    older one is tried. Raises CheckpointError if there are checkpoints but none is valid; it never restarts silently.
     """
     with _disk_errors(folder):
         if not folder.is_dir():
@@ -92,12 +92,12 @@ def load_newest(folder: Path) -> tuple[int, RunState] | None:
         present = sorted(path.name for path in folder.glob("step-*"))
     if present:
         what = f"{folder}: none of its checkpoints is valid ({', '.join(present)})"
-        raise CheckpointError(what, "bring one back from a backup, or start afresh with `rung run --new`")
+        raise CheckpointError(what, "restore one from a backup, or start afresh with `rung run --new`")
     return None
 
 
 def fault(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be trusted, in a few words; None where every byte is as it was written."""
+    """Why a checkpoint is invalid, in a few words; None if it is complete and undamaged."""
     try:
         manifest = _manifest((checkpoint / MANIFEST).read_bytes())
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def fault(checkpoint: Path) -> str | None:
     if manifest is None:
         return f"{MANIFEST} is damaged"
     if manifest["step"] != _step_of(checkpoint):
-        return f"{MANIFEST} is of step {manifest['step']}"
+        return f"{MANIFEST} belongs to step {manifest['step']}"
     for name, expected in manifest["files"].items():
         file = checkpoint / name
         if not file.is_file():
@@ -118,7 +118,7 @@ def fault(checkpoint: Path) -> str | None:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a killed or failed save left behind; a checkpoint that was being replaced comes back."""
+    """Removes leftovers of a killed or failed save; restores a checkpoint that was being replaced."""
     for leftover in folder.glob(".tmp-*"):
         shutil.rmtree(leftover)
     for old in folder.glob("step-*.old"):
@@ -130,7 +130,7 @@ def tidy(folder: Path) -> None:
 
 
 def _write(folder: Path, step: int, state: RunState) -> Path:
-    """A complete checkpoint under a temporary name, on the disk to the last byte."""
+    """Writes a complete checkpoint under a temporary name and fsyncs it."""
     aside = folder / f".tmp-{step}-{uuid4().hex}"
     aside.mkdir()
     save_file(_storable(state.tensors), aside / TENSORS)
@@ -147,7 +147,7 @@ def _write(folder: Path, step: int, state: RunState) -> Path:
 
 
 def _publish(aside: Path, final: Path) -> None:
-    """Give a complete checkpoint its name, and read it back before the one that it replaces is dropped."""
+    """Renames a complete checkpoint to its final name, and reads it back before the replaced one is deleted."""
     old = final.with_name(f"{final.name}.old")
     if final.exists():
         os.rename(final, old)  # a folder cannot be renamed onto another
@@ -156,7 +156,7 @@ def _publish(aside: Path, final: Path) -> None:
     reason = fault(final)
     if reason:
         _set_aside(final, reason)
-        raise CheckpointError(f"{final} cannot be read back: {reason}", "check the disk; the older ones are kept")
+        raise CheckpointError(f"{final} cannot be read back: {reason}", "check the disk; older checkpoints are kept")
     if old.exists():
         _remove(old)
 
@@ -177,7 +177,7 @@ def _rendered(body: Mapping[str, Any]) -> bytes:
 
 
 def _manifest(raw: bytes) -> dict[str, Any] | None:
-    """The body of a manifest; None unless its bytes are exactly those that were rendered."""
+    """The body of a manifest; None unless its bytes are exactly those that were written."""
     try:
         body = json.loads(raw)
     except ValueError:
@@ -189,7 +189,7 @@ def _manifest(raw: bytes) -> dict[str, Any] | None:
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as safetensors takes them: on the CPU, contiguous, none sharing storage with another."""
+    """The tensors in the form that safetensors requires: on the CPU, contiguous, without shared storage."""
     stored: dict[str, Tensor] = {}
     storages: set[tuple] = set()
     for name, tensor in tensors.items():
@@ -201,7 +201,7 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest step first; those set aside are left out."""
+    """Checkpoint folders, newest step first, without those renamed to `.bad`."""
     found = [path for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=_step_of, reverse=True)
 
@@ -220,7 +220,7 @@ def _set_aside(checkpoint: Path, reason: str) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint so that a kill half way never leaves a part of it under its name."""
+    """Deletes a checkpoint under a temporary name, so that a kill never leaves a part of it under its own name."""
     doomed = checkpoint.with_name(f".tmp-{checkpoint.name}-{uuid4().hex}")
     os.rename(checkpoint, doomed)
     shutil.rmtree(doomed)

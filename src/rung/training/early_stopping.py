@@ -1,4 +1,4 @@
-"""Early stopping: the validation loss of held-out rows, and the best weights that it has seen."""
+"""Early stopping: the validation loss on held-out rows, and the weights with the lowest one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rung.training.loop import step_denominators
 
 @torch.no_grad()
 def validation_loss(policy: Policy, algorithm: Algorithm, batches: Sequence[Batch], ranks: Ranks) -> float:
-    """The loss over held-out batches as if they were one step, without a gradient; dropout is off as in training."""
+    """The loss over held-out batches, computed like one step without a gradient; dropout is off as in training."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     for batch in batches:
@@ -36,10 +36,10 @@ def validation_loss(policy: Policy, algorithm: Algorithm, batches: Sequence[Batc
 
 @dataclass
 class BestWeights:
-    """The lowest validation loss, the weights that had it, and how often it has not fallen since.
+    """The lowest validation loss, its weights, and the number of evaluations since without an improvement.
 
-    A loss is an improvement where it lies below the best by more than `threshold`; after `patience` evaluations in a
-    row without one, `exhausted` is true.
+    A loss is an improvement if it is below the best one by more than `threshold`; after `patience` consecutive
+    evaluations without an improvement, `exhausted` is true.
     """
 
     threshold: float
@@ -54,7 +54,7 @@ class BestWeights:
         return self.misses >= self.patience
 
     def record(self, loss: float, policy: Policy) -> None:
-        """Records an evaluation; the weights are copied where its loss is the lowest so far."""
+        """Records an evaluation; the weights are copied if its loss is an improvement."""
         if loss < self.loss - self.threshold:
             self.loss, self.misses = loss, 0
             self.weights = {name: parameter.detach().clone() for name, parameter in policy.named_parameters().items()}
@@ -63,7 +63,7 @@ class BestWeights:
 
     @torch.no_grad()
     def restore(self, policy: Policy) -> None:
-        """Puts the best weights back; nothing where there was no evaluation."""
+        """Restores the best weights; does nothing before the first evaluation."""
         parameters = policy.named_parameters()
         for name, weight in self.weights.items():
             parameters[name].copy_(shard_like(parameters[name], weight))

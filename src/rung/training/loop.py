@@ -1,4 +1,4 @@
-"""The one loop: it cannot tell a data set from a sampler, and leaves logging, evaluation and saving to its caller."""
+"""The training loop, the same for data sets and rollouts; its caller does logging, evaluation and saving."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from rung.metrics import Metric, Sum, decode, encode, merge
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step over all ranks; `metrics` still carry their denominators."""
+    """One optimizer step over all ranks; `metrics` keep their denominators, so that they can still be merged."""
 
     loss: float
     terms: dict[str, float]
     grad_norm: float
     learning_rate: float
-    stepped: bool  # False where the gradient was not finite and the weights were left alone
+    stepped: bool  # False if the gradient was not finite and the weights were not updated
     num_tokens: int  # attended completion tokens
     metrics: dict[str, Metric]
 
@@ -42,9 +42,9 @@ def steps(
     ranks: Ranks,
     max_grad_norm: float,
 ) -> Iterator[Step]:
-    """Trains on each batch, which its source has prepared and credited, and yields what happened.
+    """Trains on each batch, which its source has prepared and credited, and yields the result of each step.
 
-    Raises DataError for a step in which nothing is trained.
+    Raises DataError for a step without trained tokens.
     """
     parameters = policy.parameters
     for batch in batches:
@@ -64,16 +64,16 @@ def steps(
             optimizer.step()
         schedule.step()
         sums = ranks.sum({name: torch.tensor(total) for name, total in terms.items()})
-        shares = {name: float(total / denominators[name]) for name, total in sums.items()}
+        means = {name: float(total / denominators[name]) for name, total in sums.items()}
         metrics = merge(decode(metrics) for metrics in ranks.gather(encode(measured)))
         tokens = int(metrics.pop("num_tokens").value() or 0)
-        yield Step(sum(shares.values()), shares, float(norm), learning_rate, stepped, tokens, metrics)
+        yield Step(sum(means.values()), means, float(norm), learning_rate, stepped, tokens, metrics)
 
 
 def step_denominators(algorithm: Algorithm, batch: Batch, ranks: Ranks) -> Denominators:
-    """The denominators of a step over all ranks, from masks; a constant is counted once.
+    """The denominators of a step, counted from masks and summed over all ranks; a constant is not summed.
 
-    Raises DataError, naming the rows, where one of them is 0.
+    Raises DataError, naming the rows, if one of them is 0.
     """
     terms = algorithm.terms()
     counted = count_denominators(terms, batch)
@@ -84,6 +84,6 @@ def step_denominators(algorithm: Algorithm, batch: Batch, ranks: Ranks) -> Denom
             rows = ", ".join(batch.row_ids[:3])
             raise DataError(
                 f"nothing to train in this step: the denominator of `{name}` is 0 (rows {rows})",
-                "look at the rows of this step: each is masked, truncated or without a reward",
+                "check the rows of this step: each is masked, truncated or without a reward",
             )
     return denominators

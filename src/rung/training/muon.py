@@ -1,7 +1,7 @@
-"""Muon: momentum whose steps are made orthogonal, for the matrices inside the layers; AdamW for everything else.
+"""Muon: orthogonalised momentum updates for the matrices inside the layers; AdamW for all other parameters.
 
-torch's own Muon iterates in bfloat16, which takes 15 times as long on a CPU without such arithmetic (60 ms against 4 ms
-for a 128 x 128 matrix), and leaves embeddings and vectors to a second optimizer.
+torch's own Muon iterates in bfloat16, which takes 15 times as long on a CPU without bfloat16 arithmetic (60 ms against
+4 ms for a 128 x 128 matrix), and needs a second optimizer for embeddings and vectors.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch.optim.adamw import adamw
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _NUM_ITERATIONS = 5
-_ADAMW_RMS = 0.2  # what AdamW's updates are like, entry by entry, so that both take one learning rate
+_ADAMW_RMS = 0.2  # RMS of AdamW's updates; Muon's are scaled to it, so both share a learning rate
 
 
 class Muon(Optimizer):
-    """Muon for groups that are marked `"hidden": True` and hold matrices, AdamW for the others.
+    """Muon for groups that are marked `"hidden": True` and hold matrices, AdamW for the other groups.
 
-    `params` are groups, `lr` >= 0 serves both kinds: an orthogonal step is scaled to the size of AdamW's. Weight decay
+    `params` are groups; both kinds use `lr` >= 0: an orthogonal step is scaled to the size of AdamW's. Weight decay
     is decoupled. Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); scale: Liu et al. 2025, 2502.16982.
     """
 
@@ -34,7 +34,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
-        assert closure is None, "the loop has taken the gradient"
+        assert closure is None, "closures are not supported"
         for group in self.param_groups:
             params = [parameter for parameter in group["params"] if parameter.grad is not None]
             (self._orthogonal if group["hidden"] else self._adamw)(params, group)
@@ -78,10 +78,10 @@ class Muon(Optimizer):
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """The orthogonal factor of a matrix, nearly: its singular vectors with singular values in about 0.7 to 1.2.
+    """Approximates the orthogonal factor of a matrix: the same singular vectors, singular values of about 0.7 to 1.2.
 
     (m, n) float -> the same shape, by a quintic Newton-Schulz iteration in the matrix's own precision. Singular values
-    far below the largest come out smaller.
+    far below the largest end up below this range.
 
     >>> orthogonalized(torch.diag(torch.tensor([3.0, -2.0]))).sign().tolist()
     [[1.0, 0.0], [0.0, -1.0]]

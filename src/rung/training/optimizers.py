@@ -28,9 +28,9 @@ NAMED: dict[str, Callable[..., Optimizer]] = {
 
 
 def find_optimizer(name: str, base: Path | None = None) -> Callable[..., Optimizer]:
-    """What makes an optimizer of groups and a rate: `adamw`, `adam`, `muon`, `sgd`, or the function of `pkg.module:fn`.
+    """The factory of an optimizer: `adamw`, `adam`, `muon`, `sgd`, or a function `pkg.module:fn` of groups and a rate.
 
-    `./file.py:fn` is relative to `base`. Raises ConfigError for an unknown name or an object that is no function.
+    `./file.py:fn` is relative to `base`. Raises ConfigError for an unknown name or an object that is not callable.
     """
     if name in NAMED:
         return NAMED[name]
@@ -40,7 +40,9 @@ def find_optimizer(name: str, base: Path | None = None) -> Callable[..., Optimiz
         )
     found = load_object(name, base)
     if not callable(found):
-        raise ConfigError(f"optimizer `{name}` is no function", "name one that takes groups and a learning rate")
+        raise ConfigError(
+            f"optimizer `{name}` is not a function", "name a function of parameter groups and a learning rate"
+        )
     return cast(Callable[..., Optimizer], found)
 
 
@@ -52,10 +54,10 @@ def make_optimizer(
     learning_rate: float,
     weight_decay: float,
 ) -> Optimizer:
-    """An optimizer over up to three groups; matrices decay, vectors (norms, biases) do not.
+    """An optimizer over up to three groups; weight decay applies to matrices, not to vectors (norms, biases).
 
     `make` takes groups and the learning rate. `hidden` names the matrices between embeddings and head: their group is
-    marked `"hidden": True`, for optimizers that treat them apart.
+    marked `"hidden": True`, for optimizers that treat them differently.
     """
     inside = [parameter for name, parameter in parameters.items() if name in hidden]
     outside = {name: parameter for name, parameter in parameters.items() if name not in hidden}
@@ -70,9 +72,9 @@ def make_optimizer(
 
 
 def make_schedule(name: str, optimizer: Optimizer, *, warmup_steps: int, total_steps: int) -> LRScheduler:
-    """A schedule of transformers by its name there: `linear`, `cosine`, `constant` and so on.
+    """A schedule of transformers by its name: `linear`, `cosine`, `constant` and so on.
 
-    Raises ConfigError where it cannot work with the learning rate (`polynomial` ends at 1e-7).
+    Raises ConfigError if it does not support the learning rate (`polynomial` ends at 1e-7).
     """
     try:
         return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
@@ -83,7 +85,7 @@ def make_schedule(name: str, optimizer: Optimizer, *, warmup_steps: int, total_s
 
 
 def check_schedule(name: str, learning_rate: float) -> None:
-    """Raises ConfigError where `make_schedule` would at this learning rate."""
+    """Raises ConfigError if `make_schedule` would for this learning rate."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=learning_rate)
     make_schedule(name, optimizer, warmup_steps=0, total_steps=1)
 
@@ -97,9 +99,9 @@ def load_state_by_name(optimizer: Optimizer, parameters: Mapping[str, Parameter]
     """The inverse of `state_by_name`."""
     for name, entries in state.items():
         parameter = parameters[name]
-        optimizer.state[parameter] = {key: _as_kept(value, parameter) for key, value in entries.items()}
+        optimizer.state[parameter] = {key: _shard_entry(value, parameter) for key, value in entries.items()}
 
 
-def _as_kept(value: Any, parameter: Parameter) -> Any:
-    """What is of a parameter's shape lies in shards as the parameter does."""
+def _shard_entry(value: Any, parameter: Parameter) -> Any:
+    """An entry with the parameter's shape is sharded like the parameter."""
     return shard_like(parameter, value) if isinstance(value, Tensor) and value.shape == parameter.shape else value

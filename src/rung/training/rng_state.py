@@ -1,4 +1,4 @@
-"""The random number generators of a process, as JSON values."""
+"""The states of a process's random number generators, as JSON values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: Mapping[str, Any]) -> None:
-    """Set every generator as `capture` found it; a CUDA state is left out where there is no such device."""
+    """Restores the states of `capture`; a CUDA state is ignored without such a device."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     key = state["numpy"]["state"]

@@ -1,4 +1,4 @@
-"""The state of a run: flat named tensors and JSON values, made of a tree and made into one again."""
+"""The state of a run as flat named tensors and JSON values, converted from and to a nested dict."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MARK = "$tensor"
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """All that a resumed run needs: flat named tensors of any shape and dtype, and JSON values.
+    """The state for resuming a run: flat named tensors of any shape and dtype, and JSON values.
 
-    `RunState(*flatten(tree))` makes one of a nested dict, `unflatten(state.tensors, state.values)` gives it back.
+    `RunState(*flatten(tree))` converts a nested dict, `unflatten(state.tensors, state.values)` converts it back.
     """
 
     tensors: dict[str, Tensor]
@@ -23,10 +23,10 @@ class RunState:
 
 
 def flatten(tree: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Flat named tensors, and the tree with a mark in the place of each tensor.
+    """Flat named tensors, and the tree with a marker in the place of each tensor.
 
     Nodes are dicts with string keys, lists, tensors and JSON scalars; anything else is a TypeError. Tuples come back
-    as lists. A tensor that occurs twice (tied weights) is kept once and is one tensor again after `unflatten`.
+    as lists. A tensor that occurs twice (tied weights) is stored once and shared again after `unflatten`.
     Nothing is copied: save before the next step changes the tensors in place.
 
     >>> import torch
@@ -57,7 +57,7 @@ def flatten(tree: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def unflatten(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree that `flatten` was given.
+    """The inverse of `flatten`.
 
     >>> unflatten(*flatten({"a": [1, {"b": None}]}))
     {'a': [1, {'b': None}]}

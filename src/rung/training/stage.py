@@ -1,4 +1,4 @@
-"""A stage made ready: what it trains with, step by step, and the state that carries it over a restart."""
+"""A stage that is ready to train: its policy, data, optimizer and schedule, and its state for resuming."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from rung.training.loop import Step, steps
 from rung.training.optimizers import load_state_by_name, state_by_name
 from rung.training.run_state import flatten, unflatten
 
-MAX_BAD_STEPS = 3  # steps in a row with a gradient that is not finite
+MAX_BAD_STEPS = 3  # consecutive steps without a finite gradient
 
 
 @dataclass
 class Stage:
-    """Iterate to train; `state` and `load` carry the stage over a restart.
+    """Iterate over it to train; `state` and `load` save and restore it.
 
-    `held_out` are the batches that early stopping reads; they never meet the optimizer.
+    `held_out` are the validation batches of early stopping; they are never trained on.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Stage:
     bad_steps: int = 0
 
     def __iter__(self) -> Iterator[Step]:
-        """Steps that are still to do. Raises UserError after three gradients in a row that are not finite."""
+        """Yields the remaining steps. Raises UserError after three consecutive steps without a finite gradient."""
         trained = steps(
             self.policy,
             self.algorithm,
@@ -71,11 +71,13 @@ class Stage:
             self.bad_steps = 0 if step.stepped else self.bad_steps + 1
             yield step
             if self.bad_steps >= MAX_BAD_STEPS:
-                what = f"stage `{self.name}`, step {self.step}: no finite gradient in {MAX_BAD_STEPS} steps running"
-                raise UserError(what, "lower `learning_rate` or `max_grad_norm`; the weights are those of before")
+                what = f"stage `{self.name}`, step {self.step}: no finite gradient in {MAX_BAD_STEPS} consecutive steps"
+                raise UserError(
+                    what, "lower `learning_rate` or `max_grad_norm`; these steps did not change the weights"
+                )
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs, as a tree; a collective of all ranks, of which rank 0 has all of it."""
+        """The state for resuming, as a nested dict; a collective, and complete on rank 0 only."""
         parameters = self.policy.named_parameters()
         tensors, values = flatten({"source": self.source.state_dict(), "rng": rng.capture()})
         sources = zip(self.ranks.gather_tensors(tensors), self.ranks.gather(values), strict=True)
@@ -93,7 +95,7 @@ class Stage:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken, by however many ranks; a source may find its rows on another one."""
+        """Restores `state`, also with another number of ranks; rows of the source may then move to another rank."""
         self.step, self.num_tokens, self.bad_steps = state["step"], state["num_tokens"], state["bad_steps"]
         parameters = self.policy.named_parameters()
         for mine, saved in ((parameters, state["weights"]), (self.policy.moving_reference(), state["reference"])):
@@ -111,7 +113,7 @@ class Stage:
             rng.restore(state["ranks"][self.ranks.rank]["rng"])
 
     def _gathered(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """Whole tensors by name on rank 0, none elsewhere; other values as they are."""
+        """Unsharded tensors by name on rank 0, none on other ranks; other values are unchanged."""
         gathered = (
             (name, full_tensor(value) if isinstance(value, Tensor) else value) for name, value in tensors.items()
         )

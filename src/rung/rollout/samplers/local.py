@@ -1,4 +1,4 @@
-"""The built-in sampler: each distinct prompt is computed once, and finished rows leave the batch."""
+"""The built-in sampler: each distinct prompt is prefilled once, and finished rows are removed from the batch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from rung.sampling import Sampling
 
 
 class LocalSampler:
-    """A sampler on the live model, full or with adapters, in any mode; dropout is off while it samples.
+    """Samples from the policy in this process, full or with adapters, in any mode; dropout is off while it samples.
 
-    `max_rows` bounds the rows that decode together, `prefill_tokens` the padded prompt tokens computed together.
-    Counters over the sampler's life: `prefills` (prompts computed), `positions` (through the trunk, padding included)
-    and `decode_calls`.
+    `max_rows` bounds the rows that decode together, `prefill_tokens` the padded prompt tokens of one prefill. Counters
+    since construction: `prefills` (prompts), `positions` (tokens computed, padding included) and `decode_calls`.
     """
 
     name: ClassVar = "local"
@@ -52,51 +51,53 @@ class LocalSampler:
         return tuple(sorted(found))
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Does nothing: this sampler reads the weights that are trained."""
+        """Does nothing: this sampler reads the trained weights themselves."""
 
     def exact(self, sampling: Sampling) -> bool:
-        """Whether the draws are untruncated and computed in the dtype of training (autocast included)."""
+        """Whether sampling is untruncated and runs in the training dtype (autocast included)."""
         device = self.model.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else self.model.dtype
         return sampling.untruncated and dtype == self.training_dtype
 
-    @torch.no_grad()  # inference mode would hand out tensors that autograd refuses later
+    @torch.no_grad()  # inference mode would return tensors that autograd rejects later
     def sample(
         self, prompts: Sequence[Prompt], k: int, *, visits: Sequence[int], key: Key, sampling: Sampling
     ) -> list[list[Completion]]:
-        """K completions of each prompt, in order of prompts and samples.
+        """`k` completions of each prompt, in order of prompts and samples.
 
-        `visits` (one a prompt) name the draws: the uniforms of sample j depend on the visit, j and the key alone.
-        Log-probs are nats of the temperature-scaled (at 1 when greedy), untruncated distribution, taken in float32.
-        Raises ConfigError for an empty prompt or one that leaves no room, SamplingError where the policy gives
-        non-finite numbers.
+        `visits` (one per prompt) key the random draws: the uniforms of sample j depend only on the visit, j and `key`.
+        Log-probs are nats of the temperature-scaled (at 1 for greedy decoding), untruncated distribution, in float32.
+        Raises ConfigError for a prompt that is empty or too long, SamplingError if the policy gives non-finite
+        log-probs.
         """
-        assert len(visits) == len(prompts), "one visit a prompt"
-        assert k >= 1, "at least one sample a prompt"
+        assert len(visits) == len(prompts), "`visits` needs one entry per prompt"
+        assert k >= 1, "`k` must be at least 1"
         self._check_room(prompts, sampling)
-        askers: dict[Prompt, list[int]] = {}
+        indices_of: dict[Prompt, list[int]] = {}
         for i, prompt in enumerate(prompts):
-            askers.setdefault(tuple(prompt), []).append(i)
-        ending = StopCriteria(self.tokenizer, self.eos_ids, sampling.stop)
+            indices_of.setdefault(tuple(prompt), []).append(i)
+        stop_criteria = StopCriteria(self.tokenizer, self.eos_ids, sampling.stop)
         drawn: dict[tuple[int, int], Completion] = {}
-        with _evaluating(self.model):
-            for block in self._blocks(askers, k):
+        with _eval_mode(self.model):
+            for block in self._blocks(indices_of, k):
                 prefill = self._prefill(block)
-                names = [(p, i, j) for p, prompt in enumerate(block) for i in askers[prompt] for j in range(k)]
+                names = [(p, i, j) for p, prompt in enumerate(block) for i in indices_of[prompt] for j in range(k)]
                 for start in range(0, len(names), self.max_rows):
-                    wave = names[start : start + self.max_rows]
-                    prompt_of, asker, samples = torch.tensor(wave).unbind(1)
-                    rows = Rows(prompt_of, torch.tensor(visits)[asker], samples)
-                    completions = DecodeBatch(self._decode, ending, prefill, rows, key=key, sampling=sampling).run()
-                    drawn.update({(i, j): row for (_, i, j), row in zip(wave, completions, strict=True)})
+                    chunk = names[start : start + self.max_rows]
+                    prompt_of, index, samples = torch.tensor(chunk).unbind(1)
+                    rows = Rows(prompt_of, torch.tensor(visits)[index], samples)
+                    completions = DecodeBatch(
+                        self._decode, stop_criteria, prefill, rows, key=key, sampling=sampling
+                    ).run()
+                    drawn.update({(i, j): row for (_, i, j), row in zip(chunk, completions, strict=True)})
         return [[drawn[i, j] for j in range(k)] for i in range(len(prompts))]
 
     def _check_room(self, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         for i, prompt in enumerate(prompts):
             if not prompt:
-                raise ConfigError(f"prompt {i} has no token", "start it with the BOS token, or drop it")
+                raise ConfigError(f"prompt {i} has no tokens", "start it with the BOS token, or drop it")
             if room is not None and len(prompt) + sampling.max_completion_length > room:
                 raise ConfigError(
                     f"prompt {i}: {len(prompt)} tokens and `max_completion_length` {sampling.max_completion_length} "
@@ -104,12 +105,12 @@ class LocalSampler:
                     "lower `max_completion_length`, or set `max_prompt_length` to drop such prompts",
                 )
 
-    def _blocks(self, askers: Mapping[Prompt, list[int]], k: int) -> Iterator[list[Prompt]]:
-        """Distinct prompts of like length, within the token budget and, a single prompt apart, the row limit."""
+    def _blocks(self, indices_of: Mapping[Prompt, list[int]], k: int) -> Iterator[list[Prompt]]:
+        """Blocks of distinct prompts of similar length, within the token and row limits; one prompt may exceed them."""
         block: list[Prompt] = []
         rows = 0
-        for prompt in sorted(askers, key=len):
-            more = k * len(askers[prompt])
+        for prompt in sorted(indices_of, key=len):
+            more = k * len(indices_of[prompt])
             if block and ((len(block) + 1) * len(prompt) > self.prefill_tokens or rows + more > self.max_rows):
                 yield block
                 block, rows = [], 0
@@ -120,13 +121,13 @@ class LocalSampler:
 
     def _prefill(self, block: Sequence[Prompt]) -> Prefill:
         device, width = self.model.device, len(block[-1])
-        pad = self.tokenizer.pad_token_id or 0  # any token does: padding is masked
+        pad = self.tokenizer.pad_token_id or 0  # any id works, because padding is masked
         ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in block], device=device)
         lengths = torch.tensor([len(prompt) for prompt in block], device=device)
         mask = torch.arange(width, device=device) >= width - lengths[:, None]
         cache = new_cache(self.model.config)
         logits = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
-        assert cache.get_seq_length() == width, "the model did not fill the cache"
+        assert cache.get_seq_length() == width, "the model did not fill the KV cache"
         self.prefills += len(block)
         return Prefill(cache, logits, mask, lengths)
 
@@ -135,7 +136,7 @@ class LocalSampler:
         return self._forward(ids, mask, positions, cache)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-        """The last position's logits (n, V) float32, after ids (n, s) at `positions` (n, s) joined the cache.
+        """Logits (n, V) float32 of the last position, after adding ids (n, s) at `positions` (n, s) to the cache.
 
         `mask` (n, cached + s) bool is true where a token is attended.
         """
@@ -145,8 +146,8 @@ class LocalSampler:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each module's own mode again afterwards."""
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; afterwards each module's own mode is restored."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""What a sampler is."""
+"""The interface of a sampler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Prompt = tuple[int, ...]
 
 
 class Sampler(Protocol):
-    """Prompts in, completions out: the live model here, or a server with a copy of it.
+    """Samples completions of prompts, from the policy itself or from a server with a copy of it.
 
     A class that a config names also has a `name`, and takes the model that is trained, its tokenizer, and the dtype in
     which training computes log-probs: `MySampler(model, tokenizer, training_dtype=torch.float32)`.
@@ -24,17 +24,17 @@ class Sampler(Protocol):
     def sample(
         self, prompts: Sequence[Prompt], k: int, *, visits: Sequence[int], key: Key, sampling: Sampling
     ) -> list[list[Completion]]:
-        """`k` completions of each prompt, in order; `visits` (one per prompt) and `key` name the random draws."""
+        """`k` completions of each prompt, in order; `visits` (one per prompt) and `key` key the random draws."""
         ...
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Take over the policy's weights before it samples again.
+        """Loads the policy's current weights before it samples again.
 
-        `weights` are the trained parameters by their names in the model that the constructor was given; `version` is
-        the number of optimizer steps that made them. One version may be loaded several times.
+        `weights` are the trained parameters by their names in the constructor's model; `version` is the number of
+        optimizer steps taken. The same version may be loaded several times.
         """
         ...
 
     def exact(self, sampling: Sampling) -> bool:
-        """Whether the returned log-probs may serve as old log-probs in training."""
+        """Whether the returned log-probs can be used as old log-probs in training."""
         ...

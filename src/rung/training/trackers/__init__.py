@@ -1,4 +1,4 @@
-"""Destinations of a run's metrics: one file a tracker. Only rank 0 tracks."""
+"""Destinations of a run's metrics, one file per tracker. Only rank 0 tracks."""
 
 from rung.training.trackers.jsonl import COMPLETIONS, METRICS, TIMING, JsonLines
 from rung.training.trackers.protocol import Rows, Tracker

@@ -1,4 +1,4 @@
-"""JSON lines in the folder of a stage."""
+"""The tracker that writes JSON lines into the folder of a stage."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ METRICS, TIMING, COMPLETIONS = "metrics.jsonl", "timing.jsonl", "completions.jso
 
 
 class JsonLines:
-    """One JSON object a line: a step in metrics.jsonl and timing.jsonl, a sampled completion in completions.jsonl.
+    """One JSON object per line: a step in metrics.jsonl and timing.jsonl, a sampled completion in completions.jsonl.
 
-    metrics.jsonl and completions.jsonl hold no clock reading, so that equal runs write equal bytes. Keys stay in the
-    order given; a number that is not finite is written as null, as JSON has no other word for it.
+    metrics.jsonl and completions.jsonl hold no clock reading, so that equal runs write equal bytes. Keys keep their
+    order; a number that is not finite is written as null, because JSON has no such numbers.
     """
 
     name: ClassVar = "jsonl"
@@ -28,20 +28,20 @@ class JsonLines:
         self.folder, self.project, self.run_name = folder, project, run_name
 
     def start(self, run: Mapping[str, Any]) -> None:
-        """Make the folder; lines are added to what is there."""
+        """Creates the folder; lines are appended to existing files."""
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def log(self, step: int, values: Mapping[str, float], timing: Mapping[str, float], table: Rows = ()) -> None:
-        """Add a line to metrics.jsonl, one to timing.jsonl where there is timing, one a row to completions.jsonl."""
+        """Adds a line to metrics.jsonl, to timing.jsonl if there is timing, and one per row to completions.jsonl."""
         self._append(METRICS, [{"step": step, **values}])
         self._append(TIMING, [{"step": step, **timing}] if timing else [])
         self._append(COMPLETIONS, [{"step": step, **row} for row in table])
 
     def finish(self) -> None:
-        """Nothing is left open."""
+        """Does nothing: no file is kept open."""
 
     def offset(self) -> dict[str, int]:
-        """Bytes of each file, for a checkpoint; they are on the disk when this returns."""
+        """The size of each file in bytes, for a checkpoint; the files are fsynced first."""
         sizes = {}
         for name in (METRICS, TIMING, COMPLETIONS):
             if (self.folder / name).exists():
@@ -51,16 +51,16 @@ class JsonLines:
         return sizes
 
     def truncate(self, offsets: Mapping[str, int]) -> None:
-        """Cut each file to its bytes at the checkpoint (0 where it has none there), before a run goes on.
+        """Truncates each file to its size at the checkpoint (0 if it did not exist) before a run resumes.
 
-        Raises CheckpointError where a file is shorter than the checkpoint knows it.
+        Raises CheckpointError if a file is shorter than at the checkpoint.
         """
         for name in (METRICS, TIMING, COMPLETIONS):
             file, size = self.folder / name, offsets.get(name, 0)
             there = file.stat().st_size if file.exists() else 0
             if there < size:
-                what = f"{file} has {there} bytes, {size} when the checkpoint was saved"
-                raise CheckpointError(what, "bring the file back, or start afresh with `rung run --new`")
+                what = f"{file} has {there} bytes, but had {size} when the checkpoint was saved"
+                raise CheckpointError(what, "restore the file, or start afresh with `rung run --new`")
             if there > size:
                 os.truncate(file, size)
 
@@ -68,7 +68,7 @@ class JsonLines:
         if rows:
             text = "".join(json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
             with (self.folder / name).open("ab") as file:
-                # what UTF-8 cannot hold, a lone surrogate, is thereby written as JSON's own \udxxx
+                # a lone surrogate, which UTF-8 cannot encode, is written as JSON's \udxxx escape
                 file.write(text.encode("utf-8", errors="backslashreplace"))
 
 

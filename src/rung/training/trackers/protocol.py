@@ -1,4 +1,4 @@
-"""What a tracker is."""
+"""The interface of a tracker."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Tracker(Protocol):
     """
 
     def start(self, run: Mapping[str, Any]) -> None:
-        """Begin or resume the run of a resolved config."""
+        """Begins or resumes the run of a resolved config."""
         ...
 
     def log(self, step: int, values: Mapping[str, float], timing: Mapping[str, float], table: Rows = ()) -> None:
-        """Keep one step: reproducible `values`, clock readings in `timing`, and rows of sampled completions."""
+        """Logs one step: reproducible `values`, clock readings in `timing`, and rows of sampled completions."""
         ...
 
     def finish(self) -> None:
-        """End the run."""
+        """Ends the run."""
         ...
