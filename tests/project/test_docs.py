@@ -38,12 +38,12 @@ def blocks(page: Path) -> list[Block]:
 
 
 def write_file(block: Block) -> None:
-    """The file that the first line of a block names; JSON does not keep that line, as it has no comments."""
+    """The file that the first line of a block names; JSON and CSV do not keep that line, as they have no comments."""
     named = FILE.match(block.content)
     if named:
         path = Path(named[1])
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(block.content[named.end() :] if block.language.startswith("json") else block.content)
+        path.write_text(block.content[named.end() :] if block.language.startswith(("json", "csv")) else block.content)
 
 
 def commands(block: Block) -> list[str]:
