@@ -108,7 +108,8 @@ def test_a_stopped_stage_counts_its_misses_on(tmp_path: Path) -> None:
         "early_stopping": {"patience": 3},
     }
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir(), broken.mkdir()
+    for each in (whole, broken):
+        each.mkdir()
     _, expected = fitted(whole, **settings)
     for _ in range(len(expected) - 1):
         assert fitted(broken, stop=True, **settings)[0] is False

@@ -44,7 +44,8 @@ def test_bad_steps_are_counted_over_a_restart() -> None:
     spoilt = stage()
     spoil(spoilt)
     steps = iter(spoilt)
-    next(steps), next(steps)
+    for _ in range(2):
+        next(steps)
     saved = spoilt.state()
     again = stage()
     again.load(saved)
@@ -67,7 +68,8 @@ def test_steps_and_tokens_add_up_over_a_restart() -> None:
     assert (whole.step, whole.num_tokens) == (4, sum(counts))
     first = stage(max_steps=4)
     steps = iter(first)
-    next(steps), next(steps)
+    for _ in range(2):
+        next(steps)
     tree = first.state()
     again = stage(max_steps=4)
     again.load(unflatten(*flatten(tree)))
