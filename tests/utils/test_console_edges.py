@@ -56,6 +56,13 @@ def test_loss_reward_and_speed_are_shown_in_this_order(clock: list[float]) -> No
     assert lines(clock, [(30, 10, {"reward": 0.0})]) == ["sft 10/10  reward 0.000"]
 
 
+def test_a_long_line_stays_one(clock: list[float]) -> None:
+    out = console()
+    with progress(1, "x" * 100, console=out) as update:
+        update(1, {})
+    assert text(out) == f"{'x' * 100} 1/1\n"
+
+
 def shown(rows: Sequence[Mapping[str, object]], title: str | None = None) -> list[str]:
     out = console()
     out.print(table(rows, title))
