@@ -89,7 +89,7 @@ def test_a_failed_row_is_unscored_unless_failures_abstain() -> None:
     """A third fails, which is less than half of the first batch."""
     assert totals([told, positive], "1", "x", "2", max_error_rate=0.5)[0] == [1, None, 2]
     assert totals([told], "1", "x", "2", on_error="abstain", max_error_rate=0.5)[0] == [1, None, 2]
-    with pytest.raises(RewardError, match="failed on 1 of its last 3 calls .rows rows:1.: ValueError"):
+    with pytest.raises(RewardError, match=r"failed on 1 of its last 3 calls .rows rows:1.: ValueError"):
         totals([told], "1", "x", "2", on_error="raise")
 
 
@@ -134,7 +134,7 @@ def test_a_share_of_exactly_what_is_allowed_goes_on_and_1000_calls_are_remembere
 def test_failures_are_remembered_over_batches() -> None:
     with Rewards([told]) as made:
         made.score(samples("x", *["1"] * 39))
-        with pytest.raises(RewardError, match="2 of its last 60 calls .rows rows:0."):
+        with pytest.raises(RewardError, match=r"2 of its last 60 calls .rows rows:0."):
             made.score(samples("x", *["1"] * 19))
 
 
