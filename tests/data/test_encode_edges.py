@@ -1,5 +1,7 @@
 """Ids at their limits: lengths that just fit, sides that are just lopsided, and what is cut."""
 
+from typing import Any
+
 import pytest
 
 from rung.data.encode import encode, encode_prompt
@@ -19,7 +21,7 @@ def pair(i: int, chosen: int, rejected: int):
 
 def encoded(examples, **settings) -> tuple[list[Encoded], Report]:
     report = Report()
-    limits = {"max_prompt_length": None, "max_length": None} | settings
+    limits: dict[str, Any] = {"max_prompt_length": None, "max_length": None, **settings}
     return encode(examples, TOKENIZER, report=report, **limits), report
 
 

@@ -97,6 +97,12 @@ def test_means_take_fewer_at_the_ends(window: int, expected: list[float]) -> Non
     assert smoothed(np.array([0.0, 3.0, 6.0, 3.0]), window).tolist() == expected
 
 
+def test_a_gap_counts_as_nothing_in_a_mean() -> None:
+    found = smoothed(np.array([2.0, NAN, 4.0, NAN, NAN, NAN]), 3)
+    assert found[:4].tolist() == [2.0, 3.0, 4.0, 4.0]
+    assert np.isnan(found[4:]).all()
+
+
 def test_a_log_is_read_by_name(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     rows = [{"step": 2, "loss": 1.5, "note": "x", "gone": None}, {"step": 4, "loss": None, "kl": 1}]

@@ -95,6 +95,12 @@ def test_two_lines_a_band_and_a_gap() -> None:
     ]
 
 
+def test_a_line_of_another_name_than_the_title_is_named() -> None:
+    for label in ("a", "z"):
+        assert f'<text class="note" x="14" y="31">{label} 1</text>' in single(Panel("m", "", (line(label, [2, 1]),)))
+    assert 'x="14"' not in single(Panel("m", "", (line("m", [2, 1]),)))
+
+
 @pytest.mark.parametrize(("letters", "rows"), [(20, [27, 27, 44]), (21, [27, 44, 61])])
 def test_names_go_on_in_the_next_row_where_one_is_full(letters: int, rows: list[int]) -> None:
     """22 characters take 14 + 22 x 5.9 = 143.8, two of them and 12 between 299.6 of 300; 23 take 311.4."""

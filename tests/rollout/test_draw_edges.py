@@ -118,7 +118,7 @@ def test_only_the_whole_distribution_is_untruncated(settings: dict) -> None:
 def test_a_setting_out_of_range_is_named(settings: dict) -> None:
     (name,) = settings
     with pytest.raises(ConfigError, match=f"`{name}`"):
-        Sampling(**{"max_completion_length": 1} | settings)
+        Sampling(**{"max_completion_length": 1, **settings})
     Sampling(max_completion_length=1, temperature=0.0, top_p=1.0, top_k=0, min_p=1.0)
 
 
