@@ -143,6 +143,15 @@ def test_a_conversation_trains_the_assistant_or_everything_behind_its_prompt() -
     assert all(whole.answers[0].trained)
 
 
+def test_an_end_that_the_tokenizer_adds_is_taken_off_the_prompt_alone(build) -> None:
+    """Three letters stay, and so does an end that was written."""
+    tokenizer = build(adds_eos=True)
+    letters = tokenizer.encode("abc", add_special_tokens=False)
+    assert encode_prompt("abc", tokenizer) == tuple(letters)
+    assert encode_prompt("abc<eos>", tokenizer)[: len(letters) + 1] == (*letters, tokenizer.eos_token_id)
+    assert len(encode_prompt("", tokenizer)) == 1
+
+
 def test_a_span_is_said_where_one_character_of_it_is() -> None:
     spans = [(0, 2), (2, 3), (3, 3), (3, 6)]
     assert overlapping(spans, [(1, 2)]) == [True, False, False, False]

@@ -53,7 +53,8 @@ def test_codes_of_an_end_that_is_no_failure() -> None:
 PROGRAM = """
 import os, sys
 rank, told = os.environ["RANK"], os.environ
-open(f"rank{rank}", "w").write(" ".join([told["LOCAL_RANK"], told["WORLD_SIZE"], told["OMP_NUM_THREADS"], *sys.argv[1:]]))
+words = [told["LOCAL_RANK"], told["WORLD_SIZE"], told["OMP_NUM_THREADS"], *sys.argv[1:]]
+open(f"rank{rank}", "w").write(" ".join(words))
 code = int(sys.argv[1].split(",")[int(rank)])
 if code < 0:
     os.kill(os.getpid(), -code)

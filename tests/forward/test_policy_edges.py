@@ -139,7 +139,7 @@ def test_the_dtype_of_a_pass_and_the_layouts_of_all_its_models() -> None:
     policy = tiny_policy()
     assert policy.layouts() == ("plain", "shared", "masked")
     policy.teacher = build("llama")[0]
-    policy.teacher.config.model_type = "other"
+    policy.teacher.config.model_type = "other"  # type: ignore[misc]
     assert policy.layouts() == ("plain",)
 
 

@@ -185,7 +185,7 @@ def test_layouts_of_a_family() -> None:
     assert layouts(model) == ("plain", "shared", "masked")
     model.config._attn_implementation = "eager"
     assert layouts(model) == ("plain", "shared")
-    model.config.model_type = "other"
+    model.config.model_type = "other"  # type: ignore[misc]
     assert layouts(model) == ("plain",)
     recurrent = build("gemma3")[0]
     recurrent.config.layer_types = ["linear_attention", "full_attention"]  # type: ignore[attr-defined]
