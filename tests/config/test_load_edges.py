@@ -8,7 +8,7 @@ import pytest
 from rung.config import load_config, parse_config, resolve
 from rung.config.load import find_config, merge, read_yaml
 from rung.config.models import EarlyStopping, PathConfig, RolloutConfig, StageConfig
-from rung.config.sizes import size_of
+from rung.config.sizes import defaults_file, native_precision, size_of
 from rung.config.spelling import method_advice, old_advice, setting_successor, successor
 from rung.errors import ConfigError
 
@@ -217,6 +217,16 @@ def test_defaults_of_a_stage() -> None:
     config = parsed(path(SFT))
     assert (config.seed, config.trackers, config.output) == (42, ("jsonl",), "runs")
     assert (config.evaluate.shots, config.evaluate.temperature, config.evaluate.metrics) == ((0,), 0.0, ())
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "large"])
+def test_the_precision_is_that_of_the_defaults_or_of_the_machine(size: str) -> None:
+    told = read_yaml(defaults_file(size))["all"]["precision"]
+    expected = native_precision() if told == "auto" else told
+    (stage,) = resolve(parsed(path(SFT)), size).stages
+    assert stage.precision == expected
+    (given,) = resolve(parsed(path({**SFT, "precision": "bf16"})), size).stages
+    assert given.precision == "bf16"
 
 
 def test_what_a_stage_has_comes_before_what_the_path_has() -> None:

@@ -53,6 +53,11 @@ def test_sides_of_equal_length_are_no_longer_ones() -> None:
     assert "0%" in report.warnings[0]
 
 
+def test_rows_of_one_answer_have_no_sides() -> None:
+    rows = [make_example("prompt-completion", f"x:{i}", {}, prompt="a", completion="b") for i in range(50)]
+    assert encoded(rows)[1].warnings == []
+
+
 def test_rows_are_counted_and_measured() -> None:
     """Prompt of 1 byte, sides of 2 and 4 letters with EOS."""
     made, report = encoded([pair(1, 2, 4), pair(2, 3, 5)])
@@ -93,9 +98,9 @@ def test_a_prompt_that_leaves_no_token_for_an_answer_is_dropped() -> None:
 def test_raw_text_has_no_prompt_limit_and_needs_two_tokens() -> None:
     text = make_example("text", "x:1", {}, text="abcd")
     (one,), _ = encoded([text], max_prompt_length=0)
-    assert one.answers[0].ids[-1] == EOS_ID
-    assert all(one.answers[0].trained)
-    assert len(one.prompt_ids) == 1
+    assert one.prompt_ids == (TOKENIZER.bos_token_id,)
+    assert one.answers[0].ids == (*TOKENIZER.encode("abcd"), EOS_ID)
+    assert one.answers[0].trained == (True,) * 5
 
 
 def test_a_row_without_a_token_is_an_error_or_is_counted() -> None:
@@ -150,6 +155,7 @@ def test_an_end_that_the_tokenizer_adds_is_taken_off_the_prompt_alone(build) -> 
     assert encode_prompt("abc", tokenizer) == tuple(letters)
     assert encode_prompt("abc<eos>", tokenizer)[: len(letters) + 1] == (*letters, tokenizer.eos_token_id)
     assert len(encode_prompt("", tokenizer)) == 1
+    assert encode_prompt("a<pad>", build()) == (letters[0], tokenizer.pad_token_id)
 
 
 def test_a_span_is_said_where_one_character_of_it_is() -> None:

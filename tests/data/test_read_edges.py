@@ -70,6 +70,17 @@ def test_csv_has_as_many_fields_as_its_header(tmp_path: Path) -> None:
     assert len(read(tmp_path, "a.csv", b"a,b\n" + b"x" * 200_000 + b",1\n")[0][1]["a"]) == 200_000
 
 
+def test_rows_of_parquet_are_numbered(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"a": [1, 2, 3]}), tmp_path / "a.parquet")
+    found = [(row.source, row.columns["a"]) for row in read_path(tmp_path / "a.parquet")]
+    assert found == [("a.parquet:1", 1), ("a.parquet:2", 2), ("a.parquet:3", 3)]
+    with pytest.raises(DataError, match=r"after row 0: not a readable parquet file"):
+        read(tmp_path, "b.parquet", b"nothing of the kind")
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json", "a.jsonl.gz"])
 def test_an_empty_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"the file is empty"):
