@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from rung.statistics import (
@@ -82,6 +83,14 @@ def test_the_interval_of_two_items_is_that_of_their_four_draws(level: float, int
     assert found.value == 1.0
     assert found.interval == interval if level != 0.51 else found.interval.low <= 1
     assert found.p == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_p_value_counts_the_sample_itself_as_one_draw_more(seed: int) -> None:
+    """Twice (k + 1) / 10,001, where k draws show the gain -1 twice."""
+    worst = np.random.default_rng(seed).multinomial(2, [0.5, 0.5], size=10_000)[:, 0] == 2
+    found = paired_bootstrap([0.0, 0.0], [3.0, -1.0], ["a", "b"], seed=seed)
+    assert found.p == 2 * (worst.sum() + 1) / 10_001
 
 
 def test_a_cluster_counts_as_many_items_as_it_has() -> None:

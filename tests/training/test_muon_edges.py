@@ -58,6 +58,19 @@ def test_a_parameter_without_a_gradient_is_left_alone() -> None:
     assert still not in optimizer.state
 
 
+@pytest.mark.oracle
+def test_what_is_not_hidden_takes_the_steps_of_adamw() -> None:
+    """A first step of AdamW is its rate by the sign of the gradient, but for eps: 1 / (1 + 1e-8)."""
+    ours, theirs = Parameter(torch.tensor([1.0, -2.0])), Parameter(torch.tensor([1.0, -2.0]))
+    mine = Muon([{"params": [ours], "weight_decay": 0.5}], lr=0.1)
+    oracle = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.5, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    for gradient in ([3.0, -1e-8], [1.0, 2.0], [-4.0, 0.5]):
+        ours.grad, theirs.grad = torch.tensor(gradient), torch.tensor(gradient)
+        mine.step()
+        oracle.step()
+        assert torch.equal(ours, theirs)
+
+
 def test_defaults_are_those_of_the_source() -> None:
     group = Muon([{"params": [Parameter(torch.ones(1, 1))]}], lr=0.3).param_groups[0]
     wanted = {"lr": 0.3, "weight_decay": 0.0, "momentum": 0.95, "betas": (0.9, 0.95), "hidden": False}

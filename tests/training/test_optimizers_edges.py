@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from rung.checkpoint import checkpoint_path, fault, load_newest, save, tidy
+from rung.checkpoint import checkpoint_path, fault, load, load_newest, save, tidy
 from rung.errors import CheckpointError, ConfigError
 from rung.muon import Muon
 from rung.optimizers import (
@@ -120,6 +120,17 @@ def test_the_two_newest_are_kept_and_one_at_least(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-000001", "step-000004"]
     with pytest.raises(AssertionError, match="never drops"):
         save(tmp_path, 5, run_state(5), keep=0)
+
+
+def test_tensors_that_share_memory_are_kept_each_by_itself(tmp_path: Path) -> None:
+    whole = torch.arange(4.0)
+    path = save(tmp_path, 1, RunState({"a": whole, "b": whole[2:], "c": whole.view(2, 2)}, {}))
+    loaded = load(path).tensors
+    assert {name: tensor.tolist() for name, tensor in loaded.items()} == {
+        "a": [0, 1, 2, 3],
+        "b": [2, 3],
+        "c": [[0, 1], [2, 3]],
+    }
 
 
 def test_a_step_that_exists_is_replaced(tmp_path: Path) -> None:
