@@ -1,0 +1,84 @@
+"""What is told of rows: counts that add up, five names a cause, and percentiles by nearest rank."""
+
+import pytest
+
+from rung.data.report import Report, Tally, quantiles
+
+
+def filled(*lengths: int) -> Report:
+    report = Report(rows=3, examples=2, encoded=1, warnings=["w"], labels=("b", "a"), formats={"text": 3})
+    report.drop("empty", "a:1")
+    report.notice("twice", "a:2")
+    for length in lengths:
+        report.measure("prompt", length)
+    return report
+
+
+def test_five_rows_are_named_and_all_are_counted() -> None:
+    tally = Tally()
+    for i in range(7):
+        tally.add(f"a:{i}")
+    assert (tally.count, tally.first) == (7, ["a:0", "a:1", "a:2", "a:3", "a:4"])
+
+
+def test_two_reports_are_one_on_the_rows_of_both() -> None:
+    other = Report(rows=10, examples=20, encoded=30, warnings=["v"], labels=("c", "a"), formats={"text": 1, "gsm8k": 4})
+    for i in range(6):
+        other.drop("empty", f"b:{i}")
+    other.drop("long", "b:9")
+    other.notice("twice", "b:7")
+    other.measure("prompt", 8)
+    other.measure("completion", 9)
+    merged = filled(5, 6).merge(other)
+    assert (merged.rows, merged.examples, merged.encoded, merged.num_dropped) == (13, 22, 31, 8)
+    assert merged.formats == {"text": 4, "gsm8k": 4}
+    assert merged.warnings == ["w", "v"]
+    assert merged.labels == ("a", "b", "c")
+    assert merged.lengths == {"prompt": [5, 6, 8], "completion": [9]}
+    assert merged.dropped == {"empty": Tally(7, ["a:1", "b:0", "b:1", "b:2", "b:3"]), "long": Tally(1, ["b:9"])}
+    assert merged.noticed == {"twice": Tally(2, ["a:2", "b:7"])}
+
+
+def test_a_merge_leaves_both_as_they_were() -> None:
+    one, other = filled(5), filled(6)
+    one.merge(other)
+    assert (one, other) == (filled(5), filled(6))
+
+
+def test_a_report_is_told_in_lines() -> None:
+    report = filled(1, 2, 3)
+    for i in range(6):
+        report.drop("long", f"b:{i}")
+    assert report.lines() == [
+        "3 rows, 2 examples, 1 encoded, format text (3)",
+        "2 labels",
+        "dropped 1: empty (a:1)",
+        "dropped 6: long (b:0, b:1, b:2, b:3, b:4, ...)",
+        "noticed 1: twice (a:2)",
+        "prompt tokens: p50 2, p90 3, p99 3, max 3",
+        "w",
+    ]
+    assert Report(rows=1, examples=1).lines() == ["1 rows, 1 examples"]
+    two = Report(rows=1, examples=1, formats={"text": 1, "gsm8k": 2})
+    assert two.lines() == ["1 rows, 1 examples, format text (1), gsm8k (2)"]
+
+
+def test_a_report_is_json_too() -> None:
+    assert filled(4).as_dict() == {
+        "rows": 3,
+        "examples": 2,
+        "encoded": 1,
+        "formats": {"text": 3},
+        "dropped": {"empty": {"count": 1, "first": ["a:1"]}},
+        "noticed": {"twice": {"count": 1, "first": ["a:2"]}},
+        "warnings": ["w"],
+        "tokens": {"prompt": {"p50": 4, "p90": 4, "p99": 4, "max": 4}},
+        "labels": ["b", "a"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, (1, 1, 1, 1)), (2, (1, 2, 2, 2)), (10, (5, 9, 10, 10)), (200, (100, 180, 198, 200))]
+)
+def test_percentiles_are_the_nearest_rank(count: int, expected: tuple[int, ...]) -> None:
+    assert tuple(quantiles(range(count, 0, -1)).values()) == expected

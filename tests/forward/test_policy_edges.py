@@ -1,0 +1,180 @@
+"""A policy by hand: what it reads and where, how its reference moves, and what is trained by which name."""
+
+import pytest
+import torch
+from helpers.edges import batch_of, tiny_policy
+from torch import nn
+
+from rung.errors import ConfigError
+from rung.layouts import gathered, joined_rows, masked_rows, places, plain, prompt_cells, seen
+from rung.maths import entropy
+from rung.models import frozen, with_adapter
+from rung.policy import Following, Policy, spread
+from rung.tiny.models import build
+
+ROWS = batch_of([([7, 8, 9], [10, 11]), ([12], [13, 14, 15])], trained=[[True, False], [True, False, True]])
+
+
+@torch.no_grad()
+def logits(policy: Policy, ids: list[int]) -> torch.Tensor:
+    return policy.model(torch.tensor([ids])).logits[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_log_probs_and_readouts_stand_where_tokens_are_trained(temperature: float) -> None:
+    """Token t of a completion is predicted one position before it."""
+    policy = tiny_policy(temperature=temperature)
+    one = (logits(policy, [7, 8, 9, 10, 11]) / temperature).log_softmax(-1)
+    two = (logits(policy, [12, 13, 14, 15]) / temperature).log_softmax(-1)
+    expected = torch.tensor([[one[2, 10], 0, 0], [two[0, 13], 0, two[2, 15]]])
+    torch.testing.assert_close(policy.logps(ROWS), expected, atol=1e-5, rtol=1e-5)
+    read = policy.readout(ROWS, entropy)
+    torch.testing.assert_close(read[1, 2], -(two[2].exp() * two[2]).sum(), atol=1e-5, rtol=1e-5)
+    assert read[~ROWS.loss_mask].tolist() == [0, 0, 0]
+
+
+@torch.no_grad()
+def test_values_are_those_of_the_state_before_a_token_and_of_the_end() -> None:
+    policy = tiny_policy()
+    torch.manual_seed(0)
+    policy.value_head = nn.Linear(32, 1)
+    hidden = policy.causal_lm.base_model(torch.tensor([[12, 13, 14, 15]])).last_hidden_state[0]
+    value = policy.value_head(hidden)[:, 0]
+    before, after = policy.values(ROWS)
+    torch.testing.assert_close(before[1], torch.stack([value[0], torch.tensor(0.0), value[2]]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after[1], value[3], atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_trained_goes_by_its_module() -> None:
+    policy = tiny_policy(value_head=nn.Linear(32, 1), final_head=nn.Linear(32, 1, bias=False))
+    policy.critic, policy.reference, policy.teacher = build("gpt2")[0], build("llama")[0], build("llama")[0]
+    names = set(policy.named_parameters())
+    assert {"value_head.weight", "value_head.bias", "final_head.weight", "lm_head.weight"} <= names
+    assert any(name.startswith("critic.transformer") for name in names)
+    assert not any(name.startswith(("reference", "teacher")) for name in names)
+    assert set(policy.modules()) == {"model", "value_head", "final_head", "critic", "reference", "teacher"}
+    assert len(policy.parameters) == len(names)
+    frozen(policy.model)
+    assert not any(name.startswith("model.") for name in policy.named_parameters())
+    assert any(name.startswith("critic.") for name in policy.hidden_matrices())
+
+
+def moved(policy: Policy) -> float:
+    """How far the first weight of the reference is from where it began, 0; that of the policy is 1."""
+    assert policy.reference is not None
+    return next(policy.reference.parameters()).view(-1)[0].item()
+
+
+def following(every: int, share: float) -> Policy:
+    policy = tiny_policy()
+    policy.reference, policy.follows = policy.snapshot(), Following(every, share)
+    with torch.no_grad():
+        next(policy.model.parameters()).view(-1)[0] = 1.0
+        next(policy.reference.parameters()).view(-1)[0] = 0.0
+    return policy
+
+
+def test_a_reference_moves_at_its_steps_by_its_share() -> None:
+    """.25, then .25 + .25 x .75."""
+    policy, seen_ = following(2, 0.25), []
+    for step in range(1, 6):
+        policy.follow(step)
+        seen_.append(moved(policy))
+    assert seen_ == [0.0, 0.25, 0.25, 0.4375, 0.4375]
+    sync = following(3, 1.0)
+    sync.follow(3)
+    assert moved(sync) == 1.0
+
+
+def test_a_reference_that_stays_has_nothing_that_moves() -> None:
+    policy = tiny_policy()
+    assert policy.moving() == {}
+    policy.follow(1)
+    assert set(following(1, 1.0).moving()) == {name for name, _ in policy.model.named_parameters()}
+
+
+def test_a_snapshot_is_a_frozen_copy() -> None:
+    policy = tiny_policy()
+    copied = policy.snapshot()
+    with torch.no_grad():
+        next(policy.model.parameters()).add_(1)
+    assert not torch.equal(next(copied.parameters()), next(policy.model.parameters()))
+    assert all(not parameter.requires_grad for parameter in copied.parameters())
+    assert all(parameter.requires_grad for parameter in policy.model.parameters())
+
+
+def test_the_first_pass_of_a_reference_sees_that_nothing_was_trained() -> None:
+    policy = tiny_policy()
+    policy.reference, policy.reference_is_start = policy.snapshot(), True
+    torch.testing.assert_close(policy.reference_logps(ROWS), policy.logps(ROWS))
+    assert policy.reference_is_start is False
+    with torch.no_grad():
+        next(policy.model.parameters()).mul_(2)
+    policy.reference_logps(ROWS)
+    policy.reference_is_start = True
+    with pytest.raises(AssertionError, match="not what the stage starts from"):
+        policy.reference_logps(ROWS)
+
+
+def test_without_a_reference_the_adapter_is_off() -> None:
+    policy = Policy(with_adapter(build("llama")[0], {"r": 2, "init_lora_weights": False}))
+    torch.testing.assert_close(policy.reference_logps(ROWS), tiny_policy().logps(ROWS), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(policy.logps(ROWS), tiny_policy().logps(ROWS), atol=1e-3)
+    with pytest.raises(AssertionError, match="needs a snapshot"):
+        tiny_policy().reference_logps(ROWS)
+
+
+def test_a_prompt_adapter_is_refused() -> None:
+    from peft import PromptTuningConfig, get_peft_model
+
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="adds tokens to the prompt"):
+        Policy(get_peft_model(build("llama")[0], config))  # type: ignore[arg-type]
+
+
+def test_the_dtype_of_a_pass_and_the_layouts_of_all_its_models() -> None:
+    assert tiny_policy().dtype == torch.float32
+    assert tiny_policy(precision="bf16").dtype == torch.bfloat16
+    policy = tiny_policy()
+    assert policy.layouts() == ("plain", "shared", "masked")
+    policy.teacher = build("llama")[0]
+    policy.teacher.config.model_type = "other"  # type: ignore[misc]
+    assert policy.layouts() == ("plain",)
+
+
+def test_values_are_spread_over_the_mask() -> None:
+    mask = torch.tensor([[True, False], [True, True]])
+    assert spread(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[1, 0], [2, 3]]
+
+
+def test_rows_are_joined_without_a_gap() -> None:
+    found = joined_rows(ROWS, torch.tensor([3, 1]))
+    assert found.tolist() == [[7, 8, 9, 10, 11], [12, 13, 14, 15, 12]]
+
+
+def test_places_in_packs() -> None:
+    """Pack 0: prompt of 2, rows of 4 and 6, prompt of 3, row of 7; pack 1: the first prompt once more."""
+    first, start = places(
+        torch.tensor([0, 1, 0, 0]), torch.tensor([0, 0, 0, 1]), torch.tensor([2, 2, 2, 3]), torch.tensor([4, 5, 6, 7])
+    )
+    assert (first.tolist(), start.tolist()) == ([0, 0, 0, 12], [2, 2, 6, 15])
+
+
+def test_cells_of_prompts_and_who_sees_whom() -> None:
+    row, column = prompt_cells(torch.tensor([[False, True, True], [True, True, True]]))
+    assert (row.tolist(), column.tolist()) == ([0, 0, 1, 1, 1], [0, 1, 0, 1, 2])
+    begin, end, own = (torch.tensor([each]) for each in ([0, 0, 0, 1], [0, 0, 2, 2], [0, 0, 2, 3]))
+    assert seen(begin, end, own)[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 1]]
+    assert gathered(torch.tensor([5, 6]), torch.tensor([1, 1, 0])).tolist() == [6, 6, 5]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_pack_has_the_states_of_its_rows_alone(family: str) -> None:
+    policy = tiny_policy(family)
+    backbone, config = policy.causal_lm.base_model, policy.causal_lm.config
+    alone, packed = plain(backbone, ROWS), masked_rows(backbone, config, ROWS, torch.tensor([0, 0]))
+    torch.testing.assert_close(packed.predicting, alone.predicting, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(packed.last, alone.last, atol=1e-5, rtol=1e-5)
+    assert (alone.positions, packed.positions) == (10, 9)

@@ -1,0 +1,101 @@
+"""`rung check` and the end of a run: rows of the table, gates that read what is there, and exit codes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rung.check import check
+from rung.config import PathConfig, parse_config
+from rung.errors import ConfigError
+from rung.lineage import Lineage, StageRecord
+from rung.path import Run
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "finished", "lax", "strict"),
+    [
+        ([], True, 0, 0),
+        (["promoted", "trained"], True, 0, 0),
+        (["promoted", "kept"], True, 0, 3),
+        (["inconclusive", "promoted"], True, 0, 4),
+        (["inconclusive", "kept"], True, 0, 3),
+        (["kept"], False, 75, 75),
+    ],
+)
+def test_a_run_ends_with_a_code(outcomes: list[str], finished: bool, lax: int, strict: int) -> None:
+    records = [{"stage": f"s{i}", "start": "x", "outcome": outcome} for i, outcome in enumerate(outcomes)]
+    run = Run(Path(), Lineage(stages=tuple(map(StageRecord.model_validate, records))), finished)
+    assert (run.exit_code(strict=False), run.exit_code(strict=True)) == (lax, strict)
+
+
+def config(folder: Path, *stages: dict[str, Any], **more: Any) -> PathConfig:
+    rows = [{"prompt": f"{i}?", "completion": "b", "answer": "b"} for i in range(6)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    raw = {"name": "p", "model": "tiny:llama", "data": {"train": "rows.jsonl"}, "stages": list(stages), **more}
+    return parse_config(raw, source="test", base=folder)
+
+
+SFT = {"name": "sft", "algorithm": "sft", "data": "train"}
+
+
+def test_each_stage_has_its_row(tmp_path: Path) -> None:
+    asked = config(
+        tmp_path,
+        {"name": "ask", "algorithm": "prompt"},
+        SFT | {"batch_size": 3, "learning_rate": 0.25, "max_steps": 7},
+        SFT | {"name": "more", "from": "sft", "data": {"path": "rows.jsonl"}, "num_train_epochs": 1.5, "batch_size": 2},
+    )
+    checked = check(asked)
+    assert checked.rows[0] == {
+        "stage": "ask",
+        "algorithm": "prompt",
+        "from": None,
+        **dict.fromkeys(("data", "rows", "lr", "batch", "length")),
+    }
+    first = {"stage": "sft", "algorithm": "sft", "from": None, "data": "train", "rows": 6}
+    assert checked.rows[1] == first | {"lr": 0.25, "batch": 3, "length": "7 steps"}
+    assert checked.rows[2]["data"] == "its own"
+    assert (checked.rows[2]["from"], checked.rows[2]["length"]) == ("sft", "1.5 epochs")
+    assert checked.notes[0] == "tiny:llama is tiny: defaults of configs/defaults/tiny.yaml"
+    assert checked.notes[1].startswith("sft: 6 rows, 6 examples, 6 encoded")
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "said"),
+    [
+        ({"gate": {"metric": "exact_match"}}, {}, "has a gate, and `evaluate.validation` names no items"),
+        (
+            {"gate": {"metric": "other"}},
+            {"evaluate": {"validation": "train", "metrics": ["exact_match"]}},
+            "reads `other`, which is no metric",
+        ),
+        (
+            {"gate": {"metric": "exact_match", "guards": [{"metric": "other", "tolerance": 0}]}},
+            {"evaluate": {"validation": "train", "metrics": ["exact_match"]}},
+            "reads `other`, which is no metric",
+        ),
+        ({"from": "nowhere/here"}, {}, "neither an earlier stage nor a folder"),
+        ({"optimizer": "adamv"}, {}, "stage `sft`: there is no optimizer `adamv`"),
+        ({"adapter": {"lora": {"rank": 3}}}, {}, "stage `sft`: unknown key `adapter.lora.rank`"),
+        ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-9}, {}, "stage `sft`: `lr_scheduler_type"),
+        ({}, {"trackers": ["wandbb"]}, "no tracker 'wandbb'"),
+        ({}, {"evaluate": {"metrics": ["exact_match"]}}, "without `evaluate.validation`"),
+        ({"shots": [3]}, {"evaluate": {"validation": "train", "metrics": ["exact_match"]}}, "shots are asked for"),
+    ],
+)
+def test_what_can_be_known_is_told_before_anything_is_computed(
+    tmp_path: Path, changes: dict, more: dict, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check(config(tmp_path, SFT | changes, **more))
+
+
+def test_a_reward_model_is_no_start(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"{i}?", "chosen": "b", "rejected": "c"} for i in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    judge = {"name": "rm", "algorithm": "reward_model", "data": "pairs.jsonl", "batch_size": 2}
+    check(config(tmp_path, judge, SFT))
+    with pytest.raises(ConfigError, match="stage `sft` starts from `rm`, which judges answers"):
+        check(config(tmp_path, judge, SFT | {"from": "rm"}))

@@ -1,0 +1,92 @@
+"""Exams: what every model meets alike, what fits into its positions, and which shots are shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rung.config import parse_config, resolve
+from rung.data.load import load_examples
+from rung.data.splits import sample
+from rung.errors import ConfigError
+from rung.exam import Exam
+from rung.models import load_model, save_model
+from rung.tiny.models import build
+
+ITEMS = [{"prompt": f"{i} + 1? ", "answer": str(i + 1)} for i in range(10, 14)]
+SHOTS = [{"prompt": f"{i} + 1? ", "completion": str(i + 1)} for i in range(20, 26)]
+
+
+def exam(folder: Path, **block) -> Exam:
+    for name, rows in (("items", ITEMS), ("shots", SHOTS)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluate = {"validation": "items.jsonl", "test": "items.jsonl", "metrics": ["exact_match"], **block}
+    stage = {"name": "sft", "algorithm": "sft", "data": "shots.jsonl"}
+    raw = {"name": "edges", "model": "tiny:llama", "seed": 5, "evaluate": evaluate, "stages": [stage]}
+    return Exam(resolve(parse_config(raw, source="test", base=folder)))
+
+
+def test_equal_models_in_two_places_meet_the_same_draws(tmp_path: Path) -> None:
+    model, tokenizer = build("llama", seed=5)
+    save_model(model, tokenizer, tmp_path / "model")
+    taken = exam(tmp_path, max_completion_length=6, temperature=1.0)
+    here, there = (taken.take(place, "validation", 0) for place in ("tiny:llama", str(tmp_path / "model" / "model")))
+    assert [row.completion for row in here.rows] == [row.completion for row in there.rows]
+    assert here.hash == there.hash
+
+
+def test_the_two_sets_have_draws_of_their_own(tmp_path: Path) -> None:
+    taken = exam(tmp_path, max_completion_length=6, temperature=1.0)
+    validation, test = taken.take("tiny:llama", "validation", 0), taken.take("tiny:llama", "test", 0)
+    assert [row.prompt for row in validation.rows] == [row.prompt for row in test.rows]
+    assert [row.completion for row in validation.rows] != [row.completion for row in test.rows]
+
+
+def test_an_item_and_its_answer_may_fill_the_positions_and_no_more(tmp_path: Path) -> None:
+    """8 tokens of `10 + 1? ` in 512 positions leave 504 for the answer."""
+    model, tokenizer = load_model("tiny:llama", seed=0)
+    exam(tmp_path, max_completion_length=504).check_prompts("validation", 0, model, tokenizer)
+    with pytest.raises(ConfigError, match=r"items.jsonl:1: 8 tokens with 0 shots, and 505 to answer, exceed .* 512"):
+        exam(tmp_path, max_completion_length=505).check_prompts("validation", 0, model, tokenizer)
+
+
+def test_shots_count_towards_the_positions(tmp_path: Path) -> None:
+    """A shot has 8 bytes, 2 of its answer and 2 line ends: 12 more tokens."""
+    model, tokenizer = load_model("tiny:llama", seed=0)
+    exam(tmp_path, max_completion_length=492, shots_from="shots.jsonl").check_prompts("test", 1, model, tokenizer)
+    with pytest.raises(ConfigError, match=r"20 tokens with 1 shots, and 493 to answer"):
+        exam(tmp_path, max_completion_length=493, shots_from="shots.jsonl").check_prompts("test", 1, model, tokenizer)
+
+
+def test_shots_are_a_sample_by_the_seed_and_all_may_be_asked_for(tmp_path: Path) -> None:
+    taken = exam(tmp_path, shots_from="shots.jsonl")
+    whole = load_examples("shots.jsonl", base=tmp_path)[0]
+    assert taken.shots(0) == []
+    assert taken.shots(2) == sample(whole, 2, 5)
+    assert len(taken.shots(6)) == 6
+    with pytest.raises(ConfigError, match=r"7 shots are asked for, and `evaluate.shots_from` has 6"):
+        taken.shots(7)
+    with pytest.raises(ConfigError, match="does not say where"):
+        exam(tmp_path).shots(1)
+
+
+def test_what_was_measured_is_read_again_and_not_measured(tmp_path: Path) -> None:
+    taken = exam(tmp_path, max_completion_length=2)
+    file = tmp_path / "kept" / "evaluation.json"
+    first = taken.take("tiny:llama", "validation", 0, file)
+    assert taken.take("tiny:nothing of the kind", "validation", 0, file) == first
+
+
+def test_a_set_that_is_not_named_is_missed_where_it_is_asked_for(tmp_path: Path) -> None:
+    taken = exam(tmp_path, test=None)
+    assert taken.test == []
+    taken.check()
+    taken.check_set("validation")
+    with pytest.raises(ConfigError, match=r"`evaluate.test` names no items"):
+        taken.check_set("test")
+    with pytest.raises(ConfigError, match=r"without `evaluate.validation`"):
+        exam(tmp_path, validation=None, test=None).check()
+
+
+def test_the_goals_are_those_of_the_metrics_and_of_what_is_always_there(tmp_path: Path) -> None:
+    assert exam(tmp_path).goals == {"exact_match": "max", "output_tokens": "min", "truncated": "min"}

@@ -1,0 +1,83 @@
+"""Paths of stages that are promoted or kept: what the next one starts from and is held against."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rung.config import parse_config
+from rung.path import Run, run_path
+
+JUDGE = '''
+def others(completion: str) -> float:
+    """1 unless the answer begins with the letter that the spoilt stage learns."""
+    return float(not completion.startswith("z"))
+'''
+SPOIL = {
+    "name": "spoilt",
+    "algorithm": "sft",
+    "data": "bad.jsonl",
+    "batch_size": 8,
+    "max_steps": 12,
+    "learning_rate": 0.02,
+    "warmup_steps": 0,
+}
+STILL = {
+    "name": "still",
+    "algorithm": "sft",
+    "data": "bad.jsonl",
+    "batch_size": 8,
+    "max_steps": 1,
+    "learning_rate": 1e-12,
+    "from": "auto",
+}
+
+
+def climbed(folder: Path, stages: list[dict[str, Any]], **settings: Any) -> Run:
+    questions = [{"prompt": f"{i}?", "answer": "z"} for i in range(40)]
+    (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    bad = [{"prompt": f"{i}?", "completion": "zz"} for i in range(8)]
+    (folder / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad))
+    (folder / "judge.py").write_text(JUDGE)
+    raw = {
+        "name": "edges",
+        "model": "tiny:llama",
+        "output": str(folder / "runs"),
+        "evaluate": {"validation": "items.jsonl", "metrics": ["./judge.py:others"], "max_completion_length": 2},
+        "gate": {"metric": "others"},
+        "stages": [{key: value for key, value in stage.items() if value != "auto"} for stage in stages],
+        **settings,
+    }
+    return run_path(parse_config(raw, source="test", base=folder))
+
+
+def test_a_stage_that_is_kept_out_is_not_what_the_next_is_held_against(tmp_path: Path) -> None:
+    """The model at the start scores 1, the spoilt one next to 0; the third is the model at the start again."""
+    run = climbed(tmp_path, [{"name": "asked", "algorithm": "prompt"}, SPOIL, STILL])
+    asked, spoilt, still = run.lineage.stages
+    assert (asked.outcome, spoilt.outcome, still.outcome) == ("promoted", "kept", "inconclusive")
+    assert spoilt.decision is not None
+    assert still.decision is not None
+    assert spoilt.decision.gain.gain is not None
+    assert spoilt.decision.gain.gain < -0.8
+    assert still.decision.gain.gain == 0.0
+    assert (spoilt.start, still.start) == ("asked", "asked")
+    assert run.exit_code(strict=False) == 0
+    assert run.exit_code(strict=True) == 3
+
+
+def test_before_anything_is_promoted_a_stage_is_held_against_the_first_model(tmp_path: Path) -> None:
+    run = climbed(tmp_path, [SPOIL, STILL], name="other")
+    spoilt, still = run.lineage.stages
+    assert spoilt.decision is not None
+    assert still.decision is not None
+    assert spoilt.decision.outcome == "kept"
+    assert still.decision.gain.gain == 0.0
+    assert (spoilt.start, still.start) == ("tiny:llama", "tiny:llama")
+    assert (run.folder / "start" / "evaluation.json").is_file()
+
+
+def test_a_gate_that_stops_leaves_the_rest_undone(tmp_path: Path) -> None:
+    run = climbed(tmp_path, [SPOIL, STILL], gate={"metric": "others", "on_gate": "stop"})
+    assert [record.stage for record in run.lineage.stages] == ["spoilt"]
+    assert run.finished
+    assert not (run.folder / "still").exists()

@@ -1,0 +1,82 @@
+"""Logs: what is cut, what is kept, and what a line may hold."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rung.errors import CheckpointError, ConfigError
+from rung.tracking import JsonLines, make_trackers
+
+
+def opened(folder: Path) -> JsonLines:
+    tracker = JsonLines(folder)
+    tracker.start({})
+    return tracker
+
+
+def test_a_step_without_timing_or_rows_makes_one_file(tmp_path: Path) -> None:
+    opened(tmp_path / "a" / "b").log(1, {"loss": 0.5}, {})
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["metrics.jsonl"]
+    opened(tmp_path / "a" / "b").log(2, {}, {"s": 1.0}, [{"x": 1}, {"x": 2}])
+    files = {path.name: path.read_text() for path in (tmp_path / "a" / "b").iterdir()}
+    assert files == {
+        "metrics.jsonl": '{"step": 1, "loss": 0.5}\n{"step": 2}\n',
+        "timing.jsonl": '{"step": 2, "s": 1.0}\n',
+        "completions.jsonl": '{"step": 2, "x": 1}\n{"step": 2, "x": 2}\n',
+    }
+
+
+def test_numbers_that_are_not_finite_are_null_however_deep(tmp_path: Path) -> None:
+    inf = float("inf")
+    opened(tmp_path).log(1, {"a": -inf}, {}, [{"b": {"c": [inf, 1, (inf, True)]}, "d": "inf", "e": 0.0}])
+    line = json.loads((tmp_path / "completions.jsonl").read_text())
+    assert line == {"step": 1, "b": {"c": [None, 1, [None, True]]}, "d": "inf", "e": 0.0}
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "a": None}
+
+
+def test_texts_stay_readable(tmp_path: Path) -> None:
+    opened(tmp_path).log(1, {}, {}, [{"text": "½ \ud800"}])
+    assert (tmp_path / "completions.jsonl").read_bytes() == '{"step": 1, "text": "½ \\ud800"}\n'.encode()
+
+
+def test_an_offset_tells_the_files_that_are_there(tmp_path: Path) -> None:
+    tracker = opened(tmp_path)
+    assert tracker.offset() == {}
+    tracker.log(1, {}, {})
+    assert tracker.offset() == {"metrics.jsonl": 12}
+
+
+def test_files_are_cut_to_their_offsets_and_those_without_one_emptied(tmp_path: Path) -> None:
+    tracker = opened(tmp_path)
+    for step in (1, 2):
+        tracker.log(step, {}, {"s": 1.0}, [{"x": 1}])
+    tracker.truncate({"metrics.jsonl": 12, "timing.jsonl": 42})
+    assert tracker.offset() == {"metrics.jsonl": 12, "timing.jsonl": 42, "completions.jsonl": 0}
+
+
+def test_a_file_one_byte_short_is_refused_and_one_of_its_size_is_not(tmp_path: Path) -> None:
+    tracker = opened(tmp_path)
+    tracker.log(1, {}, {})
+    tracker.truncate({"metrics.jsonl": 12})
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl has 12 bytes, 13 when"):
+        tracker.truncate({"metrics.jsonl": 13})
+    with pytest.raises(CheckpointError, match=r"timing.jsonl has 0 bytes, 1 when"):
+        tracker.truncate({"metrics.jsonl": 12, "timing.jsonl": 1})
+    assert tracker.offset() == {"metrics.jsonl": 12}
+
+
+def test_trackers_keep_the_order_of_their_names(tmp_path: Path) -> None:
+    made = make_trackers(["wandb", "jsonl", "wandb"], tmp_path, project="p", run_name="r")
+    assert [type(tracker).__name__ for tracker in made] == ["Wandb", "JsonLines"]
+    assert make_trackers([], tmp_path, project="p", run_name="r") == []
+    with pytest.raises(ConfigError, match="no tracker 'zzz'") as caught:
+        make_trackers(["jsonl", "zzz"], tmp_path, project="p", run_name="r")
+    assert caught.value.remedy == "did you mean jsonl or wandb?"
+
+
+def test_a_tracker_knows_its_folder_project_and_run(tmp_path: Path) -> None:
+    jsonl, wandb = make_trackers(["jsonl", "wandb"], tmp_path, project="p", run_name="r")
+    assert vars(jsonl) == {"folder": tmp_path}
+    assert vars(wandb) == {"folder": tmp_path, "project": "p", "run_name": "r", "_run": None}
+    wandb.finish()  # nothing was started
