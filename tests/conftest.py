@@ -68,6 +68,6 @@ def processes() -> ForkServerContext:
     """Processes that start with everything imported, each in a state of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["rung.pipeline.runner", "rung.models.reward_model", "helpers.ranked_run", "helpers.resumable_stage"]
+        ["rung.pipeline.runner", "rung.models.load.reward_model", "helpers.ranked_run", "helpers.resumable_stage"]
     )
     return context

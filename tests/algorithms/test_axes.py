@@ -22,7 +22,7 @@ from rung.config.algorithms import algorithm_classes
 from rung.data.encode import encode
 from rung.data.load import load_examples
 from rung.maths.advantages import scale_over_batch, standardised_sum
-from rung.maths.policy_losses import highest, not_drifted
+from rung.maths.policy_losses import off_policy_mask, top_share_mask
 from rung.maths.tensors import entropy_detached
 from rung.metrics import values
 from rung.models.load import load_model
@@ -58,7 +58,7 @@ def test_a_bonus_and_the_tokens_of_highest_entropy_by_hand(certify: Certify) -> 
     entropies = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.1, 1.5]], dtype=torch.float64)
     algorithm = GRPO(beta=0, top_entropy_quantile=0.4, entropy_coef=0.5)
     batch = tokens([[-1.0] * 3] * 2, [2.0, -1.0])
-    counted = highest(entropies, batch.loss_mask, 0.4)
+    counted = top_share_mask(entropies, batch.loss_mask, 0.4)
     assert counted.tolist() == [[True, False, False], [True, False, True]]
     batch = batch.replace_extras(high_entropy=counted)
     assert batch.old_logps is not None
@@ -97,8 +97,8 @@ def test_a_completion_that_has_drifted_is_left_out_where_it_was_bad(certify: Cer
     sampled[2, 1] = NAN
     advantages = torch.tensor([-1.0, -1.0, -1.0, 0.0], dtype=torch.float64)[:, None].expand_as(old)
     mask = torch.ones(4, 3).bool()
-    assert not_drifted(logps, sampled, advantages, mask, 0.2).all()
-    assert not_drifted(logps, sampled, advantages, mask, 0.19)[:, 0].tolist() == [False, True, False, True]
+    assert off_policy_mask(logps, sampled, advantages, mask, 0.2).all()
+    assert off_policy_mask(logps, sampled, advantages, mask, 0.19)[:, 0].tolist() == [False, True, False, True]
 
     algorithm = GRPO(beta=0, off_policy_mask_threshold=0.19)
     batch = tokens(old.tolist(), [-1.0, -1.0, -1.0, 0.0], sampled_logps=sampled)
@@ -160,15 +160,15 @@ def test_the_highest_share_is_what_torch_takes_for_the_quantile(seed: int, share
     place = share * (int(mask.sum()) - 1)
     if abs(place - round(place)) < 1e-5:
         threshold = threshold - 1e-9  # there torch interpolates by a rounding error
-    assert torch.equal(highest(found, mask, share), mask & (found >= threshold))
-    assert not highest(found, torch.zeros_like(mask), share).any()
+    assert torch.equal(top_share_mask(found, mask, share), mask & (found >= threshold))
+    assert not top_share_mask(found, torch.zeros_like(mask), share).any()
 
 
 @pytest.mark.parametrize("share", [0.29, 0.7, 0.1])
 def test_a_share_of_whole_tokens_is_not_lost_to_rounding(share: float) -> None:
     """Of 101 different values 1 + 100 x share."""
     found = torch.arange(101.0)[None]
-    assert int(highest(found, torch.ones_like(found).bool(), share).sum()) == 1 + round(100 * share)
+    assert int(top_share_mask(found, torch.ones_like(found).bool(), share).sum()) == 1 + round(100 * share)
 
 
 def test_the_share_is_of_scored_rows_that_are_trained() -> None:

@@ -17,7 +17,7 @@ from helpers.certificate import Certify
 from helpers.losses import assert_same, batch_and_logps, ours, theirs
 from helpers.table_model import LAYOUTS, batch_of_answers, policy_with_values, summed_losses
 from helpers.trl import trl_dpo
-from rung.algorithms.dpo import DPO, LOSSES, OF_THE_DIFFERENCE
+from rung.algorithms.dpo import DIFFERENCE_LOSSES, DPO, LOSSES
 from rung.algorithms.sft import SFT
 from rung.forward.planner import Layout
 
@@ -179,9 +179,9 @@ def test_the_gradient_at_the_reference_is_half_of_beta_and_swapping_sides_flips_
 CASES: list[dict[str, Any]] = [
     *({"loss_type": kind} for kind in ("sigmoid_norm", "robust", "exo_pair", "discopop")),
     *({"loss_type": kind} for kind in ("nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down")),
-    *({"loss_type": kind, "f_divergence_type": "forward_kl"} for kind in sorted(OF_THE_DIFFERENCE)),
-    *({"loss_type": kind, "f_divergence_type": "js_divergence"} for kind in sorted(OF_THE_DIFFERENCE)),
-    *({"loss_type": kind, "f_divergence_type": "alpha_divergence"} for kind in sorted(OF_THE_DIFFERENCE)),
+    *({"loss_type": kind, "f_divergence_type": "forward_kl"} for kind in sorted(DIFFERENCE_LOSSES)),
+    *({"loss_type": kind, "f_divergence_type": "js_divergence"} for kind in sorted(DIFFERENCE_LOSSES)),
+    *({"loss_type": kind, "f_divergence_type": "alpha_divergence"} for kind in sorted(DIFFERENCE_LOSSES)),
     {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.2},
     *({"loss_type": kind, "ld_alpha": 0.3, "beta": 0.3} for kind in sorted(LOSSES)),
     *({"loss_type": kind, "use_weighting": True} for kind in ("sigmoid", "ipo", "nca_pair", "apo_down")),

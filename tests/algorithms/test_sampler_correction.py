@@ -17,7 +17,7 @@ from rung.algorithms.shared.options import Correction
 from rung.batch import Batch, Completion
 from rung.data.encode import encode
 from rung.data.load import load_examples
-from rung.maths.policy_losses import dropped, sequence_mismatch, token_mismatch, truncated
+from rung.maths.policy_losses import mask_weights, sequence_mismatch, token_mismatch, truncate_weights
 from rung.metrics import values
 from rung.models.load import load_model
 from rung.reward import RewardSet
@@ -39,12 +39,14 @@ def test_weights_by_hand() -> None:
     old = torch.zeros(1, 3, dtype=torch.float64)
     mask = torch.ones(1, 3).bool()
     ratio = token_mismatch(old, torch.tensor([[-1.0, 0.0, 1.0]], dtype=torch.float64), mask)
-    torch.testing.assert_close(truncated(ratio, 0, 2), torch.tensor([[2.0, 1.0, 0.36787944]], dtype=torch.float64))
-    torch.testing.assert_close(dropped(ratio, 0.5, 2), torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(
+        truncate_weights(ratio, 0, 2), torch.tensor([[2.0, 1.0, 0.36787944]], dtype=torch.float64)
+    )
+    torch.testing.assert_close(mask_weights(ratio, 0.5, 2), torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64))
     row = sequence_mismatch(old, torch.tensor([[-0.5, -0.6, -0.1]], dtype=torch.float64), mask)
     torch.testing.assert_close(row, torch.full((1, 3), 3.320117, dtype=torch.float64), atol=1e-6, rtol=0)
-    assert not dropped(row, 0, 3).any()
-    assert (truncated(row, 0, 3) == 3).all()
+    assert not mask_weights(row, 0, 3).any()
+    assert (truncate_weights(row, 0, 3) == 3).all()
 
 
 @pytest.mark.maths

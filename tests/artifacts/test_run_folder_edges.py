@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, refuse_changes, run_folder
+from rung.artifacts.lineage import Lineage, StageRecord, hash_weights
+from rung.artifacts.locate import locate, suggest_models
 from rung.config import PathConfig, parse_config, resolve
 from rung.errors import CheckpointError, ConfigError
-from rung.files import write_text
-from rung.lineage import Lineage, StageRecord, hash_weights
-from rung.locate import locate, near
-from rung.run_folder import CONFIG, DONE, FINISHED, LINEAGE, as_yaml, refuse_changes, run_folder
+from rung.utils.files import write_text
+from rung.utils.yaml_file import as_yaml
 
 
 def config(folder: Path, **more: Any) -> PathConfig:
@@ -149,7 +150,7 @@ def test_a_stage_that_trained_nothing_is_what_it_started_from(run: Path) -> None
 
 
 def test_like_names_are_told(run: Path) -> None:
-    assert "`run:climb`" in near("clim", run.parent)
-    assert "`run:climb/sft`" in near("climb/sftt", run.parent)
-    assert "`tiny:llama`" in near("lama", run.parent)
-    assert "did you mean" not in near("zzzzzz", run.parent)
+    assert "`run:climb`" in suggest_models("clim", run.parent)
+    assert "`run:climb/sft`" in suggest_models("climb/sftt", run.parent)
+    assert "`tiny:llama`" in suggest_models("lama", run.parent)
+    assert "did you mean" not in suggest_models("zzzzzz", run.parent)

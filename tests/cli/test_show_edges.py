@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import pytest
 from rich.console import Console
 
-from rung import show
-from rung.algorithm import Algorithm
+from rung.algorithm import Algorithm, DataKind, Need
+from rung.artifacts.folder import CONFIG, LINEAGE
+from rung.artifacts.lineage import Lineage, StageRecord
+from rung.cli import show
 from rung.errors import ConfigError
-from rung.files import write_text
-from rung.lineage import Lineage, StageRecord
-from rung.run_folder import CONFIG, LINEAGE
+from rung.utils.files import write_text
 
 
 def written(file: Path, *rows: dict) -> None:
@@ -69,11 +69,16 @@ class Base(Algorithm):
     """
 
     name: ClassVar = "base"
-    needs: ClassVar = frozenset({"pairs", "reference"})
     alpha: float = 0.5
     beta: bool = True
     gamma: int | None = None
     delta: str = "x"
+
+    def data_kind(self) -> DataKind:
+        return "pairs"
+
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"reference"})
 
 
 class Variant(Base):
@@ -97,7 +102,7 @@ def test_defaults_are_told_with_their_sources() -> None:
     )
     assert (show._data(Base), show._data(Variant)) == ("pairs, rankings", "pairs")
     assert show._page(Base) == ""
-    assert show._required(Variant) == {"pairs", "reference"}
+    assert show._needs(Variant) == {"reference"}
 
 
 def test_the_list_of_algorithms() -> None:

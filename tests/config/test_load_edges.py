@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from rung.config import load_config, parse_config, resolve
-from rung.config.load import find_config, merge, read_yaml
-from rung.config.models import EarlyStopping, PathConfig, RolloutConfig, StageConfig
-from rung.config.sizes import defaults_file, native_precision, size_of
-from rung.config.spelling import method_advice, old_advice, setting_successor, successor
+from rung.config.defaults import defaults_file, native_precision, size_of
+from rung.config.load import find_config, merge
+from rung.config.migration import method_advice, old_advice, setting_successor, successor
+from rung.config.schema import EarlyStopping, PathConfig, RolloutConfig, StageConfig
 from rung.errors import ConfigError
+from rung.utils.yaml_file import read_yaml
 
 
 def path(*stages: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -206,7 +207,7 @@ def test_defaults_of_a_stage() -> None:
         "max_grad_norm": 1.0,
         "save_steps": 100,
         "on_overlong": "drop",
-        "on_bad": "error",
+        "on_bad_row": "error",
         "precision": "auto",
         "seed": None,
         "gate": None,

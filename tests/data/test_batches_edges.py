@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 import pytest
-from helpers.edges import encoded
 
+from helpers.edges import encoded
 from rung.data.batches import Dataset, order
 from rung.errors import ConfigError
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.edges import encoded
 
+from helpers.edges import encoded
 from rung.data.collate import collate, padded
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.data.encode import ALONE, NO_STOP, encode, encode_prompt
+from rung.data.encode import NO_STOP, SEPARATE, encode, encode_prompt
 from rung.data.load import load_examples
 from rung.data.records import Message
 from rung.data.report import DataReport
@@ -65,7 +65,7 @@ def test_a_prompt_whose_last_token_grows_over_the_boundary_keeps_its_ids(build):
     assert len(merging("xabc").input_ids) == 3
     assert encoded.prompt_ids == (x, a) == encode_prompt("xa", merging)
     assert encoded.answers[0].ids == (b, c, EOS)
-    assert report.noticed[ALONE].count == 1
+    assert report.noticed[SEPARATE].count == 1
 
 
 @pytest.mark.parametrize("settings", [{"has_bos": True}, {"adds_bos": True}])
@@ -146,7 +146,7 @@ def test_a_generation_prompt_that_told_turns_do_not_have_is_kept_in_the_prompt(b
     (encoded,), report = run([{"messages": turns("hi", "yes")}], thinking)
     assert thinking.decode(encoded.prompt_ids).endswith("<turn>assistant\n# think")
     assert said(thinking, encoded.answers[0]) == "yes<eos>"
-    assert report.noticed[ALONE].count == 1
+    assert report.noticed[SEPARATE].count == 1
 
 
 def test_a_template_that_never_stops_a_turn_is_noticed(build):

@@ -6,7 +6,7 @@ import pytest
 
 from rung.data.encode import encode, encode_prompt
 from rung.data.records import Encoded, Message, make_example
-from rung.data.report import Report
+from rung.data.report import DataReport
 from rung.data.tokens import overlapping
 from rung.errors import DataError
 from rung.tiny.tokenizers import EOS_ID, byte
@@ -19,8 +19,8 @@ def pair(i: int, chosen: int, rejected: int):
     return make_example("preference", f"x:{i}", {}, prompt=f"{i}", chosen="a" * chosen, rejected="b" * rejected)
 
 
-def encoded(examples, **settings) -> tuple[list[Encoded], Report]:
-    report = Report()
+def encoded(examples, **settings) -> tuple[list[Encoded], DataReport]:
+    report = DataReport()
     limits: dict[str, Any] = {"max_prompt_length": None, "max_length": None, **settings}
     return encode(examples, TOKENIZER, report=report, **limits), report
 
@@ -107,11 +107,11 @@ def test_a_row_without_a_token_is_an_error_or_is_counted() -> None:
     rows = [make_example("prompt", "x:1", {}, prompt=""), make_example("prompt", "x:2", {}, prompt="a")]
     with pytest.raises(DataError, match="x:1: the prompt has no token"):
         encoded(rows)
-    made, report = encoded(rows, on_bad="skip")
+    made, report = encoded(rows, on_bad_row="skip")
     assert [one.source for one in made] == ["x:2"]
     assert report.dropped["the prompt has no token"].first == ["x:1"]
     with pytest.raises(DataError, match="no example is left to train on"):
-        encoded(rows[:1], on_bad="skip")
+        encoded(rows[:1], on_bad_row="skip")
 
 
 def test_equal_sides_are_refused_by_their_kind() -> None:

@@ -106,16 +106,16 @@ def test_small_words() -> None:
     assert not fields.has({}, "a")
     assert fields.roles({"messages": [USER, 3]}) == ["user", ""]
     assert fields.roles({"messages": "x"}) == []
-    assert fields.rest({"a": 1, "b": 2}, "a") == {"b": 2}
+    assert fields.unused_columns({"a": 1, "b": 2}, "a") == {"b": 2}
     assert fields.with_truth({"ground_truth": None}, 3) == {"ground_truth": 3}
     assert fields.with_truth({"ground_truth": 0}, 3) == {"ground_truth": 0}
     assert fields.margin({"margin": "2"}) == 2.0
     assert fields.margin({"margin": None}) is None
     assert fields.gold("x") == "x"
     assert fields.gold((USER, REPLY)) == "b"  # type: ignore[arg-type]
-    fields.alike(a="x", b="y")
+    fields.check_not_mixed(a="x", b="y")
     with pytest.raises(BadRow, match=r"mixed .`a` text, `b` messages"):
-        fields.alike(a="x", b=(USER,))  # type: ignore[arg-type]
+        fields.check_not_mixed(a="x", b=(USER,))  # type: ignore[arg-type]
 
 
 def test_an_id_is_of_the_content_and_a_group_of_the_prompt() -> None:

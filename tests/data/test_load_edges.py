@@ -18,13 +18,13 @@ def rows(good: int, bad: int) -> list[dict[str, str]]:
 
 def test_as_many_bad_rows_as_allowed_are_left_out() -> None:
     """1 of 50 is the 2 % that are allowed, 2 of 50 are not."""
-    examples, report = load_examples(rows(49, 1), on_bad="skip")
+    examples, report = load_examples(rows(49, 1), on_bad_row="skip")
     assert (len(examples), report.rows, report.num_dropped) == (49, 50, 1)
     with pytest.raises(DataError, match=r"row 49.*2 of 50 rows are bad"):
-        load_examples(rows(48, 2), on_bad="skip")
-    assert len(load_examples(rows(3, 3), on_bad="skip", max_bad_share=0.5)[0]) == 3
+        load_examples(rows(48, 2), on_bad_row="skip")
+    assert len(load_examples(rows(3, 3), on_bad_row="skip", max_bad_share=0.5)[0]) == 3
     with pytest.raises(DataError, match="3 of 5 rows are bad"):
-        load_examples(rows(2, 3), on_bad="skip", max_bad_share=0.5)
+        load_examples(rows(2, 3), on_bad_row="skip", max_bad_share=0.5)
 
 
 def test_one_bad_row_is_an_error_unless_it_may_be_left_out() -> None:
@@ -35,12 +35,12 @@ def test_one_bad_row_is_an_error_unless_it_may_be_left_out() -> None:
 def test_the_cause_of_most_bad_rows_is_told() -> None:
     several = [GOOD, {"prompt": "a", "completion": ""}, BAD, BAD]
     with pytest.raises(DataError, match=r"row 2: .*3 of 4 rows are bad \(2: .*prompt"):
-        load_examples(several, on_bad="skip")
+        load_examples(several, on_bad_row="skip")
 
 
 def test_bad_rows_go_to_the_quarantine_with_place_and_cause(tmp_path) -> None:
     file = tmp_path / "new" / "bad.jsonl"
-    load_examples(rows(49, 1), on_bad="quarantine", quarantine=file)
+    load_examples(rows(49, 1), on_bad_row="quarantine")[1].write_quarantine(file)
     (line,) = [json.loads(line) for line in file.read_text().splitlines()]
     assert line["row"] == BAD
     assert line["source"].endswith("50")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rung.data.formats import detect, format_named
+from rung.data.formats import FORMATS, detect
 from rung.data.read import Row, read_path
 from rung.data.records import BadRow, make_example
 from rung.data.splits import between, position, sample, split
@@ -137,9 +137,9 @@ def test_32_rows_spread_over_all_decide() -> None:
 def test_rows_of_no_format_are_told_their_columns() -> None:
     with pytest.raises(DataError, match=r"a, row 1: its columns \(x, y\) are of no known format"):
         detect(rows({"x": 1, "y": 2}))
-    assert format_named("text").name == "text"
+    assert FORMATS.find("text").name == "text"
     with pytest.raises(DataError, match="no format is called `txt`"):
-        format_named("txt")
+        FORMATS.find("txt")
 
 
 def test_a_position_is_53_bits_of_a_hash() -> None:

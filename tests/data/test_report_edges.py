@@ -2,11 +2,11 @@
 
 import pytest
 
-from rung.data.report import Report, Tally, quantiles
+from rung.data.report import DataReport, Tally, quantiles
 
 
-def filled(*lengths: int) -> Report:
-    report = Report(rows=3, examples=2, encoded=1, warnings=["w"], labels=("b", "a"), formats={"text": 3})
+def filled(*lengths: int) -> DataReport:
+    report = DataReport(rows=3, examples=2, encoded=1, warnings=["w"], labels=("b", "a"), formats={"text": 3})
     report.drop("empty", "a:1")
     report.notice("twice", "a:2")
     for length in lengths:
@@ -22,7 +22,9 @@ def test_five_rows_are_named_and_all_are_counted() -> None:
 
 
 def test_two_reports_are_one_on_the_rows_of_both() -> None:
-    other = Report(rows=10, examples=20, encoded=30, warnings=["v"], labels=("c", "a"), formats={"text": 1, "gsm8k": 4})
+    other = DataReport(
+        rows=10, examples=20, encoded=30, warnings=["v"], labels=("c", "a"), formats={"text": 1, "gsm8k": 4}
+    )
     for i in range(6):
         other.drop("empty", f"b:{i}")
     other.drop("long", "b:9")
@@ -58,8 +60,8 @@ def test_a_report_is_told_in_lines() -> None:
         "prompt tokens: p50 2, p90 3, p99 3, max 3",
         "w",
     ]
-    assert Report(rows=1, examples=1).lines() == ["1 rows, 1 examples"]
-    two = Report(rows=1, examples=1, formats={"text": 1, "gsm8k": 2})
+    assert DataReport(rows=1, examples=1).lines() == ["1 rows, 1 examples"]
+    two = DataReport(rows=1, examples=1, formats={"text": 1, "gsm8k": 2})
     assert two.lines() == ["1 rows, 1 examples, format text (1), gsm8k (2)"]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rung.data.encode import ALONE, encode, encode_prompt
+from rung.data.encode import SEPARATE, encode, encode_prompt
 from rung.data.load import load_examples
 from rung.data.report import DataReport
 from rung.rewards.reward_model import _row
@@ -133,7 +133,7 @@ def test_a_completion_gets_no_space_that_its_text_does_not_have(family, prompt, 
     encoded, report = run({"prompt": prompt, "completion": completion}, tokenizer)
     assert pieces(tokenizer, encoded.prompt_ids) == asked
     assert pieces(tokenizer, encoded.answers[0].ids) == said
-    assert (ALONE in report.noticed) != joint
+    assert (SEPARATE in report.noticed) != joint
     assert encoded.answers[0].trained == (True,) * len(encoded.answers[0].ids)
 
 
@@ -215,7 +215,7 @@ def test_a_generation_prompt_that_told_turns_do_not_have_adds_no_space(family):
     encoded, report = run({"prompt": CHAT[:1], "completion": [{"role": "assistant", "content": "yes"}]}, tokenizer)
     behind_eos = "_ <0x0A>" if family == "llama-legacy" else "<0x0A>"
     assert pieces(tokenizer, encoded.answers[0].ids) == f"y es </s> {behind_eos}"
-    assert ALONE in report.noticed
+    assert SEPARATE in report.noticed
 
 
 @pytest.mark.parametrize("family", EXACT)

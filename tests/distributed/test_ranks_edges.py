@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import Parameter
 
+from rung.distributed.launch import GRACE, ORDERLY, launch
+from rung.distributed.ranks import Ranks, init_ranks
 from rung.errors import ConfigError
-from rung.launch import GRACE, ORDERLY, launch
-from rung.ranks import Ranks, launched
 
 
 def test_one_rank_is_its_own_sum_and_gathering() -> None:
@@ -39,9 +39,9 @@ def test_a_parameter_without_a_gradient_gets_zeros_and_the_others_keep_theirs() 
 
 def test_a_plain_process_is_one_rank_and_cannot_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with launched() as ranks:
+    with init_ranks() as ranks:
         assert ranks == Ranks(0, 1, False)
-    with pytest.raises(ConfigError, match="--fully-shard"), launched(True):
+    with pytest.raises(ConfigError, match="--fully-shard"), init_ranks(True):
         pass
 
 

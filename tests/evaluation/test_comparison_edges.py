@@ -1,11 +1,11 @@
 """Two evaluations compared: which test, which sign, which items."""
 
 import pytest
-from helpers.edges import evaluation
 
-from rung.comparison import compare, paired_scores, pooled_ratio
+from helpers.edges import evaluation
 from rung.errors import UserError
-from rung.statistics import FEW_CLUSTERS, mcnemar, paired_bootstrap
+from rung.evaluation.comparison import compare, paired_scores, pooled_ratio
+from rung.evaluation.statistics import FEW_CLUSTERS, mcnemar, paired_bootstrap
 
 BEFORE = [0.0] * 10 + [1.0] * 2
 AFTER = [1.0] * 8 + [0.0] * 2 + [1.0, 0.0]

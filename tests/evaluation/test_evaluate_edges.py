@@ -10,11 +10,11 @@ from torch import Tensor
 from rung.batch import Completion
 from rung.data.records import Example, Message, make_example
 from rung.errors import CheckpointError, DataError
-from rung.evaluate import Evaluation, estimate, evaluate
-from rung.fewshot import answer, encode_question, last_text, question, with_shots
-from rung.reward import Rewards
-from rung.rollout.draw import Sampling
+from rung.evaluation.evaluate import Evaluation, estimate, evaluate
+from rung.evaluation.fewshot import answer, encode_question, last_text, question, with_shots
+from rung.reward import RewardSet
 from rung.rollout.philox import Key
+from rung.sampling import Sampling
 from rung.tiny.tokenizers import EOS_ID, byte
 
 TOKENIZER = byte()
@@ -45,7 +45,7 @@ def item(i: int, answer: str = "b") -> Example:
 
 
 def measured(*texts: str, seed: int = 0, length: int = 9) -> Evaluation:
-    with Rewards(["exact_match"]) as metrics:
+    with RewardSet(["exact_match"]) as metrics:
         return evaluate(
             Saying(texts),
             TOKENIZER,

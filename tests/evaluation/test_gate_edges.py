@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import pytest
-from helpers.edges import evaluation
 
-from rung.comparison import Goal
-from rung.gate import Decision, GateConfig, Limit, decide, lower_bound
+from helpers.edges import evaluation
+from rung.config.gate import GateConfig
+from rung.evaluation.gate import Decision, Limit, decide, lower_bound
+from rung.reward.decorator import Goal
 
 Scores = Sequence[float | None]
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rung.statistics import (
+from rung.evaluation.statistics import (
     DRAWS,
     Interval,
     cluster_variance,

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from helpers.edges import batch_of
 
-from rung.planner import Block, Cost, Part, best_fit, cut, plan
+from helpers.edges import batch_of
+from rung.forward.planner import Block, Cost, Part, best_fit, cut, plan
 
 CHEAP_CALLS = Cost(call=1e-6, position=1.0, pair=0.0, masked_pair=0.0)
 DEAR_CALLS = Cost(call=1e6, position=1.0, pair=0.0, masked_pair=0.0)

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from helpers.edges import batch_of, tiny_policy
 from torch import nn
 
+from helpers.edges import batch_of, tiny_policy
 from rung.errors import ConfigError
-from rung.layouts import gathered, joined_rows, masked_rows, places, plain, prompt_cells, seen
-from rung.maths import entropy
-from rung.models import frozen, with_adapter
-from rung.policy import Following, Policy, spread
+from rung.forward.layouts import block_mask, index_rows, joined_rows, masked_rows, pack_offsets, plain, prompt_positions
+from rung.forward.policy import Policy, ReferenceUpdate, scatter_to_mask
+from rung.maths.tensors import entropy
+from rung.models.load import freeze, with_adapter
 from rung.tiny.models import build
 
 ROWS = batch_of([([7, 8, 9], [10, 11]), ([12], [13, 14, 15])], trained=[[True, False], [True, False, True]])
@@ -47,15 +47,15 @@ def test_values_are_those_of_the_state_before_a_token_and_of_the_end() -> None:
 
 
 def test_what_is_trained_goes_by_its_module() -> None:
-    policy = tiny_policy(value_head=nn.Linear(32, 1), final_head=nn.Linear(32, 1, bias=False))
+    policy = tiny_policy(value_head=nn.Linear(32, 1), score_head=nn.Linear(32, 1, bias=False))
     policy.critic, policy.reference, policy.teacher = build("gpt2")[0], build("llama")[0], build("llama")[0]
     names = set(policy.named_parameters())
-    assert {"value_head.weight", "value_head.bias", "final_head.weight", "lm_head.weight"} <= names
+    assert {"value_head.weight", "value_head.bias", "score_head.weight", "lm_head.weight"} <= names
     assert any(name.startswith("critic.transformer") for name in names)
     assert not any(name.startswith(("reference", "teacher")) for name in names)
-    assert set(policy.modules()) == {"model", "value_head", "final_head", "critic", "reference", "teacher"}
+    assert set(policy.modules()) == {"model", "value_head", "score_head", "critic", "reference", "teacher"}
     assert len(policy.parameters) == len(names)
-    frozen(policy.model)
+    freeze(policy.model)
     assert not any(name.startswith("model.") for name in policy.named_parameters())
     assert any(name.startswith("critic.") for name in policy.hidden_matrices())
 
@@ -68,7 +68,7 @@ def moved(policy: Policy) -> float:
 
 def following(every: int, share: float) -> Policy:
     policy = tiny_policy()
-    policy.reference, policy.follows = policy.snapshot(), Following(every, share)
+    policy.reference, policy.reference_update = policy.snapshot(), ReferenceUpdate(every, share)
     with torch.no_grad():
         next(policy.model.parameters()).view(-1)[0] = 1.0
         next(policy.reference.parameters()).view(-1)[0] = 0.0
@@ -79,19 +79,19 @@ def test_a_reference_moves_at_its_steps_by_its_share() -> None:
     """.25, then .25 + .25 x .75."""
     policy, seen_ = following(2, 0.25), []
     for step in range(1, 6):
-        policy.follow(step)
+        policy.update_reference(step)
         seen_.append(moved(policy))
     assert seen_ == [0.0, 0.25, 0.25, 0.4375, 0.4375]
     sync = following(3, 1.0)
-    sync.follow(3)
+    sync.update_reference(3)
     assert moved(sync) == 1.0
 
 
 def test_a_reference_that_stays_has_nothing_that_moves() -> None:
     policy = tiny_policy()
-    assert policy.moving() == {}
-    policy.follow(1)
-    assert set(following(1, 1.0).moving()) == {name for name, _ in policy.model.named_parameters()}
+    assert policy.moving_reference() == {}
+    policy.update_reference(1)
+    assert set(following(1, 1.0).moving_reference()) == {name for name, _ in policy.model.named_parameters()}
 
 
 def test_a_snapshot_is_a_frozen_copy() -> None:
@@ -145,7 +145,7 @@ def test_the_dtype_of_a_pass_and_the_layouts_of_all_its_models() -> None:
 
 def test_values_are_spread_over_the_mask() -> None:
     mask = torch.tensor([[True, False], [True, True]])
-    assert spread(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[1, 0], [2, 3]]
+    assert scatter_to_mask(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[1, 0], [2, 3]]
 
 
 def test_rows_are_joined_without_a_gap() -> None:
@@ -155,18 +155,18 @@ def test_rows_are_joined_without_a_gap() -> None:
 
 def test_places_in_packs() -> None:
     """Pack 0: prompt of 2, rows of 4 and 6, prompt of 3, row of 7; pack 1: the first prompt once more."""
-    first, start = places(
+    first, start = pack_offsets(
         torch.tensor([0, 1, 0, 0]), torch.tensor([0, 0, 0, 1]), torch.tensor([2, 2, 2, 3]), torch.tensor([4, 5, 6, 7])
     )
     assert (first.tolist(), start.tolist()) == ([0, 0, 0, 12], [2, 2, 6, 15])
 
 
 def test_cells_of_prompts_and_who_sees_whom() -> None:
-    row, column = prompt_cells(torch.tensor([[False, True, True], [True, True, True]]))
+    row, column = prompt_positions(torch.tensor([[False, True, True], [True, True, True]]))
     assert (row.tolist(), column.tolist()) == ([0, 0, 1, 1, 1], [0, 1, 0, 1, 2])
     begin, end, own = (torch.tensor([each]) for each in ([0, 0, 0, 1], [0, 0, 2, 2], [0, 0, 2, 3]))
-    assert seen(begin, end, own)[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 1]]
-    assert gathered(torch.tensor([5, 6]), torch.tensor([1, 1, 0])).tolist() == [6, 6, 5]
+    assert block_mask(begin, end, own)[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 1]]
+    assert index_rows(torch.tensor([5, 6]), torch.tensor([1, 1, 0])).tolist() == [6, 6, 5]
 
 
 @torch.no_grad()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from rung import scoring
-from rung.maths import entropy
-from rung.scoring import logits, score
+from rung.forward import logprobs as scoring
+from rung.forward.logprobs import head_logits, target_logps
+from rung.maths.tensors import entropy
 from rung.tiny.models import build
 
 HIDDEN = torch.randn(5, 32, generator=torch.Generator().manual_seed(3))
@@ -19,7 +19,7 @@ def raw(model) -> torch.Tensor:
 def test_a_soft_cap_bends_what_is_divided_by_it() -> None:
     model = build("gemma3")[0]
     model.config.final_logit_softcapping = 2.0  # type: ignore[attr-defined]
-    found = logits(model, HIDDEN)
+    found = head_logits(model, HIDDEN)
     torch.testing.assert_close(found, 2 * torch.tanh(raw(model) / 2))
     assert float(found.abs().max()) <= 2
 
@@ -27,17 +27,17 @@ def test_a_soft_cap_bends_what_is_divided_by_it() -> None:
 @torch.no_grad()
 def test_one_family_divides_its_logits_and_another_multiplies_them() -> None:
     model = build("llama")[0]
-    torch.testing.assert_close(logits(model, HIDDEN), raw(model))
+    torch.testing.assert_close(head_logits(model, HIDDEN), raw(model))
     model.config.logits_scaling = 4.0  # type: ignore[attr-defined]
-    torch.testing.assert_close(logits(model, HIDDEN), raw(model) / 4)
+    torch.testing.assert_close(head_logits(model, HIDDEN), raw(model) / 4)
     model.config.logit_scale = 0.5  # type: ignore[attr-defined]
-    torch.testing.assert_close(logits(model, HIDDEN), raw(model) / 8)
+    torch.testing.assert_close(head_logits(model, HIDDEN), raw(model) / 8)
 
 
 @torch.no_grad()
 def test_the_temperature_divides_before_log_probs_and_readouts() -> None:
     model, targets = build("llama")[0], torch.tensor([1, 2, 3, 4, 5])
-    logps, found = score(model, HIDDEN, targets, 0.5, (entropy,))
+    logps, found = target_logps(model, HIDDEN, targets, 0.5, (entropy,))
     expected = (raw(model) * 2).log_softmax(-1)
     torch.testing.assert_close(logps, expected[torch.arange(5), targets])
     torch.testing.assert_close(found, -(expected.exp() * expected).sum(-1))
@@ -47,7 +47,7 @@ def test_the_temperature_divides_before_log_probs_and_readouts() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 4, 5])
 def test_chunks_of_any_size_say_the_same(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, targets = build("llama")[0], torch.tensor([1, 2, 3, 4, 5])
-    whole = score(model, HIDDEN, targets, 1.0, (entropy,))
+    whole = target_logps(model, HIDDEN, targets, 1.0, (entropy,))
     monkeypatch.setattr(scoring, "LOGITS_BYTES", 4 * model.config.vocab_size * rows)
-    for one, other in zip(score(model, HIDDEN, targets, 1.0, (entropy,)), whole, strict=True):
+    for one, other in zip(target_logps(model, HIDDEN, targets, 1.0, (entropy,)), whole, strict=True):
         torch.testing.assert_close(one, other)

@@ -11,8 +11,8 @@ import torch
 from rung.batch import Batch
 from rung.config import PathConfig, StageConfig, parse_config, resolve
 from rung.data.records import Answer, Encoded, make_example
-from rung.evaluate import Evaluation, Lengths, Row, estimate
-from rung.policy import Policy
+from rung.evaluation.evaluate import Evaluation, Lengths, Row, estimate
+from rung.forward.policy import Policy
 from rung.tiny.models import build
 
 TEXTS = [{"prompt": f"number {i}", "completion": f" it is {i * i}"} for i in range(6)]
@@ -86,5 +86,5 @@ def evaluation(scores: Mapping[str, Sequence[float | None]], *, groups: Sequence
 def one_stage(base: Path, stage: Mapping[str, Any], **path: Any) -> tuple[StageConfig, PathConfig]:
     """A resolved path of one stage on `tiny:llama`, and that stage."""
     raw = {"name": "edges", "model": "tiny:llama", "stages": [{"name": "only", **stage}], **path}
-    config = resolve(parse_config(raw, source="test", base=base))
+    config = resolve(parse_config(raw, source="test", base=base), "tiny")
     return config.stages[0], config

@@ -7,13 +7,29 @@ import pytest
 import torch
 from torch import nn
 
-from rung.adapters import base_of, check_base, fingerprint, is_adapter
-from rung.anatomy import base_model, hidden_matrices, layouts, zero_dropout
 from rung.errors import ConfigError
-from rung.heads import fresh_head, load_critic, zero_head
-from rung.models import check_tokens, frozen, judges, load_model, num_positions, save_model, starts_equal, with_adapter
-from rung.policy import Policy
-from rung.reward_models import check_judge, length_sorted, load_reward_model, save_reward_model, score_rows
+from rung.forward.policy import Policy
+from rung.forward.supported import layouts
+from rung.models.adapters import base_of, check_base, fingerprint, is_adapter
+from rung.models.architecture import base_model, hidden_matrices, zero_dropout
+from rung.models.heads import fresh_head, load_critic, zero_head
+from rung.models.load import (
+    check_same_tokenizer,
+    freeze,
+    is_reward_model,
+    keeps_base_weights,
+    load_model,
+    num_positions,
+    save_model,
+    with_adapter,
+)
+from rung.models.reward_model import (
+    check_can_be_reward_model,
+    length_sorted,
+    load_reward_model,
+    save_reward_model,
+    score_rows,
+)
 from rung.tiny.models import build
 
 
@@ -37,9 +53,9 @@ def test_rows_of_like_length_share_a_budget_of_padded_tokens(
 def judge(folder: Path, scores: list[float]) -> Policy:
     model, tokenizer = build("llama")
     torch.manual_seed(0)
-    policy = Policy(model, final_head=fresh_head(model))
-    save_reward_model(policy, tokenizer, folder, torch.tensor(scores))
-    return policy
+    head = fresh_head(model)
+    save_reward_model(model, head, tokenizer, folder, torch.tensor(scores))
+    return Policy(model, score_head=head)
 
 
 @torch.no_grad()
@@ -48,8 +64,8 @@ def test_scores_are_told_over_the_scale_of_the_reference(tmp_path: Path) -> None
     policy = judge(tmp_path, [1.0, 5.0])
     model, _ = load_reward_model(str(tmp_path / "model"))
     rows = [(7, 8, 9), (10,), (11, 12, 13, 14)]
-    assert isinstance(policy.final_head, nn.Linear)
-    trunk, head = policy.causal_lm.base_model, policy.final_head
+    assert isinstance(policy.score_head, nn.Linear)
+    trunk, head = policy.causal_lm.base_model, policy.score_head
     raw = [float(head(trunk(torch.tensor([row])).last_hidden_state[0, -1])) for row in rows]
     for budget in (1, 8, 100):
         assert score_rows(model, rows, token_budget=budget) == pytest.approx([(one - 3) / 2 for one in raw], abs=1e-5)
@@ -89,10 +105,10 @@ def test_a_head_begins_at_0_or_at_its_spread() -> None:
 
 def test_padding_with_the_end_cannot_be_judged() -> None:
     model, tokenizer = build("llama")
-    check_judge(model.config, tokenizer)
+    check_can_be_reward_model(model.config, tokenizer)
     tokenizer.pad_token = tokenizer.eos_token
     with pytest.raises(ConfigError, match="pads with EOS"):
-        check_judge(model.config, tokenizer)
+        check_can_be_reward_model(model.config, tokenizer)
 
 
 def test_a_fingerprint_sees_a_value_in_every_matrix() -> None:
@@ -148,7 +164,7 @@ def test_an_adapter_says_what_it_was_trained_on(tmp_path: Path) -> None:
     ],
 )
 def test_some_adapters_start_as_the_model_before_them(lora: dict, equal: bool) -> None:
-    assert starts_equal(lora) is equal
+    assert keeps_base_weights(lora) is equal
 
 
 @pytest.mark.parametrize(
@@ -172,7 +188,7 @@ def test_matrices_between_embeddings_and_head() -> None:
     assert len(hidden_matrices(llama)) == 14
     assert not any("embed" in name or "lm_head" in name or "norm" in name for name in hidden_matrices(llama))
     assert len(hidden_matrices(gpt2)) == 8
-    frozen(llama)
+    freeze(llama)
     assert hidden_matrices(llama) == set()
     adapted = with_adapter(build("llama")[0], {"r": 2})
     assert len(hidden_matrices(adapted)) == 28
@@ -208,11 +224,11 @@ def test_a_model_is_saved_with_its_tokenizer_and_comes_back(tmp_path: Path) -> N
     assert fingerprint(again) == fingerprint(model)
     assert other.get_vocab() == tokenizer.get_vocab()
     assert num_positions(again) == 512
-    assert not judges(again.config)
-    check_tokens(str(tmp_path / "model"), tokenizer, "teacher")
+    assert not is_reward_model(again.config)
+    check_same_tokenizer(str(tmp_path / "model"), tokenizer, "teacher")
     other.chat_template = "x"
     with pytest.raises(ConfigError, match=r"the teacher .* has another chat template"):
-        check_tokens(str(tmp_path / "model"), other, "teacher")
+        check_same_tokenizer(str(tmp_path / "model"), other, "teacher")
     tokenizer.eos_token = tokenizer.bos_token
     with pytest.raises(ConfigError, match=r"the critic .* has another tokenizer"):
-        check_tokens(str(tmp_path / "model"), tokenizer, "critic")
+        check_same_tokenizer(str(tmp_path / "model"), tokenizer, "critic")

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from rung.check import check
+from rung.artifacts.lineage import Lineage, StageRecord
 from rung.config import PathConfig, parse_config
 from rung.errors import ConfigError
-from rung.lineage import Lineage, StageRecord
-from rung.path import Run
+from rung.pipeline.check import check
+from rung.pipeline.runner import Run
 
 
 @pytest.mark.parametrize(

@@ -9,35 +9,37 @@ from rung.config import parse_config, resolve
 from rung.data.load import load_examples
 from rung.data.splits import sample
 from rung.errors import ConfigError
-from rung.exam import Exam
-from rung.models import load_model, save_model
+from rung.models.load import load_model, save_model
+from rung.pipeline.evaluations import Evaluations
 from rung.tiny.models import build
 
 ITEMS = [{"prompt": f"{i} + 1? ", "answer": str(i + 1)} for i in range(10, 14)]
 SHOTS = [{"prompt": f"{i} + 1? ", "completion": str(i + 1)} for i in range(20, 26)]
 
 
-def exam(folder: Path, **block) -> Exam:
+def exam(folder: Path, **block) -> Evaluations:
     for name, rows in (("items", ITEMS), ("shots", SHOTS)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     evaluate = {"validation": "items.jsonl", "test": "items.jsonl", "metrics": ["exact_match"], **block}
     stage = {"name": "sft", "algorithm": "sft", "data": "shots.jsonl"}
     raw = {"name": "edges", "model": "tiny:llama", "seed": 5, "evaluate": evaluate, "stages": [stage]}
-    return Exam(resolve(parse_config(raw, source="test", base=folder)))
+    return Evaluations(resolve(parse_config(raw, source="test", base=folder), "tiny"))
 
 
 def test_equal_models_in_two_places_meet_the_same_draws(tmp_path: Path) -> None:
     model, tokenizer = build("llama", seed=5)
     save_model(model, tokenizer, tmp_path / "model")
     taken = exam(tmp_path, max_completion_length=6, temperature=1.0)
-    here, there = (taken.take(place, "validation", 0) for place in ("tiny:llama", str(tmp_path / "model" / "model")))
+    here, there = (
+        taken.evaluate(place, "validation", 0) for place in ("tiny:llama", str(tmp_path / "model" / "model"))
+    )
     assert [row.completion for row in here.rows] == [row.completion for row in there.rows]
     assert here.hash == there.hash
 
 
 def test_the_two_sets_have_draws_of_their_own(tmp_path: Path) -> None:
     taken = exam(tmp_path, max_completion_length=6, temperature=1.0)
-    validation, test = taken.take("tiny:llama", "validation", 0), taken.take("tiny:llama", "test", 0)
+    validation, test = taken.evaluate("tiny:llama", "validation", 0), taken.evaluate("tiny:llama", "test", 0)
     assert [row.prompt for row in validation.rows] == [row.prompt for row in test.rows]
     assert [row.completion for row in validation.rows] != [row.completion for row in test.rows]
 
@@ -73,8 +75,8 @@ def test_shots_are_a_sample_by_the_seed_and_all_may_be_asked_for(tmp_path: Path)
 def test_what_was_measured_is_read_again_and_not_measured(tmp_path: Path) -> None:
     taken = exam(tmp_path, max_completion_length=2)
     file = tmp_path / "kept" / "evaluation.json"
-    first = taken.take("tiny:llama", "validation", 0, file)
-    assert taken.take("tiny:nothing of the kind", "validation", 0, file) == first
+    first = taken.evaluate("tiny:llama", "validation", 0, file)
+    assert taken.evaluate("tiny:nothing of the kind", "validation", 0, file) == first
 
 
 def test_a_set_that_is_not_named_is_missed_where_it_is_asked_for(tmp_path: Path) -> None:

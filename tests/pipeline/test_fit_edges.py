@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.edges import TEXTS, one_stage
 
-from rung.fit import fit
-from rung.models import load_model
-from rung.ranks import Ranks
-from rung.signals import StopFlag
+from helpers.edges import TEXTS, one_stage
+from rung.config.algorithms import make_algorithm
+from rung.distributed.ranks import Ranks
+from rung.models.load import load_model
+from rung.pipeline.stage_settings import stage_settings
+from rung.pipeline.train_stage import train_stage
+from rung.utils.signals import StopFlag
 
 SFT = {"algorithm": "sft", "data": "rows.jsonl", "batch_size": 2, "learning_rate": 0.01}
 
@@ -21,8 +23,14 @@ def fitted(work: Path, *, stop: bool = False, **settings: Any) -> tuple[bool, li
     config, path = one_stage(work, {**SFT, **settings})
     flag = StopFlag()
     flag.requested = stop
-    done = fit(
-        config, path, start="tiny:llama", reference=None, critic=None, folder=work / "only", ranks=Ranks(), stop=flag
+    done = train_stage(
+        stage_settings(config, path, make_algorithm(config.algorithm)),
+        start="tiny:llama",
+        reference=None,
+        critic=None,
+        folder=work / "only",
+        ranks=Ranks(),
+        stop=flag,
     )
     lines = (work / "only" / "metrics.jsonl").read_text().splitlines()
     return done, [json.loads(line) for line in lines]

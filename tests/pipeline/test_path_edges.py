@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.config import parse_config
-from rung.path import Run, run_path
+from rung.pipeline.runner import Run, run_path
 
 JUDGE = '''
 def others(completion: str) -> float:

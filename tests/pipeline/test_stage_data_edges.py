@@ -4,15 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.edges import encoded, one_stage
 
+from helpers.edges import encoded, one_stage
 from rung.algorithm import Algorithm
-from rung.data.report import Report
+from rung.config.algorithms import make_algorithm
 from rung.errors import ConfigError, DataError
-from rung.idle import check_idle
-from rung.opening import check_following, check_needs, following
-from rung.registry import algorithm
-from rung.stage_data import check_room, encode_examples, open_rewards, read_examples
+from rung.pipeline.build_stage import reference_update
+from rung.pipeline.requirements import check_reference_update, check_requirements
+from rung.pipeline.stage_data import StageData, check_positions, read_stage_data
+from rung.pipeline.stage_rewards import build_rewards
+from rung.pipeline.stage_settings import StageSettings, stage_settings
+from rung.pipeline.unused_settings import check_unused_settings
 from rung.tiny.tokenizers import byte
 
 TOKENIZER = byte()
@@ -23,54 +25,58 @@ def stage(name: str = "sft", **settings: Any):
     return one_stage(Path(), {"algorithm": name, "data": "x.jsonl", **settings})
 
 
+def settings_of(name: str, rows: list[dict[str, Any]] | None = None, **settings: Any) -> StageSettings:
+    config, path = stage(name, **settings)
+    return stage_settings(config, path, make_algorithm(name), rows=rows)
+
+
+def read(name: str, rows: list[dict[str, Any]], **settings: Any) -> StageData:
+    return read_stage_data(settings_of(name, rows, **settings), TOKENIZER)
+
+
 @pytest.mark.parametrize(("positions", "fits"), [(6, True), (5, False), (None, True)])
 def test_a_prompt_with_its_longest_answer_may_fill_the_positions(positions: int | None, fits: bool) -> None:
     """2 and 4 tokens."""
-    config, _ = stage("dpo")
     rows = [encoded("x:1", [5, 6], [7] * 3, [7] * 4)]
     if fits:
-        check_room(algorithm("dpo"), config, rows, positions)
+        check_positions(settings_of("dpo"), rows, positions)
     else:
-        with pytest.raises(ConfigError, match="x:1: 2 tokens and 4 of its answer exceed the teacher's 5 positions"):
-            check_room(algorithm("dpo"), config, rows, positions, "teacher")
+        with pytest.raises(ConfigError, match="x:1: 2 .*4 .* exceed the teacher's 5 positions"):
+            check_positions(settings_of("dpo"), rows, positions, "teacher")
 
 
 @pytest.mark.parametrize(("positions", "fits"), [(12, True), (11, False)])
 def test_a_prompt_leaves_room_for_what_is_sampled(positions: int, fits: bool) -> None:
-    config, _ = stage("grpo", rewards=["exact_match"], rollout={"max_completion_length": 10})
+    settings = settings_of("grpo", rewards=["exact_match"], rollout={"max_completion_length": 10})
     rows = [encoded("x:1", [5, 6])]
     if fits:
-        check_room(algorithm("grpo"), config, rows, positions)
+        check_positions(settings, rows, positions)
     else:
         with pytest.raises(ConfigError, match=r"`rollout.max_completion_length` 10 exceed the model's 11 positions"):
-            check_room(algorithm("grpo"), config, rows, positions)
+            check_positions(settings, rows, positions)
 
 
 def test_rows_of_another_kind_are_refused_by_their_place() -> None:
-    config, path = stage("dpo")
-    with pytest.raises(DataError, match="rows:1: stage `only` learns from pairs, and this row is prompt-completion"):
-        read_examples(algorithm("dpo"), config, path, [{"prompt": "a", "completion": "b"}])
+    with pytest.raises(DataError, match="rows:1: stage `only` .*pairs.* prompt-completion"):
+        read("dpo", [{"prompt": "a", "completion": "b"}])
     ranked = {"prompt": "a", "completions": ["b", "c", "d"]}
-    with pytest.raises(DataError, match="rows:1: 3 answers to a prompt, and `dpo` takes 2"):
-        read_examples(algorithm("dpo"), config, path, [ranked])
-    assert len(read_examples(algorithm("dpo"), config, path, [{**ranked, "completions": ["b", "c"]}])[0]) == 1
+    with pytest.raises(DataError, match="rows:1: .*3 .*`dpo`.* 2"):
+        read("dpo", [ranked])
+    assert len(read("dpo", [{**ranked, "completions": ["b", "c"]}]).train) == 1
 
 
 def test_a_pair_is_two_rows_of_labels_and_an_answer_is_left_where_it_is_sampled() -> None:
-    config, path = stage("kto")
-    assert [one.label for one in read_examples(algorithm("kto"), config, path, [PAIR])[0]] == [True, False]
-    config, path = stage("grpo", rewards=["exact_match"])
-    rows = [{"prompt": "a", "completion": "b"}]
-    (asked,) = read_examples(algorithm("grpo"), config, path, rows)[0]
-    assert (asked.kind, asked.completion, dict(asked.columns)) == ("prompt", None, {"ground_truth": "b"})
+    assert [one.example.label for one in read("kto", [PAIR]).train] == [True, False]
+    (asked,) = read("grpo", [{"prompt": "a", "completion": "b"}], rewards=["exact_match"]).train
+    example = asked.example
+    assert (example.kind, example.completion, dict(example.columns)) == ("prompt", None, {"ground_truth": "b"})
+    assert asked.answers == ()
 
 
 def held(count: int, **settings: Any) -> tuple[int, int]:
-    config, path = stage("sft", **settings)
-    rows = [{"prompt": f"{i}", "completion": "b"} for i in range(count)]
-    examples, report = read_examples(algorithm("sft"), config, path, rows)
-    train, held_out = encode_examples(algorithm("sft"), config, examples, TOKENIZER, report, None)
-    return len(train), len(held_out)
+    data = read("sft", [{"prompt": f"{i}", "completion": "b"} for i in range(count)], **settings)
+    assert len(data.all) == len(data.train) + len(data.held_out)
+    return len(data.train), len(data.held_out)
 
 
 def test_a_tenth_is_held_out_where_the_stage_stops_early() -> None:
@@ -78,43 +84,46 @@ def test_a_tenth_is_held_out_where_the_stage_stops_early() -> None:
     train, rest = held(200, early_stopping={})
     assert train + rest == 200
     assert 10 <= rest <= 32
-    with pytest.raises(ConfigError, match=r"holds out 10% of 1 examples, which leaves one side empty"):
+    with pytest.raises(ConfigError, match=r"10% of 1 examples"):
         held(1, early_stopping={})
 
 
 def test_data_that_are_sampled_cannot_be_held_out() -> None:
-    config, path = stage("grpo", rewards=["exact_match"], early_stopping={})
-    examples, _ = read_examples(algorithm("grpo"), config, path, [{"prompt": "a"}])
     with pytest.raises(ConfigError, match="samples its data"):
-        encode_examples(algorithm("grpo"), config, examples, TOKENIZER, Report(), None)
+        read("grpo", [{"prompt": "a"}], rewards=["exact_match"], early_stopping={})
 
 
 @pytest.mark.parametrize(("rows", "refused"), [(8, False), (6, False), (5, True)])
 def test_the_last_step_has_enough_rows_to_compare(rows: int, refused: bool) -> None:
     """KTO compares two rows or more: batches of 4 leave 0, 2 or 1."""
-    least = algorithm("kto").least_batch_size
-    assert least == 2
-    config, path = stage("kto", batch_size=4)
+    assert make_algorithm("kto").least_batch_size == 2
     given = [{"prompt": f"{i}", "completion": "b", "label": i % 2 == 0} for i in range(rows)]
-    examples, report = read_examples(algorithm("kto"), config, path, given)
     if refused:
-        with pytest.raises(ConfigError, match="leaves 1 of 5 examples to the last step"):
-            encode_examples(algorithm("kto"), config, examples, TOKENIZER, report, None)
+        with pytest.raises(ConfigError, match="1 of 5 examples"):
+            read("kto", given, batch_size=4)
     else:
-        encode_examples(algorithm("kto"), config, examples, TOKENIZER, report, None)
+        read("kto", given, batch_size=4)
+
+
+def test_the_data_know_whose_tokens_they_are() -> None:
+    rows = [{"prompt": "a", "completion": "b"}]
+    other = byte()
+    other.add_tokens(["<new>"])
+    assert read("sft", rows).tokenizer == read_stage_data(settings_of("sft", rows), byte()).tokenizer
+    assert read("sft", rows).tokenizer != read_stage_data(settings_of("sft", rows), other).tokenizer
 
 
 def test_one_reward_must_count() -> None:
-    config, path = stage("grpo", rewards=[{"name": "exact_match", "weight": 0, "columns": {"answer": "gold"}}])
-    rows, _ = read_examples(algorithm("grpo"), config, path, [{"prompt": "a", "gold": "b"}])
-    made, _ = encode_examples(algorithm("grpo"), config, rows, TOKENIZER, Report(), None)
-    with pytest.raises(ConfigError, match=r"none of its rewards counts \(exact_match\)"):
-        open_rewards(algorithm("grpo"), config, path, made)
-    bare, path = stage("grpo")
-    with pytest.raises(ConfigError, match="samples completions and has no rewards"):
-        open_rewards(algorithm("grpo"), bare, path, made)
+    weightless = [{"name": "exact_match", "weight": 0, "columns": {"answer": "gold"}}]
+    rows = [{"prompt": "a", "gold": "b"}]
+    settings = settings_of("grpo", rows, rewards=weightless)
+    with pytest.raises(ConfigError, match=r"\(exact_match\)"):
+        build_rewards(settings, read_stage_data(settings, TOKENIZER).train, TOKENIZER)
+    with pytest.raises(ConfigError, match="samples completions"):
+        settings_of("grpo", rows)
     with pytest.raises(ConfigError, match="has no data"):
-        read_examples(algorithm("grpo"), config.model_copy(update={"data": None}), path)
+        config, path = stage("grpo", rewards=["exact_match"])
+        stage_settings(config.model_copy(update={"data": None}), path, make_algorithm("grpo"))
 
 
 @pytest.mark.parametrize(
@@ -132,30 +141,34 @@ def test_one_reward_must_count() -> None:
     ],
 )
 def test_what_has_no_effect_is_refused_and_what_has_is_not(name: str, settings: dict, key: str) -> None:
-    made: Algorithm = algorithm(name)
+    made: Algorithm = make_algorithm(name)
     if name == "prompt":
         config, _ = one_stage(Path(), {"algorithm": name, **settings})
     else:
         config, _ = stage(name, **settings)
     with pytest.raises(ConfigError, match=f"`{key}` has no effect"):
-        check_idle(made, config)
+        check_unused_settings(made, config)
 
 
 def test_what_is_read_may_be_written() -> None:
-    check_idle(algorithm("sft"), stage("sft", eval_steps=3, early_stopping={}, warmup_steps=3)[0])
-    check_idle(algorithm("sft"), stage("sft", lr_scheduler_type="constant_with_warmup", warmup_steps=3)[0])
-    check_idle(algorithm("sft"), stage("sft", rollout={"top_k": 0})[0])
-    check_idle(algorithm("prompt"), one_stage(Path(), {"algorithm": "prompt", "from": "tiny:gpt2", "shots": [2]})[0])
-    check_idle(algorithm("grpo"), stage("grpo", on_overlong="error")[0])
+    check_unused_settings(make_algorithm("sft"), stage("sft", eval_steps=3, early_stopping={}, warmup_steps=3)[0])
+    check_unused_settings(
+        make_algorithm("sft"), stage("sft", lr_scheduler_type="constant_with_warmup", warmup_steps=3)[0]
+    )
+    check_unused_settings(make_algorithm("sft"), stage("sft", rollout={"top_k": 0})[0])
+    check_unused_settings(
+        make_algorithm("prompt"), one_stage(Path(), {"algorithm": "prompt", "from": "tiny:gpt2", "shots": [2]})[0]
+    )
+    check_unused_settings(make_algorithm("grpo"), stage("grpo", on_overlong="error")[0])
 
 
 def test_a_reference_that_moves_has_the_numbers_of_its_sources() -> None:
-    assert following(stage("dpo")[0]) is None
-    ema, sync = following(stage("dpo", reference="ema")[0]), following(stage("dpo", reference="sync")[0])
+    assert reference_update(stage("dpo")[0]) is None
+    ema, sync = reference_update(stage("dpo", reference="ema")[0]), reference_update(stage("dpo", reference="sync")[0])
     assert ema is not None
     assert sync is not None
     assert ((ema.every, ema.share), (sync.every, sync.share)) == ((512, 0.6), (512, 1.0))
-    own = following(stage("dpo", reference="ema", ref_model_sync_steps=7, ref_model_mixup_alpha=0.25)[0])
+    own = reference_update(stage("dpo", reference="ema", ref_model_sync_steps=7, ref_model_mixup_alpha=0.25)[0])
     assert own is not None
     assert (own.every, own.share) == (7, 0.25)
 
@@ -170,8 +183,8 @@ def test_a_reference_that_moves_has_the_numbers_of_its_sources() -> None:
 )
 def test_a_reference_that_cannot_move_so_is_refused(settings: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        check_following(stage("dpo", **settings)[0])
-    check_following(stage("dpo", reference="sync", ref_model_sync_steps=3, adapter={"lora": {}})[0])
+        check_reference_update(stage("dpo", **settings)[0])
+    check_reference_update(stage("dpo", reference="sync", ref_model_sync_steps=3, adapter={"lora": {}})[0])
 
 
 @pytest.mark.parametrize(
@@ -187,5 +200,5 @@ def test_a_reference_that_cannot_move_so_is_refused(settings: dict, said: str) -
 )
 def test_what_an_algorithm_cannot_use_is_refused(name: str, settings: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        check_needs(algorithm(name), stage(name, **settings)[0])
-    check_needs(algorithm("kto"), stage("kto", batch_size=2)[0])
+        check_requirements(make_algorithm(name), stage(name, **settings)[0])
+    check_requirements(make_algorithm("kto"), stage("kto", batch_size=2)[0])

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.edges import batch_of
 
-from rung.batch import Batch, Loss, concat, count, from_tree, placeholder, to_tree
+from helpers.edges import batch_of
+from rung.batch import Batch, Loss, concat, count_denominators, from_tree, placeholder, to_tree
 
 ROWS = batch_of(
     [([1, 2, 3], [4]), ([5], [6, 7, 8]), ([9, 10], [11, 12])], trained=[[True], [True, False, True], [True, True]]
@@ -84,7 +84,7 @@ def test_joined_batches_are_padded_to_the_widest_on_both_sides() -> None:
 
 def test_what_a_loss_is_divided_by() -> None:
     units = {"t": "tokens", "r": "rows", "g": "groups", "c": 2.5, "f": lambda batch: batch.lengths.max()}
-    counted = count(units, full())  # type: ignore[arg-type]
+    counted = count_denominators(units, full())  # type: ignore[arg-type]
     assert {name: float(value) for name, value in counted.items()} == {"t": 5, "r": 3, "g": 2, "c": 2.5, "f": 3}
     assert all(value.dtype == torch.float64 for value in counted.values())
 

@@ -102,7 +102,7 @@ def test_the_examples_in_docstrings_hold(name: str) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("module", ["rung", "rung.cli.main"])
+@pytest.mark.parametrize("module", ["rung", "rung.cli.main.main"])
 def test_importing_the_command_loads_nothing_heavy(module: str) -> None:
     heavy = ("torch", "transformers", "datasets", "wandb", "scipy", "numpy", "pydantic", "yaml")
     code = f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from helpers.edges import evaluation
 
-from rung.comparison import Comparison, Goal, compare
-from rung.evaluate import Estimate, Evaluation
-from rung.gate import Decision
-from rung.lineage import Lineage, StageRecord
+from helpers.edges import evaluation
+from rung.artifacts.lineage import Lineage, StageRecord
+from rung.evaluation.comparison import Comparison, compare
+from rung.evaluation.evaluate import Estimate, Evaluation
+from rung.evaluation.gate import Decision
 from rung.report.content import is_share, measured, predecessors, sections
 from rung.report.curves import Curves, Line, Panel
 from rung.report.records import Entry, Report, Section, Table
+from rung.reward.decorator import Goal
 
 Scores = Sequence[float | None]
 

@@ -7,8 +7,8 @@ import pytest
 
 from rung.errors import RewardError
 from rung.metrics import values
-from rung.reward import RewardPolicy, Rewards, Sample, reward
-from rung.reward.contract import Verdict
+from rung.reward import RewardPolicy, RewardSet, Sample, reward
+from rung.reward.decorator import Verdict
 from rung.reward.outcome import judged, judged_many
 from rung.reward.spec import RewardSpec
 
@@ -45,7 +45,7 @@ def doubled(completion: str) -> float:
 
 
 def totals(rewards: Sequence[Any], *completions: str, groups: Sequence[int] | None = None, **policy: Any):
-    with Rewards(rewards, RewardPolicy(**policy)) as made:
+    with RewardSet(rewards, RewardPolicy(**policy)) as made:
         scores = made.score(samples(*completions, groups=groups))
     return scores.totals, scores.task_totals
 
@@ -67,7 +67,7 @@ def test_a_gate_opens_above_0_or_from_its_threshold_on() -> None:
     def spec(**fields: Any) -> RewardSpec:
         return RewardSpec(name="x", role="gate", **fields)
 
-    with Rewards([told, positive]) as made:
+    with RewardSet([told, positive]) as made:
         gate = made.rewards[1]
     assert [gate.passes(value) for value in (-1, 0, 1e-9)] == [False, False, True]
     from dataclasses import replace
@@ -118,7 +118,7 @@ def test_the_share_of_failures_counts_from_50_calls_on(calls: int, stops: bool) 
 
 def test_a_share_of_exactly_what_is_allowed_goes_on_and_1000_calls_are_remembered() -> None:
     """1 of 50 is 2 %; 1,000 good ones push it out."""
-    with Rewards([told]) as made:
+    with RewardSet([told]) as made:
         made.score(samples("x", *["1"] * 49))
         assert made.state_dict() == {"told": "x" + "." * 49}
         made.score(samples(*["1"] * 950))
@@ -132,7 +132,7 @@ def test_a_share_of_exactly_what_is_allowed_goes_on_and_1000_calls_are_remembere
 
 
 def test_failures_are_remembered_over_batches() -> None:
-    with Rewards([told]) as made:
+    with RewardSet([told]) as made:
         made.score(samples("x", *["1"] * 39))
         with pytest.raises(RewardError, match=r"2 of its last 60 calls .rows rows:0."):
             made.score(samples("x", *["1"] * 19))
@@ -143,7 +143,7 @@ def test_a_weight_multiplies_and_a_metric_counts_nothing() -> None:
     def seen(completion: str) -> float:
         return 100.0
 
-    with Rewards([told, seen]) as made:
+    with RewardSet([told, seen]) as made:
         assert made.weights == {"told": 1.0}
         assert made.goals == {"told": "max", "seen": "max"}
         scores = made.score(samples("1", "3"))
@@ -153,7 +153,7 @@ def test_a_weight_multiplies_and_a_metric_counts_nothing() -> None:
 
 def test_metrics_of_scores_by_hand() -> None:
     """Group 0: 1 and 3, spread sqrt 2; group 1: 5, 5 and nothing, spread 0; group 2: one row."""
-    with Rewards([told]) as made:
+    with RewardSet([told]) as made:
         scores = made.score(samples("1", "3", "5", "5", "-", "7", groups=[0, 0, 1, 1, 1, 2]))
     found = values(scores.metrics())
     assert found["reward"] == pytest.approx(21 / 5)

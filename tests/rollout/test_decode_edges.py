@@ -9,9 +9,9 @@ from transformers.cache_utils import Cache
 
 from rung.batch import Completion
 from rung.errors import SamplingError
-from rung.rollout.decode import Ending, Prefill, Rows, Wave
-from rung.rollout.draw import Sampling
+from rung.rollout.decode import DecodeBatch, Prefill, Rows, StopCriteria
 from rung.rollout.philox import Key, uniforms
+from rung.sampling import Sampling
 from rung.tiny.tokenizers import byte
 
 KEY = Key(7, "dapo", "rollout")
@@ -53,7 +53,9 @@ def drawn(
     )
     rows = Rows(torch.arange(len(visits)) % len(lengths), torch.tensor(visits), torch.tensor(samples))
     sampling = Sampling(max_completion_length=limit)
-    return Wave(step or Flat(), Ending(TOKENIZER, eos, stop), prefill, rows, key=KEY, sampling=sampling).run()
+    return DecodeBatch(
+        step or Flat(), StopCriteria(TOKENIZER, eos, stop), prefill, rows, key=KEY, sampling=sampling
+    ).run()
 
 
 def picked(limit: int, visits: list[int], samples: list[int]) -> list[list[int]]:
@@ -115,22 +117,22 @@ def test_a_stop_text_ends_a_row_and_stays_in_it() -> None:
 
 
 def test_a_stop_text_is_seen_over_as_many_tokens_as_it_has_bytes() -> None:
-    ending = Ending(TOKENIZER, (), ("abcdefgh",))
+    ending = StopCriteria(TOKENIZER, (), ("abcdefgh",))
     ids = torch.tensor(TOKENIZER.encode("xyabcdefgh"))
     assert ending.stopped(torch.stack([ids, ids])).tolist() == [True, True]
     assert ending.stopped(ids[None, :-1]).tolist() == [False]
-    assert Ending(TOKENIZER, (), ()).stopped(ids[None]).tolist() == [False]
+    assert StopCriteria(TOKENIZER, (), ()).stopped(ids[None]).tolist() == [False]
 
 
 def test_a_stop_text_further_back_is_no_end() -> None:
     """It is looked for in the last 1 + 4 tokens: what a row ended with, and no more."""
-    ending = Ending(TOKENIZER, (), ("q",))
+    ending = StopCriteria(TOKENIZER, (), ("q",))
     assert ending.stopped(torch.tensor([TOKENIZER.encode("q1234")])).tolist() == [True]
     assert ending.stopped(torch.tensor([TOKENIZER.encode("q12345")])).tolist() == [False]
 
 
 def test_any_of_several_ends_is_one() -> None:
-    ending = Ending(TOKENIZER, (3, 8), ())
+    ending = StopCriteria(TOKENIZER, (3, 8), ())
     assert ending.eos(torch.tensor([1, 3, 8, 9])).tolist() == [False, True, True, False]
 
 

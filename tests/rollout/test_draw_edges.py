@@ -6,9 +6,10 @@ from torch import Tensor
 
 from rung.errors import ConfigError
 from rung.rollout.cache import branch, new_cache
-from rung.rollout.draw import Sampling, draw, inverse_cdf, keep_min_p, keep_top_k, keep_top_p, truncate
+from rung.rollout.draw import draw, inverse_cdf, keep_min_p, keep_top_k, keep_top_p, truncate
 from rung.rollout.philox import Key, philox4x32, uniforms
-from rung.rollout.sampler import LocalSampler
+from rung.rollout.samplers import LocalSampler
+from rung.sampling import Sampling
 from rung.tiny.models import build
 
 

@@ -9,21 +9,21 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers.edges import tiny_policy
 from torch import Tensor
 
-from rung.algorithm import Algorithm, State
-from rung.batch import Batch, Completion, Loss, Outputs
+from helpers.edges import tiny_policy
+from rung.algorithm import Algorithm, DataKind, State
+from rung.batch import Batch, Completion, Denominator, Loss, Outputs
 from rung.data.batches import order
 from rung.data.records import Encoded, make_example
+from rung.distributed.ranks import Ranks
 from rung.errors import ConfigError, SamplingError
 from rung.metrics import values
-from rung.ranks import Ranks
-from rung.reward import Rewards
-from rung.rollout.draw import Sampling
+from rung.reward import RewardSet
 from rung.rollout.generate import Generator
 from rung.rollout.philox import Key
-from rung.rollout.rollouts import Rollouts
+from rung.rollout.source import RolloutSource
+from rung.sampling import Sampling
 from rung.tiny.tokenizers import EOS_ID, byte
 
 TOKENIZER = byte()
@@ -34,9 +34,13 @@ class Sampled(Algorithm):
     """Trains nothing and keeps groups by a reward; counts its rollouts in its state."""
 
     name: ClassVar = "sampled"
-    needs: ClassVar = frozenset({"prompts"})
-    terms: ClassVar = {"all": "rows"}
     limit: int = 0
+
+    def data_kind(self) -> DataKind:
+        return "prompts"
+
+    def terms(self) -> Mapping[str, Denominator]:
+        return {"all": "rows"}
 
     def samples_per_prompt(self) -> int:
         return 2
@@ -47,7 +51,7 @@ class Sampled(Algorithm):
     def initial_state(self) -> State:
         return {"seen": 0}
 
-    def keep(self, rollout: Batch) -> Tensor:
+    def keep_groups(self, rollout: Batch) -> Tensor:
         assert rollout.rewards is not None
         return rollout.rewards[::2] > 0
 
@@ -85,18 +89,18 @@ def prompts(texts: Sequence[str]) -> list[Encoded]:
     return made
 
 
-def rollouts(texts: Sequence[str], *, judge: Any = None, limit: int = 0, seed: int = 3, **size: int) -> Rollouts:
+def rollouts(texts: Sequence[str], *, judge: Any = None, limit: int = 0, seed: int = 3, **size: int) -> RolloutSource:
     algorithm = Sampled(limit=limit)
     generator = Generator(
         sampler=Counting(),
         sampling=Sampling(max_completion_length=8),
         key=Key(seed, "s", "rollout"),
         samples=2,
-        rewards=Rewards([judge or (lambda completions, **_: [1.0] * len(completions))]),
+        rewards=RewardSet([judge or (lambda completions, **_: [1.0] * len(completions))]),
         tokenizer=TOKENIZER,
     )
     sizes = {"batch_size": 8, "epochs": 1, "minibatches": 1} | size
-    return Rollouts(
+    return RolloutSource(
         prompts(texts), algorithm=algorithm, policy=POLICY, generator=generator, seed=seed, ranks=Ranks(), **sizes
     )
 
@@ -105,7 +109,7 @@ def a_or_b(completions: list[str], **columns: Any) -> list[float]:
     return [float(text[0] in "ab") for text in completions]
 
 
-def asked(source: Rollouts) -> list[list[int]]:
+def asked(source: RolloutSource) -> list[list[int]]:
     sampler = source.generator.sampler
     assert isinstance(sampler, Counting)
     return sampler.visits
@@ -225,9 +229,9 @@ def test_two_ranks_that_go_on_share_the_groups_of_the_rollout_at_hand() -> None:
 def test_fewer_prompts_than_ranks_are_refused() -> None:
     settings: dict[str, Any] = {"algorithm": Sampled(), "policy": POLICY, "generator": rollouts(LETTERS).generator}
     settings |= {"epochs": 1, "minibatches": 1, "seed": 0}
-    assert Rollouts(prompts(LETTERS), batch_size=2, ranks=Ranks(0, 2), **settings).batch_size == 2
+    assert RolloutSource(prompts(LETTERS), batch_size=2, ranks=Ranks(0, 2), **settings).batch_size == 2
     with pytest.raises(ConfigError, match="1 prompts for 2 ranks"):
-        Rollouts(prompts(LETTERS), batch_size=1, ranks=Ranks(0, 2), **settings)
+        RolloutSource(prompts(LETTERS), batch_size=1, ranks=Ranks(0, 2), **settings)
 
 
 def test_a_generated_batch_carries_what_the_sampler_said() -> None:

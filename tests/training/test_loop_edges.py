@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from helpers.edges import batch_of, tiny_policy
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR
 
+from helpers.edges import batch_of, tiny_policy
 from rung.algorithms.sft import SFT
 from rung.batch import Batch
+from rung.distributed.ranks import Ranks
 from rung.errors import DataError
-from rung.loop import Step, steps, totals
-from rung.policy import Policy
-from rung.ranks import Ranks
+from rung.forward.policy import Policy
+from rung.training.loop import Step, step_denominators, steps
 
 ROWS = [([7, 8], [9, 10, 11]), ([5], [12, 13])]
 
@@ -64,5 +64,5 @@ def test_a_step_tells_the_rate_that_it_was_taken_with() -> None:
 def test_a_step_without_a_trained_token_is_refused_by_its_first_three_rows() -> None:
     batch = batch_of([([7], [9])] * 4, trained=[[False]] * 4)
     with pytest.raises(DataError, match=r"tokens of `nll` is 0 in row 0, row 1, row 2\n") as caught:
-        totals(SFT(), batch, Ranks())
+        step_denominators(SFT(), batch, Ranks())
     assert "masked" in caught.value.remedy

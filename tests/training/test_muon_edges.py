@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from rung.muon import Muon, orthogonalized
+from rung.training.muon import Muon, orthogonalized
 
 pytestmark = pytest.mark.maths
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from rung.checkpoint import checkpoint_path, fault, load, load_newest, save, tidy
 from rung.errors import CheckpointError, ConfigError
-from rung.muon import Muon
-from rung.optimizers import (
+from rung.training.checkpoint import checkpoint_path, fault, load, load_newest, save, tidy
+from rung.training.muon import Muon
+from rung.training.optimizers import (
     check_schedule,
     find_optimizer,
     load_state_by_name,
@@ -18,7 +18,7 @@ from rung.optimizers import (
     make_schedule,
     state_by_name,
 )
-from rung.state import RunState
+from rung.training.run_state import RunState
 
 
 def parameters() -> dict[str, Parameter]:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from helpers.edges import TEXTS
 
 import rung
+from helpers.edges import TEXTS
 from rung.errors import UserError
-from rung.stage import MAX_BAD_STEPS, Stage
-from rung.state import flatten, unflatten
+from rung.training.run_state import flatten, unflatten
+from rung.training.stage import MAX_BAD_STEPS, Stage
 
 # where the very first step has no gradient, torch takes the schedule to run ahead of the optimizer
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")

@@ -2,8 +2,8 @@
 
 import torch
 
-from rung.checkpoint import load, save
-from rung.state import RunState, flatten, unflatten
+from rung.training.checkpoint import load, save
+from rung.training.run_state import RunState, flatten, unflatten
 
 
 def test_views_of_one_storage_stay_apart() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rung.errors import CheckpointError, ConfigError
-from rung.tracking import JsonLines, make_trackers
+from rung.training.trackers import JsonLines, make_trackers
 
 
 def opened(folder: Path) -> JsonLines:

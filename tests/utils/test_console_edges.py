@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pytest
 from rich.console import Console
 
-from rung.console import blocks, printable, progress, show_completions, spark, table
+from rung.utils.console import blocks, printable, progress, show_completions, spark, table
 
 
 def console() -> Console:

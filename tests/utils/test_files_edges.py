@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rung.errors import ConfigError, DataError, within
-from rung.files import sha256_file, sha256_text, write_text
-from rung.names import inside, safe_name
-from rung.signals import EXIT_ERROR, EXIT_INCONCLUSIVE, EXIT_KEPT, EXIT_STOPPED, EXIT_USER, StopFlag
+from rung.errors import ConfigError, DataError, error_context
+from rung.utils.files import sha256_file, sha256_text, write_text
+from rung.utils.names import inside, safe_name
+from rung.utils.signals import EXIT_ERROR, EXIT_INCONCLUSIVE, EXIT_KEPT, EXIT_STOPPED, EXIT_USER, StopFlag
 
 
 def test_a_text_replaces_the_one_before_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -78,12 +78,12 @@ def test_exit_codes_are_those_of_the_documentation() -> None:
 
 
 def test_a_place_is_put_before_the_error_and_its_kind_stays() -> None:
-    with pytest.raises(DataError) as caught, within("stage `a`"):
+    with pytest.raises(DataError) as caught, error_context("stage `a`"):
         raise DataError("what", "remedy")
     assert (caught.value.what, caught.value.remedy, str(caught.value)) == (
         "stage `a`: what",
         "remedy",
         "stage `a`: what\nremedy",
     )
-    with pytest.raises(KeyError), within("stage `a`"):
+    with pytest.raises(KeyError), error_context("stage `a`"):
         raise KeyError("x")
