@@ -66,8 +66,8 @@ def test_the_weight_of_vespo_is_finite_however_large_the_ratio() -> None:
 
 def test_a_weight_on_a_bound_is_within_it() -> None:
     weights = tensor(0.49, 0.5, 2, 2.01)
-    close(objectives.dropped(weights, 0.5, 2.0), 0, 0.5, 2, 0)
-    close(objectives.truncated(weights, 0.5, 2.0), 0.5, 0.5, 2, 2)
+    close(objectives.mask_weights(weights, 0.5, 2.0), 0, 0.5, 2, 0)
+    close(objectives.truncate_weights(weights, 0.5, 2.0), 0.5, 0.5, 2, 2)
 
 
 @pytest.mark.parametrize(("advantage", "temperature"), [(1e-3, 2.0), (0.5, 2.0), (0.0, 3.0), (-1e-3, 3.0), (-0.5, 3.0)])
@@ -98,17 +98,17 @@ def test_a_row_has_drifted_beyond_its_threshold_and_where_it_is_held_against_it(
     drift: float, advantage: float, kept: bool
 ) -> None:
     mask = torch.ones(1, 1).bool()
-    assert objectives.not_drifted(row(-1 - drift), row(-1), row(advantage), mask, 0.5).item() is kept
+    assert objectives.off_policy_mask(row(-1 - drift), row(-1), row(advantage), mask, 0.5).item() is kept
 
 
 def test_the_highest_of_few_values() -> None:
     """1 + floor(share (n - 1)) of n: of one it is that one, of a hundred and one with share .29 it is 30."""
     one, none = torch.tensor([[True, False]]), torch.tensor([[False, False]])
-    assert objectives.highest(row(1, 9), one, 0.1).equal(one)
-    assert objectives.highest(row(1, 9), none, 0.1).equal(none)
+    assert objectives.top_share_mask(row(1, 9), one, 0.1).equal(one)
+    assert objectives.top_share_mask(row(1, 9), none, 0.1).equal(none)
     many = torch.arange(101.0)[None]
-    assert objectives.highest(many, many >= 0, 0.29).sum() == 30
-    assert objectives.highest(many, many >= 0, 1.0).all()
+    assert objectives.top_share_mask(many, many >= 0, 0.29).sum() == 30
+    assert objectives.top_share_mask(many, many >= 0, 1.0).all()
 
 
 def test_the_ratio_of_vespo_cispo_and_a_sampler_has_no_gradient() -> None:

@@ -41,7 +41,7 @@ def test_a_prompt_with_its_longest_answer_may_fill_the_positions(positions: int 
     if fits:
         check_positions(settings_of("dpo"), rows, positions)
     else:
-        with pytest.raises(ConfigError, match="x:1: 2 .*4 .* exceed the teacher's 5 positions"):
+        with pytest.raises(ConfigError, match=r"x:1: 2 .*4 .* exceed the teacher's 5 positions"):
             check_positions(settings_of("dpo"), rows, positions, "teacher")
 
 
@@ -57,10 +57,10 @@ def test_a_prompt_leaves_room_for_what_is_sampled(positions: int, fits: bool) ->
 
 
 def test_rows_of_another_kind_are_refused_by_their_place() -> None:
-    with pytest.raises(DataError, match="rows:1: stage `only` .*pairs.* prompt-completion"):
+    with pytest.raises(DataError, match=r"rows:1: stage `only` .*pairs.* prompt-completion"):
         read("dpo", [{"prompt": "a", "completion": "b"}])
     ranked = {"prompt": "a", "completions": ["b", "c", "d"]}
-    with pytest.raises(DataError, match="rows:1: .*3 .*`dpo`.* 2"):
+    with pytest.raises(DataError, match=r"rows:1: .*3 .*`dpo`.* 2"):
         read("dpo", [ranked])
     assert len(read("dpo", [{**ranked, "completions": ["b", "c"]}]).train) == 1
 
@@ -121,9 +121,10 @@ def test_one_reward_must_count() -> None:
         build_rewards(settings, read_stage_data(settings, TOKENIZER).train, TOKENIZER)
     with pytest.raises(ConfigError, match="samples completions"):
         settings_of("grpo", rows)
+    config, path = stage("grpo", rewards=["exact_match"])
+    without = config.model_copy(update={"data": None})
     with pytest.raises(ConfigError, match="has no data"):
-        config, path = stage("grpo", rewards=["exact_match"])
-        stage_settings(config.model_copy(update={"data": None}), path, make_algorithm("grpo"))
+        stage_settings(without, path, make_algorithm("grpo"))
 
 
 @pytest.mark.parametrize(

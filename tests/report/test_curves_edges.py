@@ -19,7 +19,7 @@ def line(*values: float, steps: list[int] | None = None) -> Line:
 def panels(*names: str) -> dict[str, list[str]]:
     """The panels of metrics that all move, each in its own way."""
     metrics = {name: line(0.0, float(i + 1)) for i, name in enumerate(names)}
-    return {f"{p.title}|{p.keep_together}": [each.label for each in p.lines] for p in choose(metrics).panels}
+    return {f"{p.title}|{p.unit}": [each.label for each in p.lines] for p in choose(metrics).panels}
 
 
 def test_first_and_last_are_the_finite_ones() -> None:
