@@ -266,7 +266,7 @@ def test_on_policy_nothing_drifts_and_the_user_is_told(name: str) -> None:
     kind = algorithm_classes()[name]
     for threshold, notes in ((None, [0, 0]), (0.1, [1, 0])):
         algorithm = kind.model_validate({"off_policy_mask_threshold": threshold})
-        found = [sum("has not drifted" in note for note in algorithm.notes(updates)) for updates in (1, 4)]
+        found = [sum("excludes nothing" in note for note in algorithm.notes(updates)) for updates in (1, 4)]
         assert found == notes
 
 

@@ -188,7 +188,9 @@ def test_advantages_of_rewards_by_themselves_equal_trl(
 
     algorithm = GRPO(multi_objective_aggregation="normalize_then_sum")
     batch = replace(batch, rewards=columns.nansum(1).masked_fill(columns.isnan().all(1), NAN))
-    batch = batch.replace_extras(standardised_rewards=standardised_sum(columns, weights, batch.group_of))
+    batch = batch.with_separate_rewards(
+        dict(zip("abc", columns.unbind(1), strict=True)), dict(zip("abc", weights.tolist(), strict=True))
+    )
     found = algorithm.credit(batch, {})[0].advantages
     assert found is not None
     torch.testing.assert_close(found[:, 0], wanted, atol=1e-6, rtol=0)

@@ -219,19 +219,22 @@ def test_a_number_is_taken_up_to_its_bounds_and_not_beyond(name: str, field: str
         assert not refused(cls, field, within)
 
 
-PAIR = frozenset({"pairs"})
-ON_POLICY = frozenset({"prompts", "old_logps"})
+NOTHING = frozenset[str]()
+ON_POLICY = frozenset({"old_logps"})
 NEEDS = {
-    "prompt": frozenset[str](),
-    "sft": frozenset({"text"}),
-    "reward_model": PAIR | {"final"},
-    "dpo": PAIR | {"reference"},
-    "kto": frozenset({"unpaired", "reference"}),
-    **dict.fromkeys(("orpo", "simpo", "cpo"), PAIR),
+    **dict.fromkeys(("prompt", "sft", "orpo", "simpo", "cpo"), NOTHING),
+    "reward_model": frozenset({"score_head"}),
+    **dict.fromkeys(("dpo", "kto"), frozenset({"reference"})),
     **dict.fromkeys(("dr_grpo", "dapo", "gspo", "gspo_token", "luspo", "cispo", "sapo", "vespo", "gmpo"), ON_POLICY),
     **dict.fromkeys(("grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"), ON_POLICY | {"reference"}),
     "ppo": ON_POLICY | {"values", "reference"},
-    "distill": frozenset({"prompts", "teacher"}),
+    "distill": frozenset({"teacher"}),
+}
+KINDS = {
+    "prompt": None,
+    "sft": "text",
+    "kto": "unpaired",
+    **dict.fromkeys(("reward_model", "dpo", "orpo", "simpo", "cpo"), "pairs"),
 }
 
 
@@ -239,6 +242,7 @@ NEEDS = {
 def test_a_name_alone_needs_this_data_and_these_models(name: str) -> None:
     cls = CLASSES[name]
     assert cls().needs() == NEEDS[name]
+    assert cls().data_kind() == KINDS.get(name, "prompts")
     assert cls().makes_policy() is (name != "reward_model")
     assert cls.reads_logps is (name != "reward_model"), "the LM head is left out where nothing reads it"
     if "reference" in NEEDS[name] and name not in ("dpo", "kto"):
@@ -255,8 +259,8 @@ def test_a_kl_or_a_correction_needs_what_it_is_made_of() -> None:
                 assert corrected.needs() - cls().needs() == {"sampled_logps"}
             apart = {"multi_objective_aggregation": "normalize_then_sum", "beta": 0}
             apart |= {"overlong_buffer": 0} if name == "dapo" else {}
-            assert cls.model_validate(apart).needs() == ON_POLICY | {"standardised_rewards"}
-    assert CLASSES["distill"].model_validate({"completions": "data"}).needs() == {"text", "teacher"}
+            assert cls.model_validate(apart).needs() == ON_POLICY | {"separate_rewards"}
+    assert CLASSES["distill"].model_validate({"completions": "data"}).data_kind() == "text"
 
 
 ROWS, TOKENS = {"policy": "rows"}, {"policy": "tokens"}
@@ -308,13 +312,15 @@ def test_the_turns_of_an_assistant_are_trained_and_all_where_that_is_asked_for(n
 @pytest.mark.parametrize("name", NAMES)
 def test_a_part_holds_both_sides_of_a_pair_and_any_row_of_the_others(name: str) -> None:
     cls = CLASSES[name]
-    of_pairs = "pairs" in NEEDS[name]
+    of_pairs = KINDS.get(name) == "pairs"
     assert cls.keep_together == ("group" if of_pairs else "row")
     assert cls.group_size == (2 if of_pairs and name != "reward_model" else None), "a reward model ranks any number"
     assert cls.least_batch_size == (2 if name == "kto" else 1), "an answer of another row is what kto compares with"
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "prompts" in NEEDS[name] and name != "distill"])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if KINDS.get(name, "prompts") == "prompts" and name != "distill"]
+)
 def test_as_many_completions_are_sampled_as_the_setting_says(name: str) -> None:
     cls = CLASSES[name]
     assert cls().samples_per_prompt() == PRESETS[name]["num_generations"]
@@ -359,7 +365,7 @@ def test_what_is_read_of_the_logits_is_said_in_nats_and_has_no_gradient(name: st
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, log(3), -inf, -inf]], requires_grad=True)
     read = CLASSES[name]().readouts()
     wanted = {"entropy": [log(4), log(4) - 0.75 * log(3)], "top_logp": [-log(4), log(0.75)]}
-    assert read.keys() == (wanted.keys() if NEEDS[name] & {"pairs", "text"} else {"entropy"})
+    assert read.keys() == (wanted.keys() if KINDS.get(name) in {"pairs", "text"} else {"entropy"})
     for key, readout in read.items():
         found = readout(logits.clamp(min=-80))
         assert found.tolist() == pytest.approx(wanted[key], abs=1e-6)

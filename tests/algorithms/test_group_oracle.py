@@ -123,7 +123,7 @@ def test_loss_and_gradient_of_every_cell_equal_trl(
 ) -> None:
     """Loss type x ratio level x reward scaling x KL x truncated masking x None rewards, in float32 and float64."""
     if level == "sequence" and loss_type in ("bnpo", "dr_grpo", "dapo"):
-        with pytest.raises(ValidationError, match="long rows outweigh short ones"):
+        with pytest.raises(ValidationError, match="overweights long completions"):
             group_algorithm(loss_type, level)
         return
     trainer = trl_grpo_trainer

@@ -176,5 +176,5 @@ def test_what_tells_objectives_apart_is_trained_off_policy() -> None:
     for name in ("cispo", "sapo", "vespo", "gmpo", "luspo"):
         for size in ("tiny", "small", "large"):
             assert resolve(load_config(name), size).stages[0].updates.minibatches == 4
-        assert any("one update a rollout" in note for note in FAMILY[name].notes(1))
+        assert any("one update per rollout" in note for note in FAMILY[name].notes(1))
         assert not FAMILY[name].notes(4)

@@ -153,7 +153,7 @@ def test_a_rollout_is_four_updates(name: str) -> None:
         assert config.stages[0].updates.minibatches == 4
 
 
-ONE_UPDATE = "one update a rollout: the ratio of every completion is 1"
+ONE_UPDATE = "one update per rollout: the ratio of every completion is 1"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,9 @@ from rung.batch import Batch
 from rung.distributed.ranks import Ranks
 from rung.training.loop import steps
 
+# float32 sums in another order: the largest error seen on the CPUs tried is 1.3e-6, that of a masked or summed ratio.
+BOUND = 2e-6
+
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_cuts_order_and_padding_change_nothing(name: str, certify: Certify) -> None:
@@ -29,8 +32,8 @@ def test_cuts_order_and_padding_change_nothing(name: str, certify: Certify) -> N
         (padded(batch), 1),
     ):
         found, after = after_one_step(algorithm, changed, token_budget=budget)
-        assert relative_error(found, wanted) < 1e-6
-        assert relative_error(after, weights) < 1e-6
+        assert relative_error(found, wanted) < BOUND
+        assert relative_error(after, weights) < BOUND
         certify(
             algorithm.name, "invariance", max(relative_error(found, wanted), relative_error(after, weights)), of="cuts"
         )
@@ -64,7 +67,7 @@ def test_rows_without_advantage_count_and_are_not_computed() -> None:
     class Everything(DAPO):
         name = "everything"
 
-        def active(self, batch: Batch) -> torch.Tensor:
+        def active_rows(self, batch: Batch) -> torch.Tensor:
             return torch.ones(batch.num_rows, dtype=torch.bool)
 
     assert relative_error(found, after_one_step(Everything(), batch)[0]) < 1e-6

@@ -242,5 +242,5 @@ def test_a_tiny_model_learns_which_answers_are_good(kto: KTO, rows: list[dict[st
 def test_raw_answers_without_labels_are_refused() -> None:
     with pytest.raises(DataError) as caught:
         rung.train(KTO(), model="tiny:llama", data=[{"prompt": "a", "completion": "b"}] * 2, max_steps=1)
-    assert "learns from unpaired, and this row is prompt-completion data" in caught.value.what
+    assert "learns from unpaired, but this row is prompt-completion data" in caught.value.what
     assert "preference, unpaired" in caught.value.remedy

@@ -243,7 +243,7 @@ def test_fine_tuning_shows_how_often_the_trained_token_was_the_top_one(loss_type
 
 def test_a_reward_model_shows_how_often_it_agrees_and_how_far_its_scores_spread() -> None:
     """Scores (2, 1), (0, 0), (-1, 1): one pair of three agrees and a tie does not."""
-    found = shown("reward_model", pairs(), LOGPS, final=tensor([[2, 1, 0, 0, -1, 1]])[0])
+    found = shown("reward_model", pairs(), LOGPS, scores=tensor([[2, 1, 0, 0, -1, 1]])[0])
     assert found == pytest.approx(
         {
             "accuracy": 1 / 3,

@@ -79,14 +79,14 @@ def test_one_file_gives_one_class_however_often_it_is_named_and_another_after_an
         ({"name": "./mine.py:Mine", "betta": 1}, "unknown key `betta`", "did you mean `beta`"),
         ({"name": "./mine.py:Mine", "beta": -1}, "`beta` is -1", "greater than 0"),
         ({"name": "./mine.py:Mine", "kind": "c"}, "`kind` is 'c'", "'a' or 'b'"),
-        ({"beta": 1}, "without a `name`", "give it one of"),
+        ({"beta": 1}, "has no `name`", "set `name` to one of"),
         ("./mine.py:Mien", "no `Mien`", "did you mean `Mine`"),
-        ("./mine.py:helper", "no algorithm", "subclass"),
-        ("./mine.py:Nameless", "no algorithm", "`name`"),
+        ("./mine.py:helper", "is not an algorithm", "subclass"),
+        ("./mine.py:Nameless", "is not an algorithm", "`name`"),
         ("./mien.py:Mine", "no file", "did you mean `mine.py`"),
         ("no_such_package.x:Mine", "no module `no_such_package`", "install it"),
         ("no_such_algorithm", "unknown algorithm `no_such_algorithm`", "known"),
-        ("./mine.py:", "names no object", "pkg.module:name"),
+        ("./mine.py:", "is not the name of an object", "pkg.module:name"),
     ],
 )
 def test_a_wrong_algorithm_says_what_it_is_and_what_to_do(folder, spec, what, remedy) -> None:
@@ -110,7 +110,7 @@ def test_rewards_are_found_by_name_module_and_file(tmp_path) -> None:
     assert rewards.reward_function("rung.rewards.final_number:final_number") is by_name
     (tmp_path / "r.py").write_text("def score(completion):\n    return 1.0\nlimit = 3\n")
     assert rewards.reward_function("./r.py:score", tmp_path)("x") == 1.0
-    with pytest.raises(RewardError, match="no function but a int"):
+    with pytest.raises(RewardError, match="is of type `int`, not a function"):
         rewards.reward_function("./r.py:limit", tmp_path)
 
 
@@ -150,6 +150,6 @@ def test_every_shipped_algorithm_is_registered_under_its_own_name() -> None:
 
 
 def test_looking_up_a_reward_does_not_load_torch() -> None:
-    program = "import sys; from rung import registry; rewards.reward_names(); sys.exit('torch' in sys.modules)"
+    program = "import sys; from rung.reward import registry; registry.reward_names(); sys.exit('torch' in sys.modules)"
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", program], env=path, check=False).returncode == 0

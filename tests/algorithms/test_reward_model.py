@@ -67,7 +67,7 @@ def placed_policy(table: dict[int, float]) -> Policy:
     return Policy(model, score_head=head)
 
 
-@pytest.mark.parametrize("module", ["rung.algorithms.reward_model", "rung.models.load.reward_model"])
+@pytest.mark.parametrize("module", ["rung.algorithms.reward_model", "rung.models.reward_model"])
 def test_the_examples_in_the_docstrings_hold(module: str) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(module))
     assert attempted > 0

@@ -34,7 +34,9 @@ OF_A_ROW = {"gspo", "gspo_token", "luspo", "rloo", "gmpo"}
 def test_one_ratio_a_row_is_not_added_up_token_by_token(name: str) -> None:
     for reduction in ("token_mean", "constant"):
         if name in OF_A_ROW:
-            with pytest.raises(ValidationError, match=f"`reduction: {reduction}` adds up the one ratio"):
+            with pytest.raises(
+                ValidationError, match=f"`reduction: {reduction}` with a sequence-level ratio overweights"
+            ):
                 CLASSES[name].model_validate({"reduction": reduction})
         else:
             assert CLASSES[name].model_validate({"reduction": reduction}).terms()
@@ -49,7 +51,7 @@ def test_the_level_of_the_ratio_decides_what_may_be_added_up(name: str, level: s
     if level == "token":
         assert CLASSES[name].model_validate(settings).terms() == {"policy": "tokens"}
     else:
-        with pytest.raises(ValidationError, match="adds up the one ratio"):
+        with pytest.raises(ValidationError, match="with a sequence-level ratio overweights"):
             CLASSES[name].model_validate(settings)
 
 
@@ -72,7 +74,7 @@ def test_one_update_a_rollout_is_told_of_and_two_are_not(name: str) -> None:
     made = CLASSES[name]()
     told = made.notes(1)
     assert len(told) == (name not in {"grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp_baseline"})
-    assert all(note.startswith("one update a rollout: ") for note in told)
+    assert all(note.startswith("one update per rollout: ") for note in told)
     assert made.notes(2) == made.notes(4) == []
 
 

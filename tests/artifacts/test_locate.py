@@ -76,14 +76,14 @@ def test_what_is_no_folder_here_may_be_on_the_hub(runs: Path, spec: str):
     ("spec", "what", "remedy"),
     [
         ("run:half", "the run in", "`run:half/sft`"),
-        ("run:half/dpo", "stage `dpo`", "finished stages: `run:half/sft`"),
-        ("run:half/grpo", "stage `grpo`", "goes on"),
-        ("runs/half", "has not finished", "goes on"),
-        ("runs/half/dpo", "stage `dpo`", "goes on"),
-        ("runs/half/dpo/model", "stage `dpo`", "goes on"),
+        ("run:half/dpo", "stage `dpo`", "name a finished stage (`run:half/sft`)"),
+        ("run:half/grpo", "stage `grpo`", "resume it by `rung run`"),
+        ("runs/half", "has not finished", "resume it by `rung run`"),
+        ("runs/half/dpo", "stage `dpo`", "resume it by `rung run`"),
+        ("runs/half/dpo/model", "stage `dpo`", "resume it by `rung run`"),
         ("run:hole/sft", "no run", "`run:whole/sft`"),
         ("run:whole/stf", "no stage `stf`", "`run:whole/sft`"),
-        ("run:whole/sft/model", "names no run", "run:NAME/stage"),
+        ("run:whole/sft/model", "is not `run:NAME/stage`", "run:NAME/stage"),
         ("runs/hole", "no model", "`runs/whole`"),
         ("./runs/hole", "no model", "`./runs/whole`"),
         ("./runs", "no model", "config.json"),
@@ -109,7 +109,7 @@ def test_a_run_that_promoted_nothing_has_no_final_policy(runs: Path):
 
 def test_a_model_that_was_removed_is_told(runs: Path):
     (runs / "whole" / "sft" / "model" / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="is gone"):
+    with pytest.raises(CheckpointError, match="sft/model is missing"):
         located("run:whole/sft", runs)
 
 
@@ -128,7 +128,7 @@ def test_a_name_without_its_prefix_is_suggested(runs: Path, spec: str, name: str
 
 def test_a_hub_that_cannot_be_asked_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match="`org/none` is no folder here"):
+    with pytest.raises(ConfigError, match="`org/none` is not a local folder"):
         check_hub("org/none")
 
 

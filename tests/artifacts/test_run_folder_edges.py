@@ -123,7 +123,7 @@ def test_a_stage_of_a_run_is_found_by_name_and_by_folder(run: Path) -> None:
         ("climb", "the run in .* has not finished"),
         ("run:climb/dpo", "has no stage `dpo`"),
         ("run:clim", "there is no run in"),
-        ("run:climb/sft/model", "names no run"),
+        ("run:climb/sft/model", "is not `run:NAME/stage`"),
         ("climb/gone", "there is no model in"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_finished_run_is_its_last_promoted_stage(run: Path) -> None:
 
 def test_a_stage_that_trained_nothing_is_what_it_started_from(run: Path) -> None:
     (run / "sft" / "model" / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="is gone"):
+    with pytest.raises(CheckpointError, match="sft/model is missing"):
         found("run:climb/sft", run.parent)
     Lineage(stages=(record("sft", "promoted"),)).save(run / LINEAGE)
     assert found("run:climb/sft", run.parent) == "tiny:llama"

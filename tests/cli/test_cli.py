@@ -45,11 +45,11 @@ BROKEN = {
         (["gate.metric=digit"], "`digit`", "`digits`"),
         (["evaluate.validation=null", "evaluate.metrics=[]"], "gate", "remove the gate"),
         (["evaluate.shots_from=null"], "shots", "training data"),
-        (["prompting.shots=[99]"], "99", "fewer"),
+        (["prompting.shots=[99]"], "99", "lower `shots`"),
         (["model=tiny:lama"], "tiny:lama", "tiny:llama"),
         (["model=./nowhere"], "nowhere", "config.json"),
         (["sft.from=run:nothing/sft"], "run:nothing/sft", "run:NAME/stage"),
-        (["sft.from=nowhere"], "`nowhere`", "earlier stages"),
+        (["sft.from=nowhere"], "`nowhere`", "use an earlier stage (prompting)"),
         (["grpo.data=preferences"], "`grpo` learns from prompts", "prompt"),
         (["dpo.data=train"], "`dpo` learns from pairs", "preference"),
         (["sft.data=null"], "`sft` has no data", "train"),
@@ -251,7 +251,7 @@ def test_a_set_that_the_config_does_not_name_is_told_before_a_model_is_loaded(
     small_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("evaluate", "small.yaml", "nowhere", "evaluate.test=null", "--set", "test") == 2
-    assert "`evaluate.test` names no items" in capsys.readouterr().err
+    assert "`evaluate.test` has no items" in capsys.readouterr().err
 
 
 def test_too_many_shots_and_an_empty_prompt_are_told_in_two_lines(
@@ -259,8 +259,8 @@ def test_too_many_shots_and_an_empty_prompt_are_told_in_two_lines(
 ) -> None:
     assert command("evaluate", "small.yaml", "tiny:llama", "--shots", "99") == 2
     lines = capsys.readouterr().err.splitlines()
-    assert "99 shots" in lines[0]
-    assert "fewer" in lines[1]
+    assert "`shots` is 99" in lines[0]
+    assert "lower `shots`" in lines[1]
 
     model, tokenizer = build("llama")
     tokenizer.chat_template = None

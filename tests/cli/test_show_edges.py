@@ -54,7 +54,7 @@ def test_a_run_that_is_not_over_tells_its_stages(tmp_path: Path) -> None:
     console.print(show.report(tmp_path))
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
-    assert "is not finished; rung run with its config goes on." in text
+    assert "is not finished; rung run with its config resumes it." in text
     assert "sft" in text
     assert "Gates" not in text
 
@@ -113,14 +113,14 @@ def test_the_list_of_algorithms() -> None:
     assert found["sft"]["data"] == "text, chats, prompt with completion"
     assert found["prompt"]["data"] == "none: it trains nothing"
     assert found["prompt"]["page"] == "docs/algorithms/README.md"
-    assert found["kto"]["data"] == "labelled answers, pairs"
+    assert found["kto"]["data"] == "labelled completions, pairs"
     assert found["grpo"]["data"] == "prompts, rewards"
 
 
 def test_catalogues_have_a_line_about_each_name() -> None:
     models = {row["name"]: row["about"] for row in show.catalogue("models")}
-    assert models["tiny:base"] == "the shipped base, which paths start from"
-    assert models["tiny:blank"] == "what the base was trained from"
+    assert models["tiny:base"] == "the shipped pretrained model, from which the shipped paths start"
+    assert models["tiny:blank"] == "the untrained model that the base was pretrained from"
     assert models["tiny:llama"] == "random weights, for tests"
     for kind in ("rewards", "tasks", "configs"):
         rows = show.catalogue(kind)

@@ -210,11 +210,11 @@ def test_what_an_old_spelling_is_replaced_with_exists() -> None:
         ("first.lr_scheduler_type=triangle", "`first.lr_scheduler_type`", "'linear'"),
         ("model=null", "`model`", "string"),
         ("stages=[]", "`stages`", "at least 1"),
-        ("first.from=second", "does not come before", "earlier stage"),
-        ("first.from=first", "does not come before", "earlier stage"),
+        ("first.from=second", "not an earlier stage", "before this stage"),
+        ("first.from=first", "not an earlier stage", "before this stage"),
         ("second.reference=third", "`third`", "`start`"),
-        ("second.name=first", "two stages", "name of its own"),
-        ("second.name=model", "`model`", "take another"),
+        ("second.name=first", "two stages", "a different name"),
+        ("second.name=model", "`model`", "choose another"),
         ("second.name=../up", "../up", "letters"),
         ("name=..", "..", "letters"),
         ("name=a/b", "a/b", "letters"),
@@ -254,7 +254,7 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes, said:
 
 def test_a_config_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
     assert "pharmacy" in error(Path("pharmcy")).remedy
-    assert "no such file" in error(tmp_path / "nothing.yaml").what
+    assert "the file does not exist" in error(tmp_path / "nothing.yaml").what
 
 
 # auto
@@ -280,7 +280,7 @@ def test_resolving_twice_changes_nothing_and_a_dump_is_read_back_equal(file: Pat
 def test_a_variant_takes_the_defaults_of_what_it_varies_and_an_own_algorithm_those_of_its_kind(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from typing import ClassVar\nfrom rung.algorithm import Algorithm\nfrom rung.algorithms.dapo import DAPO\n"
-        "class Pairs(Algorithm):\n    name: ClassVar = 'mine'\n    needs: ClassVar = frozenset({'pairs'})\n"
+        "class Pairs(Algorithm):\n    name: ClassVar = 'mine'\n    def data_kind(self): return 'pairs'\n"
         "class Variant(DAPO):\n    name: ClassVar = 'variant'\n"
     )
     names = ("dapo", "./mine.py:Variant", "dpo", "./mine.py:Pairs")

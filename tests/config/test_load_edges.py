@@ -84,7 +84,7 @@ def test_configs_are_found_by_name_folder_and_file(tmp_path: Path) -> None:
     assert find_config(tmp_path / "a.yml") == (tmp_path / "a.yml").resolve()
     assert find_config("base").parent.name == "tiny"
     assert find_config("tiny/base") == find_config("base")
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match=r"b.yaml: the file does not exist"):
         find_config(tmp_path / "b.yaml")
     with pytest.raises(ConfigError, match="there is no config `bsae`") as caught:
         find_config("bsae")
@@ -134,9 +134,9 @@ def test_a_step_has_the_prompts_of_a_minibatch(minibatches: int, rollout: Any, b
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rollout": {"batch_size": 2}, "updates": {"minibatches": 3}}, "cannot be cut into 3 minibatches"),
+        ({"rollout": {"batch_size": 2}, "updates": {"minibatches": 3}}, "cannot be split into 3 minibatches"),
         ({"rollout": {"batch_size": 8}, "updates": {"minibatches": 2}, "batch_size": 3}, "`batch_size` 3 is not"),
-        ({"batch_size": {"tokens": 8}}, "counts tokens"),
+        ({"batch_size": {"tokens": 8}}, "`batch_size` is in tokens"),
     ],
 )
 def test_a_rollout_that_cannot_be_cut_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -279,4 +279,4 @@ def test_old_words_have_their_successors() -> None:
     assert old_advice("learning_rate") is None
     assert method_advice("learning_rate", 3) is None
     assert successor("zzz", ["abc"]).endswith("known: abc")
-    assert setting_successor("batch_size", [], 1) == "it is a stage's key: write `batch_size` beside `algorithm`"
+    assert setting_successor("batch_size", [], 1) == "it is a key of the stage: write `batch_size` beside `algorithm`"

@@ -131,7 +131,7 @@ def test_two_ranks_share_batches_of_tokens():
     parts = [sources(source(items, {"tokens": 12}, place=Place(rank, 2)), 9) for rank in range(2)]
     assert all(part for shares in parts for part in shares)
     assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == whole
-    with pytest.raises(ConfigError, match="8 tokens do not hold 2 of the longest examples"):
+    with pytest.raises(ConfigError, match=r"8 tokens are too few for 2 ranks \(the longest example"):
         source(items, {"tokens": 8}, place=Place(0, 2))
 
 

@@ -75,12 +75,12 @@ def test_a_state_is_the_epoch_and_the_batches_given() -> None:
 @pytest.mark.parametrize(
     ("lengths", "size", "world", "message"),
     [
-        ([3] * 2, 1, 2, "batch_size: 1 examples for 2 ranks"),
-        ([3] * 5, 2, 2, "the last batch of an epoch has 1 of 5 examples for 2 ranks"),
-        ([3] * 2, 3, 3, "the last batch|2 examples for 3 ranks"),
-        ([3, 4], {"tokens": 7}, 2, r"7 tokens do not hold 2 of the longest examples \(4\)"),
-        ([3], {"tokens": 8}, 2, "data: 1 examples for 2 ranks"),
-        ([3], 0, 1, "batch_size: 0 examples for 1 ranks"),
+        ([3] * 2, 1, 2, "batch_size: 1 examples are too few for 2 ranks"),
+        ([3] * 5, 2, 2, "the last batch of an epoch has 1 of 5 examples, too few for 2 ranks"),
+        ([3] * 2, 3, 3, "batch_size: the last batch of an epoch has 2 of 2 examples, too few for 3 ranks"),
+        ([3, 4], {"tokens": 7}, 2, r"7 tokens are too few for 2 ranks \(the longest example has 4\)"),
+        ([3], {"tokens": 8}, 2, "data: 1 examples are too few for 2 ranks"),
+        ([3], 0, 1, "batch_size: 0 examples are too few for 1 ranks"),
     ],
 )
 def test_a_rank_without_an_example_is_refused(lengths, size, world, message) -> None:

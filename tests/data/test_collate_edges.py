@@ -45,5 +45,5 @@ def test_what_is_padded_is_told_by_the_mask() -> None:
 def test_nothing_and_prompts_without_answers_are_refused() -> None:
     with pytest.raises(AssertionError, match="at least one"):
         collate([], pad_id=0)
-    with pytest.raises(AssertionError, match="sampled from"):
+    with pytest.raises(AssertionError, match="prompts without completions are for sampling"):
         collate([encoded("a", [5], [7]), encoded("b", [5])], pad_id=0)

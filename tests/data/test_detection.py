@@ -51,7 +51,7 @@ def test_the_error_names_the_best_candidate_and_the_first_row_that_breaks_it():
 
 
 def test_a_row_that_lost_its_label_is_not_taken_for_raw_text():
-    with pytest.raises(DataError, match=r"row 2: not in the format classification"):
+    with pytest.raises(DataError, match=r"row 2: the row does not have the format classification"):
         load_examples([{"text": "a", "label": "x"}, {"text": "b", "label": None}])
 
 
@@ -70,7 +70,7 @@ def test_a_row_that_lost_its_label_is_not_taken_for_raw_text():
 def test_a_row_that_lost_a_column_is_not_taken_for_another_format(name, lost):
     """The rows have a text too, which alone would be raw text."""
     whole = ROWS[name] | {"text": "a b"}
-    with pytest.raises(DataError, match=rf"row 2: not in the format {name} "):
+    with pytest.raises(DataError, match=rf"row 2: the row does not have the format {name} "):
         load_examples([whole, whole | {lost: None}, whole])
 
 

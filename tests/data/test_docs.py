@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 MODULES = """batches chat collate encode fields load read records report splits tokens
-    formats.answers formats.form formats.pairs formats.prompts formats.table formats.tatqa formats.transcripts"""
+    formats.answers formats.format formats.pairs formats.prompts formats.registry formats.tatqa formats.transcripts"""
 
 
 @pytest.mark.parametrize("name", MODULES.split())

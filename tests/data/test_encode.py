@@ -160,7 +160,7 @@ def test_a_template_that_rewrites_earlier_turns_is_an_error(build):
         chat="{% for m in messages %}<turn>{{ m['role'] }}\n{% if loop.last %}(last) {% endif %}"
         "{{ m['content'] }}<eos>{% endfor %}" + ASKED
     )
-    with pytest.raises(DataError, match=r"rows:1: .*writes an earlier turn differently"):
+    with pytest.raises(DataError, match=r"rows:1: .*renders an earlier turn differently"):
         run([{"messages": turns("u1", "a1", "u2", "a2")}], forgetful)
 
 
@@ -170,7 +170,7 @@ def test_turns_that_the_template_refuses_are_an_error_or_counted(build):
         "<turn>{{ m['role'] }}\n{{ m['content'] }}<eos>{% endfor %}" + ASKED
     )
     rows = [{"messages": [{"role": "system", "content": "s"}, *turns("u", "a")]}, {"messages": turns("u", "a")}]
-    with pytest.raises(DataError, match=r"rows:1: the chat template refuses the turns \(no system turns\)"):
+    with pytest.raises(DataError, match=r"rows:1: the chat template rejects the messages \(no system turns\)"):
         run(rows, strict)
     encoded, report = run(rows, strict, on_bad_row="skip")
     assert len(encoded) == 1
@@ -195,8 +195,8 @@ def test_overlong_rows_are_dropped_and_counted_by_cause(plain):
     encoded, report = run(rows, plain, max_prompt_length=4, max_length=8)
     assert [e.source for e in encoded] == ["rows:3"]
     assert {cause: tally.first for cause, tally in report.dropped.items()} == {
-        "the prompt is over max_prompt_length 4": ["rows:1", "rows:4"],
-        "longer than max_length 8": ["rows:2"],
+        "the prompt is longer than max_prompt_length 4": ["rows:1", "rows:4"],
+        "prompt and completion are longer than max_length 8": ["rows:2"],
     }
     assert report.encoded == 1
 
@@ -207,15 +207,17 @@ def test_a_row_that_just_fits_is_kept(plain):
 
 
 def test_overlong_rows_can_be_an_error(plain):
-    with pytest.raises(DataError, match=r"rows:2: longer than max_length 9 \(3 \+ 10 tokens\)"):
+    with pytest.raises(
+        DataError, match=r"rows:2: prompt and completion are longer than max_length 9 \(3 \+ 10 tokens\)"
+    ):
         run(LONG, plain, max_length=9, on_overlong="error")
 
 
 def test_truncation_cuts_the_end_of_answers_and_never_a_prompt(plain):
     encoded, report = run([*LONG, {"prompt": "p" * 6, "completion": "c"}], plain, max_length=6, on_overlong="truncate")
     assert [plain.decode(e.prompt_ids + e.answers[0].ids) for e in encoded] == ["pppppc", "pppccc"]
-    assert report.noticed["cut to max_length 6"].count == 2
-    assert list(report.dropped) == ["the prompt fills max_length 6"]
+    assert report.noticed["truncated to max_length 6"].count == 2
+    assert list(report.dropped) == ["the prompt leaves no room for a completion within max_length 6"]
 
 
 def test_sides_that_are_equal_after_the_cut_are_dropped(plain):
@@ -225,7 +227,7 @@ def test_sides_that_are_equal_after_the_cut_are_dropped(plain):
     ]
     encoded, report = run(rows, plain, max_length=8, on_overlong="truncate")
     assert [e.source for e in encoded] == ["rows:2"]
-    assert list(report.dropped) == ["`chosen` equals `rejected` after the cut"]
+    assert list(report.dropped) == ["`chosen` equals `rejected` after truncation"]
 
 
 def test_a_cut_that_leaves_no_trained_token_drops_the_row(build):
@@ -236,7 +238,7 @@ def test_a_cut_that_leaves_no_trained_token_drops_the_row(build):
     )
     kept = one({"messages": turns("u", "a")}, late)
     assert said(late, kept.answers[0]) == "a<eos>"
-    with pytest.raises(DataError, match="no trained token is left after the cut"):
+    with pytest.raises(DataError, match="no trained token is left after truncation"):
         run([{"messages": turns("u", "a")}], late, max_length=len(kept.prompt_ids) + 10, on_overlong="truncate")
 
 
@@ -255,4 +257,4 @@ def test_lengths_and_lopsided_pairs_are_reported(plain):
     rows = [{"prompt": f"p{i}", "chosen": f"longer {i}", "rejected": "short"} for i in range(60)]
     _, report = run(rows, plain)
     assert report.as_dict()["tokens"]["completion"] == {"p50": 6, "p90": 10, "p99": 10, "max": 10}
-    assert "longer one in 100%" in report.warnings[0]
+    assert "longer in 100% of the pairs" in report.warnings[0]

@@ -44,7 +44,7 @@ def test_a_share_of_longer_sides_beyond_35_to_65_per_cent_is_told(pairs: int, lo
         assert report.warnings == []
     else:
         assert report.warnings == [
-            f"the chosen side is the longer one in {told} of the pairs: length alone tells them apart"
+            f"the chosen side is longer in {told} of the pairs: length alone predicts the preference"
         ]
 
 
@@ -73,7 +73,7 @@ def test_the_longest_side_must_fit(limit: int, kept: int) -> None:
     assert len(made) == 1 + kept
     assert report.num_dropped == 1 - kept
     if not kept:
-        assert list(report.dropped) == ["longer than max_length 5"]
+        assert list(report.dropped) == ["prompt and completion are longer than max_length 5"]
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(3, 2), (2, 1)])
@@ -88,9 +88,10 @@ def test_a_prompt_that_leaves_no_token_for_an_answer_is_dropped() -> None:
     rows = [make_example("prompt-completion", f"x:{n}", {}, prompt="a" * n, completion="b") for n in (1, 3, 4)]
     made, report = encoded(rows, max_length=4, on_overlong="truncate")
     assert [len(one.answers[0].ids) for one in made] == [2, 1]
-    assert list(report.dropped) == ["the prompt fills max_length 4"]
-    assert list(report.noticed) == ["cut to max_length 4"]
-    with pytest.raises(DataError, match=r"x:4: the prompt fills max_length 4 \(4 tokens\)") as caught:
+    cause = "the prompt leaves no room for a completion within max_length 4"
+    assert list(report.dropped) == [cause]
+    assert list(report.noticed) == ["truncated to max_length 4"]
+    with pytest.raises(DataError, match=rf"x:4: {cause} \(4 tokens\)") as caught:
         encoded(rows[2:], max_length=4, on_overlong="error")
     assert "on_overlong: drop" in caught.value.remedy
 
@@ -127,7 +128,7 @@ def test_a_cut_that_makes_answers_equal_drops_the_row() -> None:
     _, report = encoded(rows, max_length=3, on_overlong="truncate")
     assert list(report.dropped) == []
     _, report = encoded(rows, max_length=2, on_overlong="truncate")
-    assert list(report.dropped) == ["two of `completions` are equal after the cut"]
+    assert list(report.dropped) == ["two of `completions` are equal after truncation"]
 
 
 def test_a_conversation_trains_the_assistant_or_everything_behind_its_prompt() -> None:

@@ -18,7 +18,7 @@ def test_a_number_may_be_a_text(value: object, found: float) -> None:
 
 @pytest.mark.parametrize("value", [True, None, "x", "nan", float("inf"), [], ""])
 def test_what_is_no_number_is_named(value: object) -> None:
-    with pytest.raises(BadRow, match="`margin` is not a number"):
+    with pytest.raises(BadRow, match="`margin` is not a finite number"):
         fields.number(value, "margin")
 
 
@@ -29,7 +29,7 @@ def test_a_label_may_be_a_word() -> None:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(3, "is not a text .but int"), ("", "is empty"), (" \n", "is empty"), ("a\ud800", "half a surrogate")],
+    [(3, "is not a string .found int"), ("", "is empty"), (" \n", "is empty"), ("a\ud800", "unpaired surrogate")],
 )
 def test_a_text_says_something(value: object, said: str) -> None:
     with pytest.raises(BadRow, match=said):
@@ -70,13 +70,13 @@ def test_a_message_says_something_or_calls_something() -> None:
     [
         ([], "not a list of messages"),
         ("a", "not a list of messages"),
-        ([{"content": "a"}], "without `role`"),
-        ([{"role": 3, "content": "a"}], "without `role`"),
+        ([{"content": "a"}], "a message has no `role`"),
+        ([{"role": 3, "content": "a"}], "a message has no `role`"),
         ([{"role": "user", "content": " "}], "an empty user turn"),
         ([{"role": "user"}], "an empty user turn"),
-        ([{"role": "user", "content": 3}], "neither a text nor a list"),
+        ([{"role": "user", "content": 3}], "neither a string nor a list"),
         ([{"role": "user", "content": [{"image": 1}]}], "a content block is not text"),
-        ([{"role": "user", "content": "\ud800"}], "half a surrogate"),
+        ([{"role": "user", "content": "\ud800"}], "unpaired surrogate"),
     ],
 )
 def test_a_message_that_cannot_be_used_is_named(value: object, said: str) -> None:
@@ -88,15 +88,15 @@ def test_a_system_column_is_the_first_turn_and_never_a_second_one() -> None:
     row = {"messages": [USER], "system": "be brief"}
     assert fields.system_first(row)[0] == {"role": "system", "content": "be brief"}
     assert fields.system_first({"messages": [USER], "system": ""}) == (USER,)
-    with pytest.raises(BadRow, match="beside a system message"):
+    with pytest.raises(BadRow, match="both a `system` column and a system message"):
         fields.system_first({"messages": [{"role": "system", "content": "x"}, USER], "system": "y"})
 
 
 def test_a_conversation_to_learn_from_ends_in_a_reply_and_does_not_begin_with_one() -> None:
     assert fields.answered((USER, REPLY), "m") == (USER, REPLY)  # type: ignore[arg-type]
-    with pytest.raises(BadRow, match="do not end in an assistant turn"):
+    with pytest.raises(BadRow, match="does not end with an assistant turn"):
         fields.answered((USER,), "m")  # type: ignore[arg-type]
-    with pytest.raises(BadRow, match="begin with an assistant turn"):
+    with pytest.raises(BadRow, match="begins with an assistant turn"):
         fields.answered((REPLY, USER, REPLY), "m")  # type: ignore[arg-type]
 
 
@@ -164,5 +164,5 @@ def test_an_example_as_a_prompt_keeps_its_id_and_its_gold() -> None:
     bare = as_prompt(pair)
     assert (bare.chosen, bare.rejected, bare.margin, bare.label, bare.completions) == (None,) * 5
     assert dict(bare.columns) == {"k": 1}
-    with pytest.raises(DataError, match="x:2: raw text asks no question"):
+    with pytest.raises(DataError, match="x:2: raw text has no prompt to sample from"):
         as_prompt(make_example("text", "x:2", {}, text="t"))

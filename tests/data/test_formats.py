@@ -233,14 +233,17 @@ def test_rows_with_different_columns_get_the_union_of_them():
         ({"prompt": " ", "completion": "b"}, "`prompt` is empty"),
         ({"prompt": "a", "completion": ""}, "`completion` is empty"),
         ({"messages": [user("a"), assistant(" ")]}, "an empty assistant turn"),
-        ({"messages": [assistant("a")]}, "begin with an assistant turn"),
-        ({"system": "s", "messages": [system("t"), user("a"), assistant("b")]}, "beside a system message"),
+        ({"messages": [assistant("a")]}, "`messages` begins with an assistant turn"),
+        (
+            {"system": "s", "messages": [system("t"), user("a"), assistant("b")]},
+            "both a `system` column and a system message",
+        ),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}, assistant("b")]}, "not text"),
         ({"question": "q", "answer": "#### many"}, "no number"),
         ({"text": "a\ud800"}, "surrogate"),
         ({"instruction": "a", "input": "", "output": " "}, "`output` is empty"),
-        ({"instruction": "a", "input": 3, "output": "b"}, "`input` is not a text"),
-        ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, "`history` beside `instruction`"),
+        ({"instruction": "a", "input": 3, "output": "b"}, "`input` is not a string"),
+        ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, "both `history` and `instruction`"),
     ],
 )
 def test_a_bad_row_is_named_with_its_cause(row, said):

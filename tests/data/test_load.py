@@ -78,7 +78,7 @@ def test_a_format_can_be_set(tmp_path):
     spec = written(tmp_path, [{"text": "a", "label": "x"}, {"text": "b", "label": None}])
     examples, _ = load_examples(spec | {"format": "text"}, base=tmp_path)
     assert [e.text for e in examples] == ["a", "b"]
-    with pytest.raises(DataError, match="no format is called `txt`"):
+    with pytest.raises(ConfigError, match="there is no format `txt`"):
         load_examples(spec | {"format": "txt"}, base=tmp_path)
 
 

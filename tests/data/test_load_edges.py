@@ -95,7 +95,7 @@ def test_rows_see_the_same_columns_as_each_other() -> None:
 def test_no_rows_and_something_else_than_rows_are_refused() -> None:
     with pytest.raises(DataError, match="no rows"):
         load_examples([])
-    with pytest.raises(DataError, match="rows, row 2: not a mapping but str"):
+    with pytest.raises(DataError, match=r"rows, row 2: not a mapping \(found str\)"):
         load_examples([GOOD, "no"])  # type: ignore[list-item]
 
 

@@ -51,21 +51,21 @@ def test_a_margin_reaches_every_row_of_its_group_and_is_0_where_a_row_has_none(p
 def test_over_long_answers_of_a_ranking_drop_or_cut_the_group(plain) -> None:
     rows = [{"prompt": "a", "completions": ["b", "cd", "cde"]}, {"prompt": "a", "completions": ["b", "c"]}]
     assert batch_of(rows, plain, max_length=4).num_groups == 1
-    with pytest.raises(DataError, match="two of `completions` are equal after the cut"):
+    with pytest.raises(DataError, match="two of `completions` are equal after truncation"):
         batch_of(rows[:1], plain, max_length=3, on_overlong="truncate")
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "a", "completions": ["b"]}, "`completions` is not a list of two answers or more"),
+        ({"prompt": "a", "completions": ["b"]}, "`completions` is not a list of at least two completions"),
         ({"prompt": "a", "completions": ["b", "c", "b"]}, r"two of `completions` are equal \(numbers 1 and 3\)"),
         ({"prompt": "a", "completions": ["b", " "]}, r"`completions\[2\]` is empty"),
         ({"prompt": "a", "completions": ["b", answer("c")]}, "texts and lists of messages are mixed"),
-        ({"prompt": "a", "completions": ["b", None]}, r"`completions\[2\]` is not a text"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "wide"}, "`margin` is not a number"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": float("nan")}, "`margin` is not a number"),
-        ({"prompt": "a", "completions": ["b", "c"], "margin": True}, "`margin` is not a number"),
+        ({"prompt": "a", "completions": ["b", None]}, r"`completions\[2\]` is not a string"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "wide"}, "`margin` is not a finite number"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": float("nan")}, "`margin` is not a finite number"),
+        ({"prompt": "a", "completions": ["b", "c"], "margin": True}, "`margin` is not a finite number"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(row, message) -> None:

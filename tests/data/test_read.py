@@ -70,19 +70,22 @@ BROKEN = {
     "header_only.csv": (b"prompt,completion\n", "is empty"),
     "list.json": (b"[]", "is empty"),
     "empty.jsonl.gz": (gzip.compress(b""), "is empty"),
-    "cut.jsonl": (lines(ROWS)[:-8], r"cut.jsonl, row 2: not valid JSON .*cut off"),
+    "cut.jsonl": (lines(ROWS)[:-8], r"cut.jsonl, row 2: not valid JSON .*is it truncated\?"),
     "cut.json": (json.dumps(ROWS).encode()[:-4], "not valid JSON"),
-    "cut.jsonl.gz": (gzip.compress(lines(ROWS * 4000))[:-20], r"after row \d+: the compressed file is broken"),
-    "not_really.jsonl.gz": (lines(ROWS), "compressed file is broken"),
+    "cut.jsonl.gz": (
+        gzip.compress(lines(ROWS * 4000))[:-20],
+        r"after row \d+: the compressed file is corrupt or truncated",
+    ),
+    "not_really.jsonl.gz": (lines(ROWS), "compressed file is corrupt or truncated"),
     "latin.jsonl": (lines(ROWS[:1]) + '{"prompt": "\u00e9"}'.encode("latin-1"), r"latin.jsonl, row 2: not UTF-8"),
     "latin.csv": (CSV + "\u00e9,x\r\n".encode("latin-1"), "latin.csv, line 5: not UTF-8"),
     "scalar.jsonl": (lines(ROWS[:1]) + b"3\n", "row 2: not a JSON object"),
-    "ragged.csv": (b"prompt,completion\na,b\nc\n", "row 2: not as many fields"),
-    "wide.csv": (b"prompt,completion\na,b,c\n", "row 1: not as many fields"),
+    "ragged.csv": (b"prompt,completion\na,b\nc\n", "row 2: the number of fields differs from the header"),
+    "wide.csv": (b"prompt,completion\na,b,c\n", "row 1: the number of fields differs from the header"),
     "twice.csv": (b"prompt,prompt\na,b\n", "names a column twice"),
     "quote.csv": (b'prompt,completion\na,"b\n', "row 1: not valid CSV"),
     "not_really.parquet": (b"PAR1 and then nothing", "not a readable parquet file"),
-    "notes.txt": (b"hello", "unknown kind of file"),
+    "notes.txt": (b"hello", "unknown file type"),
 }
 
 
@@ -115,4 +118,6 @@ def test_a_data_set_is_loaded_through_the_library(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("True\nDataError nobody/nothing: neither a file here nor a data set"), done.stdout
+    assert done.stdout.startswith("True\nDataError nobody/nothing: neither a local file nor a hub data set"), (
+        done.stdout
+    )

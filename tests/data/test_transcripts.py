@@ -105,7 +105,7 @@ GOOD = f"{ASKED}\n\nAssistant: Yes."
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (pair(GOOD, ASKED), r"`rejected`: the turns do not end in an assistant turn \(but in a user turn\)"),
+        (pair(GOOD, ASKED), r"`rejected` does not end with an assistant turn \(but with a user turn\)"),
         (pair(GOOD, f"{ASKED}\n\nAssistant:"), r"`rejected`: an empty Assistant turn \(turn 2\)"),
         (pair(f"\n\nHuman: \n\n{GOOD.strip()}", GOOD), r"`chosen`: an empty Human turn \(turn 1\)"),
         (pair(GOOD, GOOD), "`chosen` equals `rejected`"),
@@ -113,28 +113,34 @@ GOOD = f"{ASKED}\n\nAssistant: Yes."
         (pair(GOOD, GOOD.replace("Tea", "Milk")), "`chosen` and `rejected` differ before the last reply"),
         (pair(GOOD, f"{GOOD}\n\nHuman: So?\n\nAssistant: b"), "differ before the last reply"),
         (pair(GOOD, f"System: Be brief.{GOOD}"), r"`rejected` does not begin with .*`Human:` \(but with 'System: Be"),
-        (pair(GOOD, "Yes."), "`rejected` does not begin with a turn of `Human:`"),
+        (pair(GOOD, "Yes."), "`rejected` does not begin with `Human:`"),
         (pair(GOOD, ""), "`rejected` is empty"),
-        (pair("\n\nAssistant: Yes.", GOOD), "`chosen`: the turns begin with an assistant turn"),
-        (pair(GOOD, {"role": "assistant"}), "`rejected` is not a text"),
-        ({"transcript": ASKED}, "`transcript`: the turns do not end in an assistant turn"),
+        (pair("\n\nAssistant: Yes.", GOOD), "`chosen` begins with an assistant turn"),
+        (pair(GOOD, {"role": "assistant"}), "`rejected` is not a string"),
+        ({"transcript": ASKED}, "`transcript` does not end with an assistant turn"),
         ({"conversations": [human("a"), {"from": "bard", "value": "b"}]}, r"unknown role in `from` \('bard' in turn 2"),
-        ({"conversations": [human("a"), {"value": "b"}]}, r"`conversations`: a turn without `from` \(turn 2\)"),
+        ({"conversations": [human("a"), {"value": "b"}]}, r"`conversations`: a turn has no `from` \(turn 2\)"),
         ({"conversations": [human("a"), gpt(" ")]}, r"`conversations`: an empty gpt turn \(turn 2\)"),
         (
             {"conversations": [human("a"), gpt(None)]},
-            r"`conversations`: `value` is not a text \(but NoneType in",
+            r"`conversations`: `value` is not a string \(found NoneType in",
         ),
-        ({"conversations": [human("a"), gpt("b"), human("c")]}, "`conversations`: the turns do not end in an assis"),
-        ({"conversations": [gpt("b"), human("c"), gpt("d")]}, "`conversations`: the turns begin with an assistant"),
+        ({"conversations": [human("a"), gpt("b"), human("c")]}, "`conversations` does not end with an assistant turn"),
+        ({"conversations": [gpt("b"), human("c"), gpt("d")]}, "`conversations` begins with an assistant turn"),
         (
             {"conversations": [{"from": "system", "value": "s"}, human("a"), gpt("b")], "system": "t"},
-            "beside a system message",
+            "both a `system` column and a system message",
         ),
         ({"conversations": [human("a")], **pair(gpt("b"), gpt("b"))}, "`chosen` equals `rejected`"),
-        ({"conversations": [human("a")], **pair(gpt("b"), human("c"))}, r"`rejected` is not a turn of gpt \(but of us"),
-        ({"conversations": [human("a")], **pair(gpt("b"), "c")}, "`rejected`: a turn without `from`"),
-        ({"conversations": [human("a"), gpt("b")], **pair(gpt("c"), gpt("d"))}, "do not end in a human turn"),
+        (
+            {"conversations": [human("a")], **pair(gpt("b"), human("c"))},
+            r"`rejected` is not a gpt turn \(its role is user",
+        ),
+        ({"conversations": [human("a")], **pair(gpt("b"), "c")}, "`rejected`: a turn has no `from`"),
+        (
+            {"conversations": [human("a"), gpt("b")], **pair(gpt("c"), gpt("d"))},
+            "`conversations` does not end with a human turn",
+        ),
     ],
 )
 def test_a_broken_dialogue_is_named_with_its_row_and_column(row, said):
@@ -148,5 +154,5 @@ def test_a_row_that_is_no_transcript_among_many_is_named():
     rows = [pair(GOOD, f"{ASKED}\n\nAssistant: No {i}.") for i in range(9)]
     with pytest.raises(DataError, match=r"row 4: .* hh-rlhf .* 9 of 10 sampled rows"):
         load_examples([*rows[:3], pair("Yes.", "No."), *rows[3:]])
-    with pytest.raises(DataError, match="row 4: `chosen` does not begin with a turn of `Human:`"):
+    with pytest.raises(DataError, match="row 4: `chosen` does not begin with `Human:`"):
         load_examples([*rows[:3], pair("Yes.", GOOD), *rows[3:]])

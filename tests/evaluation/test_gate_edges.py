@@ -73,7 +73,7 @@ def test_the_range_of_its_scores_scales_that() -> None:
     scores = [0.0, 3.0] * 20
     found = decided(guard(0.1), m=moved(0.25), g=(scores, scores))
     assert found.items_needed == 112
-    assert "which 40 items do not yet prove: about 112 would" in found.reasons[1]
+    assert "no item got worse, but 40 items do not prove it: about 112 would" in found.reasons[1]
     assert lower_bound(found.changes[0]) == pytest.approx(-3.7 / 40 * 3)
 
 
@@ -116,7 +116,7 @@ def test_an_open_gain_tells_what_the_set_shows_and_what_would_settle_it() -> Non
     even = decided({}, m=(before[1:-1], after[1:-1]))
     assert even.items_needed is not None
     nothing = decided({}, m=([0.0, 1.0] * 20, [1.0, 0.0] * 20))
-    assert nothing.reasons[0].endswith("no number of items tells them apart")
+    assert nothing.reasons[0].endswith("no number of items would settle it")
 
 
 def test_an_open_guard_counts_from_its_tolerance() -> None:
@@ -153,5 +153,5 @@ def test_a_gate_reads_its_metric_and_its_guards() -> None:
     gate = GateConfig.model_validate({"metric": "m", **guard(0.1)})
     assert (gate.metrics, gate.min_gain, gate.on_gate) == (("m", "g"), 0.0, "continue")
     twice = {"metric": "m", "guards": [{"metric": "g", "tolerance": 0}, {"metric": "g", "tolerance": 0}]}
-    with pytest.raises(ValueError, match="guarded more than once: g"):
+    with pytest.raises(ValueError, match="guard each metric once; repeated: g"):
         GateConfig.model_validate(twice)

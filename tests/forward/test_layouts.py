@@ -120,7 +120,7 @@ def test_an_empty_cache_is_noticed() -> None:
     batch = random_batch(torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(5)
     policy.model.train()
-    with pytest.raises(AssertionError, match="did not fill the cache"):
+    with pytest.raises(AssertionError, match="did not fill the KV cache"):
         logps_and_gradient(policy, with_random_weights(batch, generator), "shared", 10_000)
 
 

@@ -86,14 +86,16 @@ def step_batch(algorithm: Algorithm, seed: int = 0) -> Batch:
         ref_logps=(-5.4 + 0.2 * noise) * batch.loss_mask,
         rewards=torch.randint(0, 2, (batch.num_rows,), generator=generator).float(),
         values=0.3 * noise * batch.loss_mask,
+        reward_weights={"a": 1.0, "b": -0.5},
         extras={
             "label": torch.rand(batch.num_rows, generator=generator) < 0.5,
-            "standardised_rewards": torch.randn(batch.num_rows, generator=generator),
+            "reward/a": torch.randn(batch.num_rows, generator=generator),
+            "reward/b": torch.randn(batch.num_rows, generator=generator),
             "entropies": torch.rand(noise.shape, generator=generator),
             "sampled_logps": -5.4 + 0.1 * torch.randn(noise.shape, generator=generator),
         },
     )
-    return algorithm.credit(batch, {})[0] if "prompts" in algorithm.needs() else batch
+    return algorithm.credit(batch, {})[0] if algorithm.data_kind() == "prompts" else batch
 
 
 def policy_for(algorithm: Algorithm) -> Policy:
@@ -101,10 +103,10 @@ def policy_for(algorithm: Algorithm) -> Policy:
 
     A reference that is read beyond the log-probs that the batch has is another random model, and so is a teacher.
     """
-    policy = tiny_policy("llama", heads=bool({"values", "final"} & algorithm.needs()))
+    policy = tiny_policy("llama", heads=bool({"values", "score_head"} & algorithm.needs()))
     if "values" in algorithm.needs():
         policy.critic = deepcopy(policy.model)
-    if "unpaired" in algorithm.needs():
+    if algorithm.data_kind() == "unpaired":
         policy.reference = with_other_weights(policy.snapshot())
     if "teacher" in algorithm.needs():
         policy.teacher = with_other_weights(policy.snapshot())

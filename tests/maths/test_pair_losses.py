@@ -12,7 +12,7 @@ from rung.maths.preference_losses import alpha_divergence, discopop, log_odds
 
 
 @pytest.mark.parametrize(
-    "module", ["rung.maths.tensors.preference_losses", "rung.algorithms.shared.pairs", "rung.maths.tensors.tensors"]
+    "module", ["rung.maths.preference_losses", "rung.algorithms.shared.pairs", "rung.maths.tensors"]
 )
 def test_the_examples_in_the_docstrings_hold(module: str) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(module))

@@ -137,7 +137,9 @@ def test_a_stage_in_python_has_the_critic_that_it_names():
     assert policy.critic is not None
     assert policy.critic is not policy.causal_lm
     assert open_stage("tiny:llama", "head").policy.critic is None
-    with pytest.raises(ConfigError, match="in memory"):
+    with pytest.raises(
+        ConfigError, match="`critic: start` loads the model a second time, but it was passed as an object"
+    ):
         open_stage(build("llama"), "start")
 
 

@@ -172,7 +172,7 @@ def test_some_adapters_start_as_the_model_before_them(lora: dict, equal: bool) -
     [
         ({"lora_dropout": 0.1}, "dropout is off"),
         ({"rank": 4}, "unknown key `adapter.lora.rank`"),
-        ({"task_type": "CAUSAL_LM"}, "cannot be trained with and handed over"),
+        ({"task_type": "CAUSAL_LM"}, "`adapter.lora.task_type` is a key of peft that a stage does not support"),
         ({"init_lora_weights": "eva"}, "`init_lora_weights` is 'eva'"),
         ({"r": 0}, "adapter.lora"),
     ],

@@ -77,4 +77,4 @@ def test_a_lora_of_the_models_own_layers_leaves_the_head_alone() -> None:
     """The head is no part of the model that the adapter wraps: it is trained whole."""
     model = with_adapter(build("llama")[0], {"r": 2})
     policy = Policy(model, score_head=fresh_head(model))
-    assert "score_head.weight" in policy.named_parameters()
+    assert "final_head.weight" in policy.named_parameters()

@@ -54,8 +54,8 @@ def test_any_adapter_is_handed_over_merged_and_by_itself(tmp_path: Path, family:
 @pytest.mark.parametrize(
     ("lora", "says"),
     [
-        ({"target_modules": ["lm_head"]}, "one matrix"),
-        ({"target_modules": ["embed_tokens"]}, "one matrix"),
+        ({"target_modules": ["lm_head"]}, "ties its embeddings and head"),
+        ({"target_modules": ["embed_tokens"]}, "ties its embeddings and head"),
         ({"alora_invocation_tokens": [3]}, "alora_invocation_tokens"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
@@ -73,6 +73,6 @@ def test_olora_of_transposed_matrices_is_refused(target: str) -> None:
     lora = {"init_lora_weights": "olora", "target_modules": [target]}
     model = build("gpt2")[0]
     for refuse in (with_adapter, check_adapter):
-        with pytest.raises(ConfigError, match="a model of type `gpt2`, whose matrices lie transposed") as caught:
+        with pytest.raises(ConfigError, match="a model of type `gpt2`, whose matrices are transposed") as caught:
             refuse(model, lora)
         assert "pissa" in caught.value.remedy

@@ -102,7 +102,7 @@ def written(config: dict[str, Any]) -> str:
         pytest.param(SFT | {"model": "tiny:lama"}, "`tiny:lama`", "tiny:llama", id="unknown tiny model"),
         pytest.param(SFT | {"model": "./nowhere"}, "nowhere", "config.json", id="unknown folder"),
         pytest.param(GRPO | {"rewards": ["final_number"]}, "no column `answer`", "columns", id="unknown column"),
-        pytest.param(TWO_STAGES, "`second`, which does not come before", "earlier stage", id="later stage"),
+        pytest.param(TWO_STAGES, "`second`, which is not an earlier stage", "before this stage", id="later stage"),
         pytest.param(GRPO | {"data": "pairs.jsonl"}, "pairs.jsonl:1", "prompt", id="pairs given to GRPO"),
         pytest.param(DPO | {"data": "texts.jsonl"}, "texts.jsonl:1", "preference", id="texts given to DPO"),
         pytest.param(SFT | {"data": "empty.jsonl"}, "empty.jsonl", "at least one row", id="empty file"),
@@ -177,8 +177,8 @@ def written(config: dict[str, Any]) -> str:
         ),
         pytest.param(
             SFT | {"evaluate": {"validation": "prompts.jsonl", "shots_from": "texts.jsonl", "shots": [99]}},
-            "99 shots",
-            "fewer",
+            "`shots` is 99",
+            "lower `shots`",
             id="more shots than examples",
         ),
         pytest.param(
@@ -214,7 +214,7 @@ def test_a_broken_reward_names_its_rows_and_costs_nothing_that_was_written(
     lines = refusal("run", written(config))
     assert f"reward `{reward}` failed on 4 of its last 4 calls (rows prompts.jsonl:" in lines[0]
     assert note in lines[0]
-    assert "mend the reward" in lines[1]
+    assert "fix the reward" in lines[1]
 
     before = {file: file.read_bytes() for file in (home / "runs/bad/sft").rglob("*") if file.is_file()}
     assert home / "runs/bad/sft/DONE" in before

@@ -56,33 +56,37 @@ def test_each_stage_has_its_row(tmp_path: Path) -> None:
     }
     first = {"stage": "sft", "algorithm": "sft", "from": None, "data": "train", "rows": 6}
     assert checked.rows[1] == first | {"lr": 0.25, "batch": 3, "length": "7 steps"}
-    assert checked.rows[2]["data"] == "its own"
+    assert checked.rows[2]["data"] == "inline"
     assert (checked.rows[2]["from"], checked.rows[2]["length"]) == ("sft", "1.5 epochs")
-    assert checked.notes[0] == "tiny:llama is tiny: defaults of configs/defaults/tiny.yaml"
+    assert checked.notes[0] == "tiny:llama is a tiny model: defaults of configs/defaults/tiny.yaml"
     assert checked.notes[1].startswith("sft: 6 rows, 6 examples, 6 encoded")
 
 
 @pytest.mark.parametrize(
     ("changes", "more", "said"),
     [
-        ({"gate": {"metric": "exact_match"}}, {}, "has a gate, and `evaluate.validation` names no items"),
+        ({"gate": {"metric": "exact_match"}}, {}, "has a gate, but `evaluate.validation` has no items"),
         (
             {"gate": {"metric": "other"}},
             {"evaluate": {"validation": "train", "metrics": ["exact_match"]}},
-            "reads `other`, which is no metric",
+            "reads `other`, which is not a metric",
         ),
         (
             {"gate": {"metric": "exact_match", "guards": [{"metric": "other", "tolerance": 0}]}},
             {"evaluate": {"validation": "train", "metrics": ["exact_match"]}},
-            "reads `other`, which is no metric",
+            "reads `other`, which is not a metric",
         ),
         ({"from": "nowhere/here"}, {}, "neither an earlier stage nor a folder"),
         ({"optimizer": "adamv"}, {}, "stage `sft`: there is no optimizer `adamv`"),
         ({"adapter": {"lora": {"rank": 3}}}, {}, "stage `sft`: unknown key `adapter.lora.rank`"),
         ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-9}, {}, "stage `sft`: `lr_scheduler_type"),
-        ({}, {"trackers": ["wandbb"]}, "no tracker 'wandbb'"),
+        ({}, {"trackers": ["wandbb"]}, "no tracker `wandbb`"),
         ({}, {"evaluate": {"metrics": ["exact_match"]}}, "without `evaluate.validation`"),
-        ({"shots": [3]}, {"evaluate": {"validation": "train", "metrics": ["exact_match"]}}, "shots are asked for"),
+        (
+            {"shots": [3]},
+            {"evaluate": {"validation": "train", "metrics": ["exact_match"]}},
+            "`shots` is above 0, but `evaluate.shots_from` is not set",
+        ),
     ],
 )
 def test_what_can_be_known_is_told_before_anything_is_computed(
@@ -97,5 +101,5 @@ def test_a_reward_model_is_no_start(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     judge = {"name": "rm", "algorithm": "reward_model", "data": "pairs.jsonl", "batch_size": 2}
     check(config(tmp_path, judge, SFT))
-    with pytest.raises(ConfigError, match="stage `sft` starts from `rm`, which judges answers"):
+    with pytest.raises(ConfigError, match="stage `sft` starts from `rm`, which is a reward model"):
         check(config(tmp_path, judge, SFT | {"from": "rm"}))

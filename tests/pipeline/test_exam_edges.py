@@ -48,7 +48,9 @@ def test_an_item_and_its_answer_may_fill_the_positions_and_no_more(tmp_path: Pat
     """8 tokens of `10 + 1? ` in 512 positions leave 504 for the answer."""
     model, tokenizer = load_model("tiny:llama", seed=0)
     exam(tmp_path, max_completion_length=504).check_prompts("validation", 0, model, tokenizer)
-    with pytest.raises(ConfigError, match=r"items.jsonl:1: 8 tokens with 0 shots, and 505 to answer, exceed .* 512"):
+    with pytest.raises(
+        ConfigError, match=r"items.jsonl:1: 8 prompt tokens with 0 shots and 505 completion tokens exceed .* 512"
+    ):
         exam(tmp_path, max_completion_length=505).check_prompts("validation", 0, model, tokenizer)
 
 
@@ -56,7 +58,7 @@ def test_shots_count_towards_the_positions(tmp_path: Path) -> None:
     """A shot has 8 bytes, 2 of its answer and 2 line ends: 12 more tokens."""
     model, tokenizer = load_model("tiny:llama", seed=0)
     exam(tmp_path, max_completion_length=492, shots_from="shots.jsonl").check_prompts("test", 1, model, tokenizer)
-    with pytest.raises(ConfigError, match=r"20 tokens with 1 shots, and 493 to answer"):
+    with pytest.raises(ConfigError, match=r"20 prompt tokens with 1 shots and 493 completion tokens"):
         exam(tmp_path, max_completion_length=493, shots_from="shots.jsonl").check_prompts("test", 1, model, tokenizer)
 
 
@@ -66,9 +68,9 @@ def test_shots_are_a_sample_by_the_seed_and_all_may_be_asked_for(tmp_path: Path)
     assert taken.shots(0) == []
     assert taken.shots(2) == sample(whole, 2, 5)
     assert len(taken.shots(6)) == 6
-    with pytest.raises(ConfigError, match=r"7 shots are asked for, and `evaluate.shots_from` has 6"):
+    with pytest.raises(ConfigError, match=r"`shots` is 7, but `evaluate.shots_from` has only 6"):
         taken.shots(7)
-    with pytest.raises(ConfigError, match="does not say where"):
+    with pytest.raises(ConfigError, match=r"`evaluate.shots_from` is not set"):
         exam(tmp_path).shots(1)
 
 
@@ -84,7 +86,7 @@ def test_a_set_that_is_not_named_is_missed_where_it_is_asked_for(tmp_path: Path)
     assert taken.test == []
     taken.check()
     taken.check_set("validation")
-    with pytest.raises(ConfigError, match=r"`evaluate.test` names no items"):
+    with pytest.raises(ConfigError, match=r"`evaluate.test` has no items"):
         taken.check_set("test")
     with pytest.raises(ConfigError, match=r"without `evaluate.validation`"):
         exam(tmp_path, validation=None, test=None).check()

@@ -148,7 +148,7 @@ def test_a_signal_stops_after_the_step_and_the_same_command_goes_on(small_path: 
     process.send_signal(signal.SIGTERM)
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "the same command goes on" in told
+    assert "the same command resumes it" in told
     steps = metrics.read_text().count("\n")
     assert 2 < steps < 150
     assert (metrics.parent / "checkpoints" / f"step-{steps:06d}").is_dir()

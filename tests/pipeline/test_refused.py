@@ -107,13 +107,15 @@ def test_a_step_without_a_trained_token_is_refused_and_not_a_loss_of_0() -> None
     )
     with pytest.raises(DataError) as caught:
         next(iter(stage))
-    assert caught.value.what.startswith("a step has nothing to train: tokens of `policy` is 0 in rows:")
-    assert caught.value.remedy == "look at the rows of this step: each is masked, truncated or without a reward"
+    assert caught.value.what.startswith(
+        "nothing to train in this step: the denominator of `policy` is 0 (first rows: rows:"
+    )
+    assert caught.value.remedy == "check the rows of this step: each is masked, truncated or without a reward"
 
 
 def test_python_refuses_what_the_command_refuses() -> None:
     made = make_algorithm({"name": "simpo", "beta": 0.1})
-    with pytest.raises(ConfigError, match=r"stage `train`: `simpo_gamma` 1 at `beta` 0.1 asks for 10 nats a token"):
+    with pytest.raises(ConfigError, match=r"stage `train`: `simpo_gamma` 1 at `beta` 0.1 requires 10 nats per token"):
         rung.train(made, model="tiny:llama", data=ROWS["pairs"])
 
 
@@ -168,6 +170,8 @@ def test_a_setting_without_effect_may_come_from_below_and_is_taken_back_there(ho
     """`algorithm` laid over a config that samples leaves its `rollout` behind."""
     (home / "below.yaml").write_text(yaml.safe_dump(path_of({"stage": {"algorithm": "grpo", "rollout": {"top_k": 5}}})))
     over = ["one.algorithm=dpo", "one.data=pairs.jsonl"]
-    with pytest.raises(ConfigError, match=r"stage `one`: `rollout.top_k` has no effect: `dpo` samples nothing"):
+    with pytest.raises(
+        ConfigError, match=r"stage `one`: `rollout.top_k` has no effect: `dpo` does not sample completions"
+    ):
         check(load_config(home / "below.yaml", over))
     assert check(load_config(home / "below.yaml", [*over, "one.rollout=null"])).rows

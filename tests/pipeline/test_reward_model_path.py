@@ -55,17 +55,17 @@ def test_a_path_trains_a_reward_model_and_a_later_stage_is_judged_by_it(home: Pa
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        pytest.param({"stages": [grpo("stage:rm"), RM]}, "`stage:rm`, which is no stage before it", id="later stage"),
+        pytest.param({"stages": [grpo("stage:rm"), RM]}, "`stage:rm`, which is not an earlier stage", id="later stage"),
         pytest.param(
             {"stages": [{**RM, "name": "dpo", "algorithm": "dpo"}, grpo("stage:dpo")]},
             "trains no reward model",
             id="a stage that makes a policy",
         ),
-        pytest.param({"stages": [grpo("tiny:llama")]}, "`tiny:llama` is no reward model", id="a policy"),
+        pytest.param({"stages": [grpo("tiny:llama")]}, "`tiny:llama` is not a reward model", id="a policy"),
         pytest.param({"stages": [grpo("./nowhere")]}, "there is no model in", id="no such folder"),
         pytest.param(
             {"stages": [{**RM, "algorithm": "dpo", "data": "ranked.jsonl"}]},
-            "ranked.jsonl:2: 3 answers to a prompt, and `dpo` takes 2",
+            "ranked.jsonl:2: 3 completions of a prompt, but `dpo` needs 2",
             id="a ranking for DPO",
         ),
     ],

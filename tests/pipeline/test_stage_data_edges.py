@@ -89,7 +89,7 @@ def test_a_tenth_is_held_out_where_the_stage_stops_early() -> None:
 
 
 def test_data_that_are_sampled_cannot_be_held_out() -> None:
-    with pytest.raises(ConfigError, match="samples its data"):
+    with pytest.raises(ConfigError, match="samples its completions, but `early_stopping`"):
         read("grpo", [{"prompt": "a"}], rewards=["exact_match"], early_stopping={})
 
 
@@ -177,9 +177,9 @@ def test_a_reference_that_moves_has_the_numbers_of_its_sources() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"ref_model_sync_steps": 3}, "its reference `start` stays"),
+        ({"ref_model_sync_steps": 3}, "its reference `start` is fixed"),
         ({"reference": "sync", "ref_model_mixup_alpha": 0.5}, "its reference is `sync`"),
-        ({"reference": "ema", "adapter": {"lora": {}}}, "cannot be mixed"),
+        ({"reference": "ema", "adapter": {"lora": {}}}, "averaging its two matrices does not average the weights"),
     ],
 )
 def test_a_reference_that_cannot_move_so_is_refused(settings: dict, said: str) -> None:
@@ -191,12 +191,12 @@ def test_a_reference_that_cannot_move_so_is_refused(settings: dict, said: str) -
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("sft", {"critic": "head"}, "reads no values"),
-        ("sft", {"teacher": "tiny:gpt2"}, "reads none"),
+        ("sft", {"critic": "head"}, "has a `critic`, but algorithm `sft` uses no value function"),
+        ("sft", {"teacher": "tiny:gpt2"}, "has a `teacher`, but algorithm `sft` uses none"),
         ("sft", {"reference": "sync"}, "has the reference `sync`"),
-        ("kto", {"batch_size": 1}, "`batch_size` 1, and `kto` compares rows"),
-        ("kto", {"batch_size": {"tokens": 9}}, "may be one row"),
-        ("dpo", {"adapter": {"lora": {"init_lora_weights": False}}}, "starts at other weights"),
+        ("kto", {"batch_size": 1}, "`batch_size` is 1, but `kto` compares rows"),
+        ("kto", {"batch_size": {"tokens": 9}}, "may give a step one row"),
+        ("dpo", {"adapter": {"lora": {"init_lora_weights": False}}}, "starts with other weights"),
     ],
 )
 def test_what_an_algorithm_cannot_use_is_refused(name: str, settings: dict, said: str) -> None:

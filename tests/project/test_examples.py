@@ -26,18 +26,22 @@ from typing import ClassVar
 
 from rung.algorithm import Algorithm, State
 from rung.batch import Batch, Loss, Outputs
-from rung.advantages import centre
-from rung.maths import masked_sum
+from rung.maths.advantages import centre
+from rung.maths.tensors import masked_sum
 
 
 class Reinforce(Algorithm):
     """Log-probs weighed by the centred reward."""
 
     name: ClassVar = "third_party_reinforce"
-    needs: ClassVar = frozenset({"prompts"})
-    terms: ClassVar = {"policy": "rows"}
 
     num_generations: int = 4
+
+    def data_kind(self) -> str:
+        return "prompts"
+
+    def terms(self) -> dict[str, str]:
+        return {"policy": "rows"}
 
     def samples_per_prompt(self) -> int:
         return self.num_generations

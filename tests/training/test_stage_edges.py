@@ -28,7 +28,7 @@ def test_the_third_bad_step_in_a_row_is_the_last() -> None:
     spoil(spoilt)
     steps = iter(spoilt)
     assert [next(steps).stepped for _ in range(MAX_BAD_STEPS)] == [False, False, False]
-    with pytest.raises(UserError, match=r"step 3: no finite gradient in 3 steps"):
+    with pytest.raises(UserError, match=r"step 3: no finite gradient in 3 consecutive steps"):
         next(steps)
 
 

@@ -78,7 +78,7 @@ def test_a_log_shorter_than_the_checkpoint_knows_is_refused(tmp_path):
     tracker = JsonLines(tmp_path)
     tracker.start({})
     log_steps(tracker, [1])
-    with pytest.raises(CheckpointError, match=r"metrics.jsonl has \d+ bytes, 9999 when"):
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl has \d+ bytes, but had 9999 when"):
         tracker.truncate({"metrics.jsonl": 9999})
     assert len(lines(tmp_path / "metrics.jsonl")) == 1
 
@@ -104,7 +104,9 @@ def test_trackers_are_made_by_name_each_once(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "remedy"), [("wanddb", "wandb"), ("json", "jsonl"), ("mlflow", "jsonl or wandb")])
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("wanddb", "wandb"), ("json", "jsonl"), ("mlflow", "known: jsonl, wandb")]
+)
 def test_an_unknown_tracker_is_refused_with_the_nearest(tmp_path, name, remedy):
     with pytest.raises(ConfigError) as caught:
         make_trackers([name], tmp_path, project="p", run_name="r")

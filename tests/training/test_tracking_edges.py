@@ -59,9 +59,9 @@ def test_a_file_one_byte_short_is_refused_and_one_of_its_size_is_not(tmp_path: P
     tracker = opened(tmp_path)
     tracker.log(1, {}, {})
     tracker.truncate({"metrics.jsonl": 12})
-    with pytest.raises(CheckpointError, match=r"metrics.jsonl has 12 bytes, 13 when"):
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl has 12 bytes, but had 13 when"):
         tracker.truncate({"metrics.jsonl": 13})
-    with pytest.raises(CheckpointError, match=r"timing.jsonl has 0 bytes, 1 when"):
+    with pytest.raises(CheckpointError, match=r"timing.jsonl has 0 bytes, but had 1 when"):
         tracker.truncate({"metrics.jsonl": 12, "timing.jsonl": 1})
     assert tracker.offset() == {"metrics.jsonl": 12}
 
@@ -70,13 +70,13 @@ def test_trackers_keep_the_order_of_their_names(tmp_path: Path) -> None:
     made = make_trackers(["wandb", "jsonl", "wandb"], tmp_path, project="p", run_name="r")
     assert [type(tracker).__name__ for tracker in made] == ["Wandb", "JsonLines"]
     assert make_trackers([], tmp_path, project="p", run_name="r") == []
-    with pytest.raises(ConfigError, match="no tracker 'zzz'") as caught:
+    with pytest.raises(ConfigError, match="no tracker `zzz`") as caught:
         make_trackers(["jsonl", "zzz"], tmp_path, project="p", run_name="r")
-    assert caught.value.remedy == "did you mean jsonl or wandb?"
+    assert caught.value.remedy == "known: jsonl, wandb; or write `pkg.module:name` or `./file.py:name`"
 
 
 def test_a_tracker_knows_its_folder_project_and_run(tmp_path: Path) -> None:
     jsonl, wandb = make_trackers(["jsonl", "wandb"], tmp_path, project="p", run_name="r")
-    assert vars(jsonl) == {"folder": tmp_path}
+    assert vars(jsonl) == {"folder": tmp_path, "project": "p", "run_name": "r"}
     assert vars(wandb) == {"folder": tmp_path, "project": "p", "run_name": "r", "_run": None}
     wandb.finish()  # nothing was started

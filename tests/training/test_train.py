@@ -68,7 +68,7 @@ def test_bad_rows_set_aside_are_counted_and_nothing_is_written(tmp_path: Path, m
         ({"adapter": {"lora": {"init_lora_weights": False}}}, "init_lora_weights"),
         ({"optimizer": "adamww"}, "did you mean `adamw`"),
         ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-8}, "lr_scheduler_type"),
-        ({"early_stopping": {}}, "leaves one side empty"),
+        ({"early_stopping": {}}, "holds out 10% of 1 examples, so that no example is left"),
     ],
 )
 def test_what_a_stage_cannot_do_is_refused(settings: dict[str, Any], what: str) -> None:
@@ -79,7 +79,9 @@ def test_what_a_stage_cannot_do_is_refused(settings: dict[str, Any], what: str) 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_row_that_exceeds_the_models_positions_is_named(family: str) -> None:
     rows = [TEXTS[0], {"prompt": "a", "completion": "b" * 600}]
-    with pytest.raises(ConfigError, match=r"rows:2: 1 tokens and 601 of its answer exceed the model's 512 positions"):
+    with pytest.raises(
+        ConfigError, match=r"rows:2: 1 prompt tokens and 601 completion tokens exceed the model's 512 positions"
+    ):
         rung.train(SFT(), model=f"tiny:{family}", data=rows, max_length=900, **SHORT)
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.process
 # a "run": steps until asked to stop, then saves, which takes as long as its argument says
 RUN = """
 import sys, time
-from rung.signals import EXIT_STOPPED, StopFlag
+from rung.utils.signals import EXIT_STOPPED, StopFlag
 
 with StopFlag() as stop:
     print("ready", flush=True)

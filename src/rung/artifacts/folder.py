@@ -64,7 +64,7 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
         old, new = _by_name(before.get(key)), _by_name(now.get(key))
         if isinstance(old, Mapping) and isinstance(new, Mapping) and (key != "stages" or list(old) == list(new)):
             yield from (inner if key == "stages" else f"{key}.{inner}" for inner in _changed(old, new))
-        elif old != new:
+        elif before.get(key) != now.get(key):
             yield key
 
 

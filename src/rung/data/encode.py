@@ -202,7 +202,8 @@ def _within_limits(
     if longest <= room:
         return one
     if on_overlong != "truncate":
-        raise OverLong(f"prompt and completion are longer than max_length {max_length}", f"{size} + {longest} tokens")
+        what = "the text is" if one.example.kind == "text" else "prompt and completion are"
+        raise OverLong(f"{what} longer than max_length {max_length}", f"{size} + {longest} tokens")
     answers = tuple(Answer(answer.ids[:room], answer.trained[:room]) for answer in one.answers)
     if not all(any(answer.trained) for answer in answers):
         raise OverLong("no trained token is left after truncation")

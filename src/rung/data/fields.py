@@ -75,7 +75,7 @@ def conversation(value: object, name: str) -> Messages:
     turns = []
     for message in value:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise BadRow(f"`{name}`: a message has no `role`")
+            raise BadRow(f"`{name}`: a message has no `role` that is a string")
         content = block_text(message.get("content"), name)
         if not content.strip() and not message.get("tool_calls"):
             raise BadRow(f"`{name}`: an empty {message['role']} turn")

@@ -30,13 +30,13 @@ def check_requirements(algorithm: Algorithm, config: StageConfig) -> None:
         raise ConfigError(what, "leave it out; it is for `precision: bf16` or another `rollout.sampler`")
     if config.critic is not None and "values" not in needs:
         what = f"stage `{config.name}` has a `critic`, but algorithm `{algorithm.name}` uses no value function"
-        raise ConfigError(what, "remove `critic`, or use an algorithm that trains one, such as `ppo`")
+        raise ConfigError(what, "remove `critic`, or use an algorithm that trains a critic")
     if "teacher" in needs and config.teacher is None:
         what = f"stage `{config.name}`: algorithm `{algorithm.name}` needs a teacher, but `teacher` is not set"
         raise ConfigError(what, "set `teacher`: an earlier stage, a folder, a hub id or `run:NAME/stage`")
     if config.teacher is not None and "teacher" not in needs:
         what = f"stage `{config.name}` has a `teacher`, but algorithm `{algorithm.name}` uses none"
-        raise ConfigError(what, "remove `teacher`, or use an algorithm that learns from one, such as `distill`")
+        raise ConfigError(what, "remove `teacher`, or use an algorithm that learns from a teacher")
     random_adapter = config.adapter is not None and config.adapter.lora.get("init_lora_weights") is False
     if random_adapter and "reference" in needs:
         what = (

@@ -31,7 +31,9 @@ def reward_function(name: str, base: Path | None = None) -> Callable[..., Any]:
         return registered[name]
     found = load_object(re.sub(r"^trl:", "trl.rewards:", name), base)
     if not callable(found):
-        raise RewardError(f"`{name}` is not a function but a {type(found).__name__}", "give the name of a function")
+        raise RewardError(
+            f"`{name}` is of type `{type(found).__name__}`, not a function", "give the name of a function"
+        )
     return found
 
 
