@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from rung.batch import Batch
 from rung.config import PathConfig, StageConfig, parse_config, resolve
@@ -88,3 +89,10 @@ def one_stage(base: Path, stage: Mapping[str, Any], **path: Any) -> tuple[StageC
     raw = {"name": "edges", "model": "tiny:llama", "stages": [{"name": "only", **stage}], **path}
     config = resolve(parse_config(raw, source="test", base=base))
     return config.stages[0], config
+
+
+def changeless(record: type) -> bool:
+    """Whether a record's fields are what it was made with, and no others: frozen, with slots or closed to more."""
+    if issubclass(record, BaseModel):
+        return record.model_config.get("frozen") is True and record.model_config.get("extra") == "forbid"
+    return vars(record)["__dataclass_params__"].frozen is True and "__slots__" in vars(record)
