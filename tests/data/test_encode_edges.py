@@ -7,9 +7,9 @@ import pytest
 from rung.data.encode import encode, encode_prompt
 from rung.data.records import Encoded, Message, make_example
 from rung.data.report import DataReport
-from rung.data.tokens import overlapping
+from rung.data.tokens import continued, overlapping
 from rung.errors import DataError
-from rung.tiny.tokenizers import EOS_ID, byte
+from rung.tiny.tokenizers import EOS_ID, bpe, byte
 
 TOKENIZER = byte()
 
@@ -157,6 +157,15 @@ def test_an_end_that_the_tokenizer_adds_is_taken_off_the_prompt_alone(build) -> 
     assert encode_prompt("abc<eos>", tokenizer)[: len(letters) + 1] == (*letters, tokenizer.eos_token_id)
     assert len(encode_prompt("", tokenizer)) == 1
     assert encode_prompt("a<pad>", build()) == (letters[0], tokenizer.pad_token_id)
+
+
+def test_a_text_behind_another_has_no_space_of_its_own() -> None:
+    """This tokenizer writes a space before every text; characters are counted without it."""
+    tokenizer = bpe(["take one tablet by mouth"] * 9, size=300)
+    ids, spans = continued("take one", tokenizer)
+    assert "".join("take one"[start:end] for start, end in spans) == "take one"
+    assert spans[-1][1] == 8
+    assert tokenizer.convert_ids_to_tokens(ids)[0] != tokenizer.tokenize("take one")[0]
 
 
 def test_a_span_is_said_where_one_character_of_it_is() -> None:

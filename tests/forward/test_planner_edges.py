@@ -1,5 +1,7 @@
 """Plans by hand: what a call costs, where a sorted list is cut, what shares a pack."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -112,6 +114,18 @@ def test_rows_are_packed_up_to_the_shortest_length_that_holds_them() -> None:
     assert block == Block("masked", (Part((0, 1, 2), (0, 0, 0)),))
     blocks = plan(ROWS, unit="row", layouts=("masked",), cost=DEAR_CALLS, token_budget=8)
     assert sorted(part.rows for each in blocks for part in each.parts) == [(0, 1), (2,)]
+
+
+def test_completions_that_do_not_fit_with_their_prompt_are_cut_beside_copies_of_it() -> None:
+    """A prompt of 4 and completions of 3 each: 10 tokens hold it with two of them, and 7 the third."""
+    row = ([1, 2, 3, 4], [5, 6, 7])
+    three = batch_of([row] * 3)
+    shared = replace(
+        three, prompt_ids=three.prompt_ids[:1], prompt_mask=three.prompt_mask[:1], prompt_of=three.prompt_of * 0
+    )
+    blocks = plan(shared, unit="row", layouts=("masked",), cost=DEAR_CALLS, token_budget=10)
+    assert sorted(len(part.rows) for block in blocks for part in block.parts) == [1, 2]
+    assert all(block.layout == "masked" for block in blocks)
 
 
 def test_the_cheapest_layout_is_taken_and_none_is_needed_for_nothing() -> None:

@@ -77,6 +77,27 @@ def test_a_line_tells_the_epoch_and_all_tokens_so_far(tmp_path: Path) -> None:
     assert all("loss/nll" not in line for line in lines)
 
 
+def test_the_clock_is_read_beside_the_numbers(tmp_path: Path) -> None:
+    _, lines = fitted(tmp_path, max_steps=1)
+    (timing,) = [json.loads(line) for line in (tmp_path / "only" / "timing.jsonl").read_text().splitlines()]
+    assert timing["step"] == 1
+    assert timing["tokens_per_second"] * timing["step_time"] == pytest.approx(lines[0]["num_tokens"])
+    assert "step_time" not in lines[0]
+
+
+def test_completions_of_the_last_step_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(tmp_path, max_steps=1)
+    assert "sampled at the last step" not in capsys.readouterr().out
+    work = tmp_path / "sampled"
+    work.mkdir()
+    (work / "judge.py").write_text("def odd(completions, **_):\n    return [i % 2 for i in range(len(completions))]\n")
+    grpo: dict[str, Any] = {"algorithm": {"name": "grpo", "num_generations": 2}, "batch_size": "auto"}
+    grpo["rollout"] = {"batch_size": 2, "max_completion_length": 2}
+    fitted(work, max_steps=1, rewards=["./judge.py:odd"], updates={"minibatches": 1, "epochs": 1}, **grpo)
+    assert "only: sampled at the last step" in capsys.readouterr().out
+    assert len((work / "only" / "completions.jsonl").read_text().splitlines()) == 4
+
+
 def test_checkpoints_lie_at_the_interval_and_none_at_the_end(tmp_path: Path) -> None:
     fitted(tmp_path, max_steps=6, save_steps=2)
     assert sorted(path.name for path in (tmp_path / "only" / "checkpoints").iterdir()) == ["step-000002", "step-000004"]

@@ -42,7 +42,12 @@ def climbed(folder: Path, stages: list[dict[str, Any]], **settings: Any) -> Run:
         "name": "edges",
         "model": "tiny:llama",
         "output": str(folder / "runs"),
-        "evaluate": {"validation": "items.jsonl", "metrics": ["./judge.py:others"], "max_completion_length": 2},
+        "evaluate": {
+            "validation": "items.jsonl",
+            "test": "items.jsonl",
+            "metrics": ["./judge.py:others"],
+            "max_completion_length": 2,
+        },
         "gate": {"metric": "others"},
         "stages": [{key: value for key, value in stage.items() if value != "auto"} for stage in stages],
         **settings,
@@ -61,6 +66,12 @@ def test_a_stage_that_is_kept_out_is_not_what_the_next_is_held_against(tmp_path:
     assert spoilt.decision.gain.gain < -0.8
     assert still.decision.gain.gain == 0.0
     assert (spoilt.start, still.start) == ("asked", "asked")
+    for stage, trains in (("asked", False), ("spoilt", True), ("still", True)):
+        assert (run.folder / stage / "test.json").is_file()
+        assert (run.folder / stage / "config.yaml").is_file() is trains
+        assert (run.folder / stage / "model").is_dir() is trains
+    assert [record.reads for record in run.lineage.stages] == [{"validation": 1, "test": 1}] * 3
+    assert "asked" in (run.folder / "config.yaml").read_text()
     assert run.exit_code(strict=False) == 0
     assert run.exit_code(strict=True) == 3
 

@@ -77,6 +77,7 @@ def test_seeds_differ_and_names_are_known() -> None:
 def test_a_tokenizer_pads_on_the_left_and_knows_its_marks() -> None:
     tokenizer = byte()
     assert tokenizer.padding_side == "left"
+    assert tokenizer.decode(tokenizer.encode("a . b , 's")) == "a . b , 's"
     assert tokenizer.convert_tokens_to_ids(["<|pad|>", "<|eos|>", "<|bos|>", "<|system|>", "<|tool|>"]) == [
         0,
         1,

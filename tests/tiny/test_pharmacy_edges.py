@@ -1,10 +1,13 @@
 """Reading a direction at its limits: words, names, periods, numbers, and severity by hand."""
 
+from random import Random
+
 import pytest
 
 from rung.tiny.pharmacy.checker import judge
 from rung.tiny.pharmacy.formulary import drug
 from rung.tiny.pharmacy.orders import Order, Part, largest
+from rung.tiny.pharmacy.pairs import NEAR_MISSES
 from rung.tiny.pharmacy.phrases import scan
 from rung.tiny.pharmacy.reader import days, read
 from rung.tiny.pharmacy.sigs import misspell
@@ -163,9 +166,37 @@ def test_a_line_of_the_table() -> None:
     assert (largest("2"), largest("1 to 3")) == (2.0, 3.0)
 
 
-def test_short_words_are_never_misspelt() -> None:
-    from random import Random
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("maximum", {None, "8"}),
+        ("strength", {"10 mg", "50 mg"}),
+        ("dose", {"2", "3", "4"}),
+        ("duration", {"2 days", "6 days", "12 days", "3 weeks"}),
+        ("route", {"under the tongue", "in the rectum"}),
+        ("prn", {(False, None)}),
+    ],
+)
+def test_a_near_miss_changes_its_component(name: str, found: set) -> None:
+    part = Part("1", "2 times a day", "10 days")
+    order = Order("xyz", "5 mg", "tablet", "by mouth", (part,), prn=True, reason="pain", maximum="4")
 
+    def changed(missed: Order | None) -> object:
+        assert missed is not None
+        first = missed.parts[0]
+        told = {"dose": first.amount, "duration": first.duration, "prn": (missed.prn, missed.reason)}
+        return told.get(name, getattr(missed, name, None))
+
+    assert {changed(NEAR_MISSES[name](order, Random(i))) for i in range(60)} == found
+
+
+def test_a_near_miss_of_what_is_not_there_is_none() -> None:
+    for name in ("strength", "duration", "prn", "maximum", "second part"):
+        bare = Order("xyz", None, "tablet", "by mouth", (Part("1", "2 times a day"),))
+        assert NEAR_MISSES[name](bare, Random(0)) is None
+
+
+def test_short_words_are_never_misspelt() -> None:
     assert misspell("1 tab po bid", Random(0)) == "1 tab po bid"
     found = {misspell("tablet", Random(i)) for i in range(200)}
     swaps = {"tbalet", "talbet", "tabelt"}

@@ -20,7 +20,7 @@ from rung.forward.planner import Block, Layout, Part
 Compute = Callable[[Batch, list[States]], dict[str, Any]]  # named tensors, dicts of tensors, or None
 
 
-@dataclass
+@dataclass(slots=True)
 class WorkCounter:
     """Work done so far: positions through the decoder, rows through the LM head, model calls."""
 

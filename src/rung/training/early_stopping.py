@@ -34,7 +34,7 @@ def validation_loss(policy: Policy, algorithm: Algorithm, batches: Sequence[Batc
     return sum(float(sums[name] / counts[name]) for name in sums)
 
 
-@dataclass
+@dataclass(slots=True)
 class BestWeights:
     """The lowest validation loss, its weights, and the number of evaluations since without an improvement.
 
