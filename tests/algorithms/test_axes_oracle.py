@@ -30,7 +30,6 @@ from rung.algorithms.grpo import GRPO
 from rung.algorithms.shared.group_relative import GroupRelative
 from rung.algorithms.shared.options import Level
 from rung.batch import Batch
-from rung.maths.advantages import standardised_sum
 
 NAN = float("nan")
 BONUS = {"entropy_coef": 0.2}

@@ -49,6 +49,7 @@ def test_what_changed_is_named_and_where_runs_lie_is_no_matter(tmp_path: Path) -
     two = [{"name": name, "algorithm": "sft", "data": "x", "max_steps": 3} for name in ("sft", "more")]
     assert changed(tmp_path, stages=[two[0], two[1] | {"max_steps": 4}]) == "more.max_steps"
     assert changed(tmp_path, stages=two[:1]) == "stages"
+    assert changed(tmp_path, stages=two[::-1]) == "stages"
 
 
 def test_yaml_keeps_its_order_and_its_letters() -> None:

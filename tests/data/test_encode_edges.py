@@ -7,7 +7,7 @@ import pytest
 from rung.data.encode import encode, encode_prompt
 from rung.data.records import Encoded, Message, make_example
 from rung.data.report import DataReport
-from rung.data.tokens import continued, overlapping
+from rung.data.tokens import continuation_tokens, overlapping
 from rung.errors import DataError
 from rung.tiny.tokenizers import EOS_ID, bpe, byte
 
@@ -162,7 +162,7 @@ def test_an_end_that_the_tokenizer_adds_is_taken_off_the_prompt_alone(build) -> 
 def test_a_text_behind_another_has_no_space_of_its_own() -> None:
     """This tokenizer writes a space before every text; characters are counted without it."""
     tokenizer = bpe(["take one tablet by mouth"] * 9, size=300)
-    ids, spans = continued("take one", tokenizer)
+    ids, spans = continuation_tokens("take one", tokenizer)
     assert "".join("take one"[start:end] for start, end in spans) == "take one"
     assert spans[-1][1] == 8
     assert tokenizer.convert_ids_to_tokens(ids)[0] != tokenizer.tokenize("take one")[0]

@@ -73,13 +73,15 @@ def test_a_pair_is_two_rows_of_labels_and_an_answer_is_left_where_it_is_sampled(
     assert asked.answers == ()
 
 
-@pytest.mark.parametrize(("on_bad", "written"), [("skip", False), ("quarantine", True)])
-def test_bad_rows_go_aside_where_the_stage_wants_it(on_bad: str, written: bool, tmp_path: Path) -> None:
-    config, path = stage("sft", on_bad=on_bad)
+@pytest.mark.parametrize(("on_bad_row", "kept"), [("skip", []), ("quarantine", ["x.jsonl:100"])])
+def test_bad_rows_are_kept_for_the_file_where_the_stage_wants_it(
+    on_bad_row: str, kept: list[str], tmp_path: Path
+) -> None:
     rows = [{"prompt": f"{i}", "completion": "b"} for i in range(99)] + [{"prompt": "", "completion": "b"}]
-    examples, report = read_examples(algorithm("sft"), config, path, rows, quarantine=tmp_path / "bad.jsonl")
-    assert (len(examples), report.num_dropped) == (99, 1)
-    assert (tmp_path / "bad.jsonl").exists() is written
+    data = read("sft", rows, on_bad_row=on_bad_row)
+    assert (len(data.all), data.report.num_dropped) == (99, 1)
+    data.report.write_quarantine(tmp_path / "bad.jsonl")
+    assert (tmp_path / "bad.jsonl").exists() is bool(kept)
 
 
 def held(count: int, **settings: Any) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def load_examples(
     `spec` is a file, a folder, a hub id, `task:NAME/SPLIT`, a mapping (`DataSpec`), or the rows themselves. Paths are
     relative to `base`. A bad row is an error, or is dropped and counted (`skip`); `quarantine` also keeps it in the
     report. A share of bad rows above `max_bad_share` is always an error. `seed` determines the rows of a task and the
-    sample for `limit`. Raises `DataError` (file, row, remedy) and `ConfigError` (an unknown key or format of the mapping).
+    sample for `limit`. Raises `DataError` (file, row, remedy) and `ConfigError` (an unknown key or format).
     """
     if isinstance(spec, str | Mapping | DataSpec):
         settings = _settings(cast("str | Mapping[str, Any] | DataSpec", spec), base)

@@ -87,14 +87,14 @@ def test_the_clock_is_read_beside_the_numbers(tmp_path: Path) -> None:
 
 def test_completions_of_the_last_step_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fitted(tmp_path, max_steps=1)
-    assert "sampled at the last step" not in capsys.readouterr().out
+    assert "completions of the last step" not in capsys.readouterr().out
     work = tmp_path / "sampled"
     work.mkdir()
     (work / "judge.py").write_text("def odd(completions, **_):\n    return [i % 2 for i in range(len(completions))]\n")
     grpo: dict[str, Any] = {"algorithm": {"name": "grpo", "num_generations": 2}, "batch_size": "auto"}
     grpo["rollout"] = {"batch_size": 2, "max_completion_length": 2}
     fitted(work, max_steps=1, rewards=["./judge.py:odd"], updates={"minibatches": 1, "epochs": 1}, **grpo)
-    assert "only: sampled at the last step" in capsys.readouterr().out
+    assert "only: completions of the last step" in capsys.readouterr().out
     assert len((work / "only" / "completions.jsonl").read_text().splitlines()) == 4
 
 
