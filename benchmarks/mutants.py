@@ -12,6 +12,7 @@ the libraries. `docs/mutants.md` lists the survivors, with a reason where the YA
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import json
 import os
@@ -150,12 +151,29 @@ def copy_checkout(folder: Path) -> None:
 
 
 def listed(globs: Sequence[str]) -> list[MutationSpec]:
-    """Every mutant of the files, in an order that depends on nothing but them."""
+    """Every mutant of the files but those of a function's annotations, in an order that depends on nothing but them."""
     files = sorted({file for pattern in globs for file in Path().glob(pattern) if not file.is_symlink()})
     with use_db("session.sqlite") as session:
         init(files, session, {})
         specs = [item.mutations[0] for item in session.work_items]
+    unevaluated = {str(file): annotations(file.read_text(encoding="utf-8")) for file in files}
+    specs = [
+        spec
+        for spec in specs
+        if not any(begin <= tuple(spec.start_pos) < end for begin, end in unevaluated[str(spec.module_path)])
+    ]
     return sorted(specs, key=lambda spec: (str(spec.module_path), spec.operator_name, spec.occurrence))
+
+
+def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Begin and end, each a line and a column, of the annotations of arguments and results: nothing evaluates them."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            arguments = [each.annotation for each in ast.walk(node.args) if isinstance(each, ast.arg)]
+            for one in filter(None, [*arguments, node.returns]):
+                found.append(((one.lineno, one.col_offset), (one.end_lineno or 0, one.end_col_offset or 0)))
+    return found
 
 
 def try_side_by_side(sample: Sequence[MutationSpec], setup: Setup, copies: Sequence[Path]) -> list[Mutant]:
