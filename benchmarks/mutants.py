@@ -24,11 +24,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from difflib import ndiff
-from fnmatch import fnmatch
 from importlib import import_module
 from importlib.metadata import version
 from math import ceil
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import pytest
@@ -91,7 +90,9 @@ class Setup(BaseModel):
 
     def package_of(self, file: str) -> str:
         """The package that a file belongs to."""
-        return next(n for n, package in self.packages.items() if any(fnmatch(file, glob) for glob in package.files))
+        return next(
+            n for n, package in self.packages.items() if any(PurePath(file).match(glob) for glob in package.files)
+        )
 
 
 class Mutant(NamedTuple):

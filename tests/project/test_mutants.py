@@ -76,6 +76,19 @@ def test_mutants_are_listed_in_one_order_whatever_their_keys(
     assert not any("Operator_BitOr" in spec.operator_name for spec in found), "nothing evaluates an annotation"
 
 
+def test_a_module_belongs_to_its_own_package(mutants: dict[str, Any]) -> None:
+    setup = mutants["Setup"].model_validate(SETUP)
+    wanted = {
+        "batch": "engine",
+        "maths/advantages": "maths",
+        "data/formats/preference": "data",
+        "tiny/corpus/x": "tiny",
+    }
+    for module, package in wanted.items():
+        assert setup.package_of(f"src/rung/{module}.py") == package
+    assert setup.package_of("algorithms/shared/pairs.py") == setup.package_of("algorithms/dpo.py") == "algorithms"
+
+
 def test_tests_named_after_a_module_run_first(mutants: dict[str, Any], tmp_path: Path) -> None:
     for name in ("test_a.py", "test_cut.py", "test_rows_cut_edges.py"):
         (tmp_path / name).touch()
