@@ -1,6 +1,7 @@
 """The order of the packages: imports only point downwards, there are no cycles, every package states its purpose."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -111,3 +112,9 @@ def test_maths_imports_torch_and_nothing_of_ours() -> None:
 def test_every_package_says_in_a_sentence_what_it_is_for(init: Path) -> None:
     said = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
     assert said.split("\n")[0].endswith(".")
+
+
+def test_the_picture_of_the_packages_is_the_order_of_the_imports() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [tuple(row.split()) for row in re.findall(r"^\[ *(.*?) *\]", page, re.MULTILINE)]
+    assert [sorted(row) for row in rows] == [list(layer) for layer in LAYERS[-2::-1]]
