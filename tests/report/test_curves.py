@@ -138,6 +138,12 @@ def test_a_point_is_drawn_where_its_step_and_its_value_are(tmp_path):
     assert len(list(ElementTree.fromstring(drawn).iter(f"{SVG}use"))) >= 3, "few points are dots"
 
 
+@pytest.mark.parametrize(("steps_drawn", "dotted"), [(12, True), (13, False)])
+def test_twelve_points_are_dots_and_thirteen_are_a_line(steps_drawn, dotted, tmp_path):
+    (panel,) = chosen(tmp_path, steps(*({"loss": float(i)} for i in range(steps_drawn)))).panels
+    assert (painted(panel).lines[0].get_marker() == "o") is dotted
+
+
 def test_lines_have_a_legend_with_their_last_values_and_a_title_at_the_pointer(tmp_path):
     rows = steps({"rewards/chosen": 0.0, "rewards/rejected": 2.0}, {"rewards/chosen": 1.5, "rewards/rejected": -1.0})
     (drawn,) = figures(chosen(tmp_path, rows).panels, "Training: dpo")
