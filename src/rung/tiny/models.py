@@ -16,7 +16,7 @@ NAMES = (*FAMILIES, "base", "blank")
 
 
 def build(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Builds a random fp32 model of a family in `FAMILIES` (hidden size 32, 2 layers), and the byte tokenizer.
+    """Builds a random fp32 model of a family in `FAMILIES` (hidden 32, 2 layers, 512 positions) and the byte tokenizer.
 
     Equal seeds give equal weights; the global random state is unchanged. Raises ConfigError for another name.
 
