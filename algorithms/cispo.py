@@ -1,10 +1,10 @@
-"""Clipped importance sampling: the ratio is capped as a weight, so no token loses its gradient.
+"""Clipped importance sampling: the capped ratio is a weight of the log-prob, so every token keeps its gradient.
 
     loss = sum_i sum_t - sg(min(rho, cap)) A log pi / sum_i |y_i|
 
-Source: MiniMax 2025 (MiniMax-M1, arXiv 2506.13585), eq. 4. PPO's clipping removes the gradient of a token whose ratio
-exceeds the bound, and rare tokens that change the course of an answer ("but", "wait") exceed it first. Here every token
-keeps its gradient.
+sg stops the gradient. Source: MiniMax 2025 (MiniMax-M1, arXiv 2506.13585), eq. 4. PPO's clipping removes the gradient
+of a token whose ratio exceeds the bound, and rare tokens that change the course of an answer ("but", "wait") exceed it
+first. Here every token keeps its gradient.
 
 How we differ: no lower bound, as in the paper's experiments; the cap is 5 and rewards are scaled over the batch
 (ScaleRL, arXiv 2510.13786). TRL's `epsilon_high` is also the cap, but defaults to `epsilon`, 0.2, which gives every
@@ -38,7 +38,7 @@ class CISPO(GroupRelative):
     scale_rewards: Scale = "batch"
     reduction: Reduction = "token_mean"
     importance_sampling_level: Level = "token"
-    """Importance ratio used as the weight: that of each token or that of its row."""
+    """Importance ratio used as the weight: of each token, or of the whole row."""
 
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:
         """The REINFORCE loss times the capped ratio, and the fraction of tokens with a capped ratio."""

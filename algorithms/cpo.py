@@ -4,7 +4,7 @@
     loss = mean over pairs of - log sigma(beta (s_chosen - s_rejected))
          + alpha (- sum_chosen m log pi / sum_chosen m)
 
-Source: Xu et al. 2024 (arXiv 2401.08417), eq. 3. The losses `hinge` and `ipo` (on mean log-probs)
+m is the loss mask. Source: Xu et al. 2024 (arXiv 2401.08417), eq. 3. The losses `hinge` and `ipo` (on mean log-probs)
 are those of `dpo`.
 
 How we differ from TRL: the negative log-likelihood is a mean over the chosen tokens of the whole step, not of a
@@ -56,7 +56,7 @@ class CPO(Algorithm):
         return "pairs"
 
     def terms(self) -> Mapping[str, Denominator]:
-        """A mean over pairs; the negative log-likelihood is a mean over chosen tokens."""
+        """The preference loss, a mean over pairs, and the negative log-likelihood, a mean over chosen tokens."""
         return {"pairs": "groups", "nll": chosen_tokens} if self.cpo_alpha else {"pairs": "groups"}
 
     def readouts(self) -> Mapping[str, Readout]:

@@ -7,7 +7,7 @@ Source: Yu et al. 2025 (DAPO, arXiv 2503.14476), eq. 8.
 1. Clip-higher: the upper bound 0.28 lets the probability of unlikely tokens grow further.
 2. Token-level loss: one mean over all tokens, so the weight of an answer is proportional to its length.
 3. Dynamic sampling: groups with a constant *task* reward are dropped and resampled until the rollout is full. The task
-   reward is the one before shaping: with a length penalty, a group of correct answers would look mixed.
+   reward has no shaping: with a length penalty included, the rewards of equally correct answers would differ.
 4. Soft overlong punishment: a penalty that grows over the last `overlong_buffer` tokens before the limit up to
    `overlong_factor`.
 
@@ -58,12 +58,12 @@ class DAPO(GRPO):
         return self
 
     def unused_settings(self) -> dict[str, str]:
-        """Those of GRPO, and the factor of a disabled overlong penalty."""
+        """The unused settings of GRPO, and `overlong_factor` if the overlong penalty is disabled."""
         unused = super().unused_settings()
         return unused | {"overlong_factor": "`overlong_buffer` is 0"} if self.overlong_buffer == 0 else unused
 
     def generation_limit(self) -> int:
-        """`max_num_gen_batches`."""
+        """The maximum number of generation batches per rollout: `max_num_gen_batches`."""
         return self.max_num_gen_batches
 
     def keep_groups(self, rollout: Batch) -> Tensor:

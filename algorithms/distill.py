@@ -7,8 +7,8 @@
     loss = sum_i sum_t m_it D_it / sum_i sum_t m_it
 
 Source: Agarwal et al. 2024 (arXiv 2306.13649), eq. 1 and 2; on the policy's own samples it is on-policy distillation.
-The ends of `beta` are special cases: the generalised Jensen-Shannon divergence itself goes to 0 there. No gradient
-flows through the sampling of tokens.
+`beta` 0 and 1 are special cases, because the generalised Jensen-Shannon divergence goes to 0 at both. No gradient flows
+through the sampling of tokens.
 
 How we differ from TRL: one temperature, the stage's, applies to sampling and to both distributions, while GKDTrainer's
 applies only to sampling; the sums run over the whole optimizer step; LM heads of different sizes with one tokenizer are
@@ -51,7 +51,7 @@ class Distill(Algorithm):
         return frozenset({"teacher"})
 
     def terms(self) -> Mapping[str, Denominator]:
-        """A mean over trained tokens."""
+        """The divergence, a mean over trained tokens."""
         return {"divergence": "tokens"}
 
     def readouts(self) -> Mapping[str, Readout]:

@@ -3,11 +3,12 @@
     u = sum_t m (log pi - log ref) of the chosen row, v of the rejected row
     loss = - log sigma(beta (u - v)), mean over pairs
 
-Source: Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. `loss_type` is one of `LOSSES` or a weighted list of them; each
-is a pure function in `rung.maths.preference_losses`, with its source. `sft` is the negative log-likelihood of the
-chosen rows. For losses of u - v, `f_divergence_type` replaces u and v by f'(exp u) and f'(exp v) of another divergence
-(arXiv 2309.16240); `ld_alpha` scales the tokens beyond the length of the shorter side (arXiv 2409.06411);
-`use_weighting` weights each pair by its probability under the policy (arXiv 2406.11827).
+m is the loss mask. Source: Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. `loss_type` is one loss or a list of losses,
+which are weighted by `loss_weights`; each is a pure function in `rung.maths.preference_losses`, with its source, but
+for `sft`, the negative log-likelihood of the chosen rows. For losses of u - v, `f_divergence_type` replaces u and v by
+f'(exp u) and f'(exp v) of another divergence (arXiv 2309.16240); `ld_alpha` scales the tokens beyond the length of the
+shorter side (arXiv 2409.06411); `use_weighting` weights each pair by its probability under the policy (arXiv
+2406.11827).
 
 How we differ from TRL: `label_smoothing` also applies to `sigmoid` and `sigmoid_norm`; a setting that no selected loss
 uses is an error; the `sft` term is a mean over the chosen tokens of the whole step, not of a micro-batch, and is not
@@ -49,7 +50,10 @@ Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_diverge
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """Inputs of a loss for each pair, all (pairs,): log-ratios, and differences of their scores."""
+    """Inputs of the pair losses, all (pairs,): the log-ratios u and v, and the differences of their scores.
+
+    The score of a log-ratio x is f'(exp x) of the chosen divergence.
+    """
 
     u: Tensor
     v: Tensor

@@ -1,4 +1,4 @@
-"""Geometric-mean policy optimisation: the geometric instead of the arithmetic mean of a row's clipped token ratios.
+"""Geometric-mean policy optimisation: GRPO with the geometric mean of a row's clipped token ratios.
 
     q_t  = min(Delta_t, clip(Delta_t, +-eps)) where A > 0, else max(Delta_t, clip(Delta_t, +-eps))
     loss = mean_i - exp(mean_t q_t) A_i,  Delta = log pi - log pi_old
@@ -37,12 +37,12 @@ class GMPO(GroupRelative):
     """Upper clipping bound: token log-ratios are clipped at epsilon_high; None = `epsilon`."""
 
     def has_row_ratio(self) -> bool:
-        """True: the ratio of a row is the geometric mean over its tokens."""
+        """True: all tokens of a row share one ratio, the geometric mean."""
         return True
 
     @property
     def upper(self) -> float:
-        """`epsilon_high`, or `epsilon` where it is not set."""
+        """The upper clipping bound of log-ratios: `epsilon_high`, or `epsilon` if that is None."""
         return self.epsilon if self.epsilon_high is None else self.epsilon_high
 
     def objective(self, logps: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Metric]]:

@@ -9,8 +9,8 @@ Source: Shao et al. 2024 (DeepSeekMath, arXiv 2402.03300), eq. 3. `dr_grpo` is t
 How we differ from the paper:
 1. The KL term is multiplied by the ratio, which makes its gradient that of KL(policy || reference) (arXiv 2512.02556);
    the gradient of plain k3 (`kl_estimator: k3`) is that of KL(reference || policy).
-2. A group with equal rewards gets advantages of exactly 0; its rows count in the denominator, and their forward pass is
-   skipped unless the loss has a KL penalty.
+2. A group with equal rewards gets advantages of exactly 0. Its rows still count in the denominator, but their forward
+   pass is skipped unless the loss has a KL penalty.
 3. A row without a reward is excluded from its group and from the loss.
 """
 
@@ -62,7 +62,7 @@ class GRPO(GroupRelative):
 
     @property
     def upper(self) -> float:
-        """`epsilon_high`, or `epsilon` where it is not set."""
+        """The distance of the upper clipping bound from 1: `epsilon_high`, or `epsilon` if that is None."""
         return self.epsilon if self.epsilon_high is None else self.epsilon_high
 
     def check_settings(self) -> None:
@@ -75,7 +75,7 @@ class GRPO(GroupRelative):
             raise ConfigError(f"{' and '.join(wide)} will clip nothing: {reason}", remedy)
 
     def notes(self, updates_per_rollout: int) -> list[str]:
-        """A note that a sequence-level ratio is 1 on-policy."""
+        """A note if sequence-level ratios are always 1, since there is one update per rollout, and `drift_notes`."""
         notes = self.drift_notes(updates_per_rollout)
         if self.importance_sampling_level not in GEOMETRIC or updates_per_rollout > 1:
             return notes

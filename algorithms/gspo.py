@@ -3,12 +3,12 @@
     s_i  = exp(mean_t (log pi - log pi_old))
     loss = mean_i - min(s_i A_i, clip(s_i, 1 - 3e-4, 1 + 4e-4) A_i)
 
-Source: Zheng et al. 2025 (arXiv 2507.18071), eq. 5; `gspo_token` is its eq. 13, where each token's ratio has the value
-of s_i and the gradient of its own log-prob: it equals `gspo` if all tokens of a row share an advantage, and allows
-advantages per token. `luspo` (arXiv 2602.05261) multiplies the loss of a row by its length, so the weight of an answer
-is proportional to its length. Advantages are GRPO's. Without clipping this is REINFORCE with a baseline, so the paper
-makes 4 updates per rollout and uses narrow bounds, which suit a mean over tokens. With GRPO's 0.2 nothing is ever
-clipped.
+Source: Zheng et al. 2025 (arXiv 2507.18071), eq. 5. `gspo_token` is eq. 13 of the paper: the ratio of each token has
+the value of s_i and the gradient of the token's own log-prob. It equals `gspo` if all tokens of a row have the same
+advantage, and allows different ones. `luspo` (arXiv 2602.05261) multiplies the loss of a row by its length, so the
+weight of an answer is proportional to its length. Advantages are GRPO's. Without clipping this is REINFORCE with a
+baseline, so the paper makes 4 updates per rollout and uses narrow bounds, which suit a mean over tokens. With GRPO's
+bound of 0.2 nothing would ever be clipped.
 
 How we differ from the paper: the mean log-ratio is clamped to +-20; with `beta` (0 in the paper) the KL term is
 multiplied by the token ratio, as in `grpo`, not by the sequence ratio.

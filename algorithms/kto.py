@@ -5,9 +5,9 @@
     loss = lambda_D (1 - sigma(beta (u - z0))) for a desirable row, lambda_U (1 - sigma(beta (z0 - u))) for an
            undesirable row, mean over rows
 
-Source: Ethayarajh et al. 2024 (arXiv 2402.01306), eq. 7. z0 estimates KL(policy || reference) from prompts paired with
-answers to other prompts; the loss saturates for rows far from z0 on either side. `loss_type: apo_zero_unpaired`
-replaces z0 by 0 (arXiv 2408.06266, eq. 7).
+m is the loss mask. Source: Ethayarajh et al. 2024 (arXiv 2402.01306), eq. 7. z0 estimates KL(policy || reference) from
+mismatched rows, prompts with answers to other prompts; the loss saturates for rows far from z0 on either side.
+`loss_type: apo_zero_unpaired` replaces z0 by 0 (arXiv 2408.06266, eq. 7).
 
 How we differ from TRL: z0 is computed once per step over all processes, not per micro-batch. The mismatched answer of a
 prompt is chosen among the distinct answers of the step, sorted by a hash, instead of from the previous row: it depends
@@ -48,8 +48,8 @@ class KTO(Algorithm):
     loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
     """Baseline of the implicit rewards: z0 (`kto`) or 0 (`apo_zero_unpaired`)."""
     desirable_weight: NonNegativeFloat = 1.0
-    """Weight of rows labelled true; this weight times their number should be 1 to 4/3 of the same product for rows
-    labelled false."""
+    """Weight of rows labelled true; the product of weight and number of rows should be 1 to 4/3 times as large as that
+    for rows labelled false."""
     undesirable_weight: NonNegativeFloat = 1.0
     """Weight of rows labelled false."""
 
@@ -70,7 +70,7 @@ class KTO(Algorithm):
         return frozenset({"reference"})
 
     def terms(self) -> Mapping[str, Denominator]:
-        """A mean over rows."""
+        """The loss, a mean over rows."""
         return {"rows": "rows"}
 
     def readouts(self) -> Mapping[str, Readout]:
@@ -117,10 +117,10 @@ def baseline(batch: Batch, policy: ForwardPasses) -> float:
 
 
 def with_other_answers(batch: Batch, ranks: Ranks) -> Batch | None:
-    """Replaces each answer by the previous distinct one, in hash order, over all ranks; None if all are equal.
+    """Replaces each answer by another answer of the step on any rank; None if all answers of the step are equal.
 
-    An answer is cut where it and its new prompt would exceed the longest row of the step, which the model is known to
-    accept. A collective over all ranks.
+    It is the previous one among the distinct answers, sorted by hash. It is cut where it would make its row longer than
+    the longest row of the step, a length that the model is known to accept. A collective over all ranks.
     """
     own = answers(batch.completion_ids, batch.completion_mask, batch.loss_mask)
     lengths = batch.prompt_mask.sum(1)[batch.prompt_of]

@@ -4,11 +4,12 @@
     loss = - sum_chosen m log pi / sum_chosen m
          + beta times the mean over pairs of - log sigma(log odds_chosen - log odds_rejected)
 
-Source: Hong et al. 2024 (arXiv 2403.07691), eq. 4, 6 and 7. There is no reference; the first term regularises.
+m is the loss mask. Source: Hong et al. 2024 (arXiv 2403.07691), eq. 4, 6 and 7. There is no reference model; the first
+term regularises the policy.
 
 How we differ from TRL: the negative log-likelihood is that of the chosen completion, as in the paper, while TRL also
 trains the prompt tokens. It is a mean over the chosen tokens of the whole step, not of a micro-batch. Mean log-probs
-are clamped to at most -1e-6, where the odds are finite.
+are clamped to at most -1e-6, to keep the odds finite.
 """
 
 from collections.abc import Mapping

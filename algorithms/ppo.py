@@ -111,7 +111,7 @@ class PPO(Algorithm):
         return needs | {"reference"} if self.beta else needs
 
     def terms(self) -> Mapping[str, Denominator]:
-        """Two means over trained tokens: the clipped policy loss, and the clipped value loss."""
+        """The clipped policy loss and the clipped value loss, both means over trained tokens."""
         return {"policy": "tokens", "value": "tokens"}
 
     def readouts(self) -> Mapping[str, Readout]:
@@ -119,18 +119,18 @@ class PPO(Algorithm):
         return {"entropy": entropy_detached}
 
     def unused_settings(self) -> dict[str, str]:
-        """Settings of an adaptive KL coefficient, or of a critic's training, that are disabled."""
+        """The settings of the adaptive KL coefficient if `kl_target` is not set, and of an untrained critic."""
         unused: dict[str, str] = {}
         if self.kl_target is None:
             unused |= dict.fromkeys(("kl_unit", "kl_horizon"), "`kl_target` is not set")
         return unused if self.vf_coef else unused | {"cliprange_value": "`vf_coef` is 0, so the critic is not trained"}
 
     def samples_per_prompt(self) -> int:
-        """`num_generations`."""
+        """The number of completions sampled for each prompt: `num_generations`."""
         return self.num_generations
 
     def initial_state(self) -> State:
-        """The adaptive KL coefficient, if `kl_target` is set."""
+        """The initial KL coefficient if `kl_target` is set, else nothing."""
         return {} if self.kl_target is None else {"beta": self.beta}
 
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:

@@ -1,4 +1,4 @@
-"""Prompting: the model without training, evaluated as a stage because every later stage must beat it."""
+"""Prompting: a stage without training, which evaluates the model as the baseline that later stages must beat."""
 
 from typing import ClassVar
 

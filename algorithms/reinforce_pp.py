@@ -55,7 +55,7 @@ class ReinforcePP(Algorithm):
         return needs | {"reference"} if self.beta else needs
 
     def terms(self) -> Mapping[str, Denominator]:
-        """A mean over trained tokens."""
+        """The clipped policy loss, a mean over trained tokens."""
         return {"policy": "tokens"}
 
     def readouts(self) -> Mapping[str, Readout]:
@@ -63,7 +63,7 @@ class ReinforcePP(Algorithm):
         return {"entropy": entropy_detached}
 
     def samples_per_prompt(self) -> int:
-        """`num_generations`."""
+        """The number of completions sampled for each prompt: `num_generations`."""
         return self.num_generations
 
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:

@@ -2,8 +2,8 @@
 
     loss = mean over groups of mean over its pairs [ - log sigma(s_i - s_j - margin) + c (s_i + s_j)^2 ]
 
-s is a linear head without bias on the last attended token, in float32; rows of a group are ordered by preference, i
-before j. A pair is a group of two rows with a single pair.
+s is the output of a linear head without bias at the last attended token, in float32. Rows of a group are answers to one
+prompt, ordered by preference; i is before j in every pair. A preference pair is a group of two rows.
 
 Source: Ouyang et al. 2022 (arXiv 2203.02155), eq. 1: all C(K,2) pairs of a prompt in one batch, weight 1/C(K,2) each.
 `margin`: Touvron et al. 2023 (arXiv 2307.09288), eq. 2. Centering (c = `center_rewards_coefficient`): Eisenstein et al.
@@ -34,7 +34,7 @@ class RewardModel(Algorithm):
     reads_logps: ClassVar = False
 
     center_rewards_coefficient: NonNegativeFloat = 0.0
-    """Coefficient that pulls the sum of a pair's scores towards 0; 0.01 is usual for a reward model used in RL."""
+    """Coefficient of the squared sum of a pair's scores in the loss; 0.01 is usual for a reward model used in RL."""
 
     def data_kind(self) -> DataKind:
         """Preference pairs, or rankings of any size."""
@@ -45,7 +45,7 @@ class RewardModel(Algorithm):
         return frozenset({"score_head"})
 
     def terms(self) -> Mapping[str, Denominator]:
-        """A mean over groups."""
+        """The Bradley-Terry loss, a mean over groups."""
         return {"pairs": "groups"}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
@@ -86,7 +86,7 @@ def ordered_pairs(group_of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def preferences(chosen: Tensor, rejected: Tensor) -> dict[str, Metric]:
-    """Means and standard deviations over pairs; `accuracy` and `margin` are TRL's metrics."""
+    """Metrics of the scores of pairs: means and standard deviations; `accuracy` and `margin` are named as in TRL."""
     return {
         "accuracy": mean_of((chosen > rejected).float()),
         "margin": mean_of(chosen - rejected),

@@ -1,4 +1,4 @@
-"""REINFORCE leave-one-out: the baseline is the mean reward of the prompt's other samples; nothing is scaled.
+"""REINFORCE leave-one-out: the baseline is the mean reward of the prompt's other samples; no division by a std.
 
     R_i  = reward - beta sum_t k1,  A_i = R_i - mean_{j != i} R_j = G / (G - 1) (R_i - mean_G R)
     c_i  = exp(sum_t (log pi - log pi_old))
@@ -7,8 +7,8 @@
 Source: Ahmadian et al. 2024 (arXiv 2402.14740), eq. 7; the clipped ratio of the whole completion is TRL's, and is 1
 with one update per rollout. The KL penalty is k1 in the reward, so its gradient is that of the KL between sequences.
 
-How we differ from TRL: the summed log-ratio is clamped to +-20; for a truncated completion that is masked, the KL
-penalty is still subtracted from its reward, like for the others of its group, and its loss is a constant 0.
+How we differ from TRL: the summed log-ratio is clamped to +-20. A truncated completion that is masked has a loss of 0,
+but the KL penalty is subtracted from its reward as for the others of its group, whose baseline includes this reward.
 """
 
 from typing import ClassVar
@@ -37,5 +37,5 @@ class RLOO(GRPO):
     importance_sampling_level: Level = "sequence_sum"
 
     def advantages(self, rewards: Tensor, group_of: Tensor) -> Tensor:
-        """Rewards minus the mean of the group's other rewards, divided by what `scale_rewards` selects."""
+        """Rewards minus the mean of the group's other rewards, divided by the std that `scale_rewards` selects."""
         return leave_one_out(super().advantages(rewards, group_of), rewards, group_of)

@@ -31,7 +31,7 @@ class SAPO(GroupRelative):
     sapo_temperature_neg: PositiveFloat = 1.05
     """Temperature of the gate for tokens without a positive advantage; larger values decay faster."""
     importance_sampling_level: Level = "token"
-    """Importance ratio in the gate: that of each token or that of its row."""
+    """Importance ratio in the gate: of each token, or of the whole row."""
 
     def has_row_ratio(self) -> bool:
         """Whether `importance_sampling_level` is not `token`."""

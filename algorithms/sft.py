@@ -30,7 +30,7 @@ class SFT(Algorithm):
     name: ClassVar = "sft"
 
     loss_type: Literal["nll", "dft"] = "nll"
-    """Negative log-likelihood, plain or times the probability of each token (dynamic fine-tuning)."""
+    """Negative log-likelihood (`nll`), or the same times the probability of each token (`dft`, dynamic fine-tuning)."""
     assistant_only_loss: bool = True
     """Train only the assistant turns of a chat; if false, every turn after the first prompt."""
 
@@ -43,7 +43,7 @@ class SFT(Algorithm):
         return "assistant" if self.assistant_only_loss else "all"
 
     def terms(self) -> Mapping[str, Denominator]:
-        """One mean over trained tokens, named after `loss_type`."""
+        """The loss, a mean over trained tokens, named after `loss_type`."""
         return {self.loss_type: "tokens"}
 
     def readouts(self) -> Mapping[str, Readout]:

@@ -3,8 +3,9 @@
     a    = mean_t m log pi of a row
     loss = - log sigma(beta (a_chosen - a_rejected) - gamma), mean over pairs
 
-Source: Meng et al. 2024 (arXiv 2405.14734), eq. 6. The mean removes the dependence on length; gamma is the target
-margin of a pair. `cpo_alpha` adds the negative log-likelihood of the chosen rows, a mean over their tokens.
+m is the loss mask. Source: Meng et al. 2024 (arXiv 2405.14734), eq. 6. The mean removes the dependence on length; gamma
+is the target margin of a pair. `cpo_alpha` adds the negative log-likelihood of the chosen rows, a mean over their
+tokens.
 
 How we differ from TRL, where this is a loss of `CPOTrainer`: the defaults of `beta` and `simpo_gamma` are the paper's,
 not CPO's 0.1 and 0.5, and `cpo_alpha` defaults to 0 instead of 1.
@@ -54,7 +55,7 @@ class SimPO(Algorithm):
             raise ConfigError(what, "use the paper's 1 at `beta` 2; useful values lie between 0 and `beta`")
 
     def terms(self) -> Mapping[str, Denominator]:
-        """A mean over pairs; the negative log-likelihood is a mean over chosen tokens."""
+        """The preference loss, a mean over pairs, and the negative log-likelihood, a mean over chosen tokens."""
         return {"pairs": "groups", "nll": chosen_tokens} if self.cpo_alpha else {"pairs": "groups"}
 
     def readouts(self) -> Mapping[str, Readout]:

@@ -1,10 +1,10 @@
-"""Variational sequence-level soft policy optimisation: a smooth, bounded weight of each completion's ratio.
+"""Variational sequence-level soft policy optimisation: the weight of a completion is a bounded function of its ratio.
 
     w_i  = prod_t rho_t,  phi(w) = w^k exp(lambda (1 - w)),  (k, lambda) = (2, 3) where A >= 0, else (3, 2)
     loss = sum_i sum_t - sg(phi(w_i)) A_i log pi / sum_i |y_i|
 
-Source: arXiv 2602.10693; constants as in TRL. The ratio of the completion is not normalised by its length: phi is
-bounded, so off-policy completions are down-weighted smoothly instead of clipped.
+sg stops the gradient. Source: arXiv 2602.10693; constants as in TRL. The ratio of a completion is not normalised by its
+length: phi is bounded, so off-policy completions are down-weighted smoothly instead of clipped.
 """
 
 from typing import ClassVar, Self

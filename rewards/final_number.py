@@ -1,8 +1,8 @@
 """Whether the last number of a completion equals the gold number, without a maths library.
 
-It reads integers, decimals, thousands commas (1,234.5), fractions (3/4), mixed numbers (1 1/2), percentages, amounts
-with a currency sign, and negatives written as -5 or, in a separate entry, as (134). A percentage equals both its number
-and its fraction: 50% equals 50 and 0.5.
+Numbers are integers, decimals, thousands with commas (1,234.5), fractions (3/4), mixed numbers (1 1/2), percentages,
+amounts with a currency sign, and negatives, written as -5 or, in an entry of its own, as (134). A percentage equals
+both the number before the sign and the fraction: 50% equals 50 and 0.5.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_LENGTH = 200  # a longer number equals no gold answer, and parsing takes ti
 def final_number(completion: str, answer: str, *, tolerance: float = 0.0) -> float | None:
     """1 where the last number of `completion` equals that of `answer`, within an absolute `tolerance`.
 
-    None (abstains) where the answer has no number; 0 where the completion has none.
+    0 where the completion has no number; None (no reward) where the answer has none.
 
     >>> final_number("so 3 * 6 = 18 dollars.", "#### 18"), final_number("I do not know", "#### 18")
     (1.0, 0.0)

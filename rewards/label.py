@@ -11,9 +11,10 @@ from rung.reward import reward
 
 @reward(range=(0, 1))
 def label(completion: str, answer: str, *, labels: tuple[str, ...]) -> float | None:
-    """1 where `answer` is the only label of the set in the completion, as a whole word and with the same case.
+    """1 where `answer` is the only one of `labels` in the completion, as a whole word and with the same case.
 
-    Several labels score 0, since naming all of them would always win. None (abstains) where the answer is no label.
+    A completion with several labels scores 0; otherwise, naming all labels would always score 1. None (no reward) where
+    `answer` is not one of `labels`.
 
     >>> label("It is B.", "B", labels=("A", "B")), label("A or B", "B", labels=("A", "B"))
     (1.0, 0.0)

@@ -9,7 +9,7 @@ from rung.reward import reward
 
 @reward(role="metric", goal="min")
 def output_tokens(n_tokens: int) -> float:
-    """The number of tokens of the completion; fewer are better only where the other metrics do not get worse.
+    """The number of tokens of the completion; fewer are better only if the other metrics do not get worse.
 
     >>> output_tokens(17)
     17.0

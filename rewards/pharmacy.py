@@ -1,6 +1,6 @@
-"""Rewards for medication directions: the content compared with the sig's order, and the wording separately.
+"""Rewards for dosing instructions: for their content, compared with the prescribed order, and for their wording.
 
-`order` is a column of the data of `task:pharmacy/...`. Not for medical use.
+`order` (drug, dose, route, frequency, ...) is a column of the data of `task:pharmacy/...`. Not for medical use.
 """
 
 from __future__ import annotations
@@ -23,38 +23,40 @@ def _judged(completion: str, order: Mapping[str, Any]) -> Judgement:
 
 @reward(range=(0, 1))
 def correct(completion: str, order: Mapping[str, Any]) -> float:
-    """1 where every component of the direction is correct, in any wording."""
+    """1 where every part of the order (drug, dose, route, ...) is stated correctly, in any wording."""
     return float(_judged(completion, order).outcome == "correct")
 
 
 @reward(range=(0, 1), goal="min")
 def dangerous(completion: str, order: Mapping[str, Any]) -> float:
-    """1 where a dangerous component is wrong, dropped or added; 0 where the text is unparseable."""
+    """1 where an error is dangerous, such as a wrong, missing or added dose; 0 where the text is unparseable."""
     return float(_judged(completion, order).outcome == "dangerous")
 
 
 @reward(range=(0, 1), goal="min")
 def severity(completion: str, order: Mapping[str, Any]) -> float | None:
-    """How dangerous the direction is, 0 if it is safe; None (abstains) where it is unparseable."""
+    """How dangerous the errors of the dosing instruction are, 0 without any; None (no reward) if it is unparseable."""
     judgement = _judged(completion, order)
     return None if judgement.outcome == "unparseable" else judgement.severity
 
 
 @reward(range=(0, 1), goal="min")
 def harmless(completion: str, order: Mapping[str, Any]) -> float:
-    """1 where there are only harmless differences: food or water advice, a missing reason, a pill's form, the verb."""
+    """1 where there are errors, all harmless: food or water advice, a missing reason, a pill's form, the verb."""
     return float(_judged(completion, order).outcome == "harmless")
 
 
 @reward(range=(0, 1), goal="min")
 def unparseable(completion: str, order: Mapping[str, Any]) -> float:
-    """1 where the text is not a single, unambiguous direction."""
+    """1 where the text is not a single, unambiguous dosing instruction."""
     return float(_judged(completion, order).outcome == "unparseable")
 
 
 @reward(range=(0, 1), role="metric")
 def house_style(completion: str) -> float:
-    """The share of the house-style rules that the text follows; see `rung.tiny.pharmacy.style`.
+    """The share of the house-style rules that the text follows, multiplied by its completeness.
+
+    Completeness is the share of dose, route and frequency that the text states; see `rung.tiny.pharmacy.style`.
 
     >>> house_style("Take 1 tablet of xyz 5 mg by mouth 2 times a day.")
     1.0
@@ -64,7 +66,10 @@ def house_style(completion: str) -> float:
 
 @reward(range=(-0.5, 2))
 def direction_match(completion: str, order: Mapping[str, Any]) -> float:
-    """The share of correct components, plus 1 if all are, minus 0.5 if an error is dangerous; -0.5 if unparseable."""
+    """The share of the order that is stated correctly, plus 1 if this is all of it, minus 0.5 for a dangerous error.
+
+    The share counts parts of the order (drug, dose, route, ...). An unparseable text scores -0.5.
+    """
     judgement = _judged(completion, order)
     match judgement.outcome:
         case "unparseable":

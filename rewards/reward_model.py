@@ -27,9 +27,9 @@ def reward_model(
 ) -> list[float | Verdict]:
     """The score of the reward model `model` (`stage:NAME`, a folder or a hub id), normalised by its reference samples.
 
-    It reads the prompt and the sampled ids, so it must have the policy's tokenizer and chat template; a truncated
-    completion is scored as it is, without EOS. Rows are scored in parts of at most `token_budget` padded tokens. None
-    (abstains) where prompt and completion exceed the positions of the reward model.
+    The reward model gets the ids of the prompt and of the sampled completion, so it must have the policy's tokenizer
+    and chat template; a truncated completion is scored as it is, without EOS. Rows are scored in batches of at most
+    `token_budget` padded tokens. None (no reward) where prompt and completion exceed the reward model's positions.
 
     >>> reward_model([], [], model="runs/pharmacy/rm/model")
     []

@@ -4,8 +4,8 @@
     loss = sum of [ objective(ratio, A) x masks x weight + beta KL ] / denominator of `reduction` - entropy bonus
 
 Each option is a separate setting. A subclass defines `objective`, the loss of each token given its ratio and advantage.
-The masks exclude rows that have drifted off-policy and tokens of low entropy; the weight corrects for a sampler whose
-log-probs differ from the policy's. Excluded tokens still count in the denominator and in the KL.
+The masks exclude rows that have drifted off-policy and tokens of low entropy. The weight corrects for a sampler whose
+log-probs differ from the policy's. Excluded tokens still count in the denominator and in the KL penalty.
 """
 
 from collections.abc import Mapping
@@ -113,7 +113,7 @@ class GroupRelative(Algorithm):
         return False
 
     def unused_settings(self) -> dict[str, str]:
-        """Settings of a KL penalty, reward scaling or importance sampling correction that is disabled."""
+        """The settings of the KL penalty, reward scaling and importance sampling correction, if these are disabled."""
         unused = {} if self.beta else {"kl_estimator": "`beta` is 0"}
         if self.multi_objective_aggregation == "normalize_then_sum":
             unused["scale_rewards"] = "`normalize_then_sum` scales each reward per group and their sum per batch"
@@ -140,27 +140,27 @@ class GroupRelative(Algorithm):
         return {"entropy": entropy if self.entropy_coef else entropy_detached}
 
     def notes(self, updates_per_rollout: int) -> list[str]:
-        """Notes that on-policy training has no effect on ratios, and thus on clipping."""
+        """For one update per rollout, a note that all ratios are 1, so that nothing is clipped, and `drift_notes`."""
         if updates_per_rollout > 1:
             return []
         note = "one update per rollout: every ratio is 1 (REINFORCE with a baseline); set `updates.minibatches: 4`"
         return [note, *self.drift_notes(updates_per_rollout)]
 
     def drift_notes(self, updates_per_rollout: int) -> list[str]:
-        """A note that the off-policy mask has no effect on-policy."""
+        """A note if the off-policy mask has no effect, since there is one update per rollout."""
         if updates_per_rollout > 1 or self.off_policy_mask_threshold is None:
             return []
         return ["one update per rollout: completions are on-policy, so `off_policy_mask_threshold` excludes nothing"]
 
     def terms(self) -> dict[str, Denominator]:
-        """The policy loss over tokens or rows; the entropy bonus over the tokens in the objective."""
+        """The policy loss, divided by tokens or rows, and the entropy bonus, divided by the tokens in the objective."""
         terms: dict[str, Denominator] = {"policy": "tokens" if self.reduction == "token_mean" else "rows"}
         if self.entropy_coef:
             terms["entropy"] = "tokens" if self.top_entropy_quantile == 1 else num_high_entropy
         return terms
 
     def samples_per_prompt(self) -> int:
-        """`num_generations`."""
+        """The number of completions sampled for each prompt: `num_generations`."""
         return self.num_generations
 
     def advantages(self, rewards: Tensor, group_of: Tensor) -> Tensor:

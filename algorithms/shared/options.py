@@ -47,7 +47,7 @@ BOUNDED: dict[Correction, Callable[[Tensor, float, float], Tensor]] = {
     "sequence_truncate": truncate_weights,
     "sequence_mask": mask_weights,
 }
-# KL penalties in the loss; k1 is subtracted from the reward instead.
+# KL penalties that are added to the loss; `k1` is missing because it is subtracted from the reward.
 PENALTIES: dict[KLEstimator, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "rho_k3": lambda logps, old_logps, ref_logps: token_log_ratio(logps, old_logps).exp() * k3(logps, ref_logps),
     "k3": lambda logps, old_logps, ref_logps: k3(logps, ref_logps),

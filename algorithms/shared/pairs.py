@@ -44,7 +44,7 @@ def damped_tails(values: Tensor, mask: Tensor, alpha: float) -> Tensor:
 
 
 def margins(chosen: Tensor, rejected: Tensor) -> dict[str, Metric]:
-    """TRL's metrics of the implicit rewards (pairs,) of both sides, each a mean over pairs."""
+    """The metrics `rewards/...` of TRL for the implicit rewards (pairs,) of both sides, each a mean over pairs."""
     return {
         "rewards/chosen": mean_of(chosen),
         "rewards/rejected": mean_of(rejected),

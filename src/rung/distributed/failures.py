@@ -1,7 +1,7 @@
 """Failure of a rank: all ranks exit within seconds, and only the message of the failed rank is printed.
 
-A rank in a collective, or in a long computation, does not notice another's exception: a thread polls the store of the
-process group.
+A rank that waits in a collective, or computes for long, does not notice an exception on another rank. Therefore a
+thread on each rank polls the store of the process group.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _local_pids(store: TCPStore, rank: int, world: int) -> dict[int, int]:
 
 
 def _report_failure(store: TCPStore, code: int, over: threading.Event) -> None:
-    """Records the failure and returns on the first rank that fails; any other rank exits here."""
+    """On the first rank that fails, records the failure and returns; on any other rank, exits the process."""
     over.set()
     try:
         if store.add(_FIRST, 1) == 1:

@@ -1,6 +1,6 @@
-"""Sharded weights (FSDP2): every rank holds a shard of each, and layers gather them in their forward and backward.
+"""Sharded weights (FSDP2): a rank holds a shard of each weight, and a layer gathers its weights to run.
 
-Every layer is a collective, so all ranks run the same number of parts in the same layouts.
+Running a layer is a collective, so all ranks run the same number of parts in the same layouts.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ Result = TypeVar("Result")
 
 
 class Root(nn.Module):
-    """FSDP2's root module: it holds everything that is sharded, and its forward runs a given function.
+    """The root module for FSDP2: it contains all modules that are sharded, and its forward runs a given function.
 
     Weights outside the layers (embeddings, heads) are gathered while the function runs, those of a layer in its
-    forward. The function returns its tensors in tuples and dicts, whose backward gathers the weights again.
+    forward. The function returns tensors in tuples and dicts, where FSDP2 finds those whose backward pass must gather
+    the weights again.
     """
 
     def __init__(self, modules: Iterable[nn.Module]):
@@ -32,7 +33,7 @@ class Root(nn.Module):
         self.inside = nn.ModuleList(modules)
 
     def forward(self, run: Callable[[], Result]) -> Result:
-        """The result of the function."""
+        """Calls `run` and returns its result."""
         return run()
 
 
@@ -57,11 +58,11 @@ class Shards:
             unit.set_reduce_scatter_unused_params(True)
 
     def run(self, compute: Callable[[], Result]) -> Result:
-        """The result of `compute`, with every weight gathered when it is needed; a collective."""
+        """Calls `compute`, with every weight gathered when it is needed, and returns its result; a collective."""
         return self.root(compute)
 
     def run_unsharded(self, compute: Callable[[], Result]) -> Result:
-        """Like `run`, for any number of model calls per rank, such as by a sampler whose rows finish early on one rank.
+        """Like `run`, but ranks may make different numbers of model calls, as in sampling, where one may finish early.
 
         All weights are gathered once before, and resharded afterwards.
         """
@@ -76,7 +77,7 @@ class Shards:
                 unit.reshard()
 
     def reshard_root(self) -> None:
-        """Frees the gathered weights outside the layers, which FSDP2 keeps after a forward and a step makes stale."""
+        """Frees the gathered weights outside the layers: FSDP2 keeps them, but an optimizer step makes them stale."""
         self.units[0].reshard()
 
     def gather_module(self, name: str) -> nn.Module | None:
@@ -114,6 +115,6 @@ def meta_copy(module: nn.Module) -> nn.Module:
 
 
 def _layer_names(root: Root) -> set[str]:
-    """The classes that the models in `root` list as never to be split."""
+    """Class names of the layers: those in `_no_split_modules` of the models in `root`."""
     models = [module for module in root.modules() if isinstance(module, PreTrainedModel)]
     return {name for model in models for name in getattr(model, "_no_split_modules", None) or ()}

@@ -28,7 +28,7 @@ LONGEST_WAIT = timedelta(hours=12)  # rank 0 evaluates a stage while the others 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among `world` of them; every method is a collective that all ranks call in the same order.
+    """The rank of this process among `world`, and collectives, which all ranks must call in the same order.
 
     Each rank holds a replica of the weights or, if `sharded`, a shard of each weight.
     """
@@ -66,8 +66,8 @@ class Ranks:
 
         With sharded weights, the backward passes have already summed them.
 
-        An optimizer skips a parameter without a gradient, but updates one with a zero gradient (momentum, weight
-        decay): a step without active rows must not depend on the number of ranks.
+        An optimizer skips a parameter whose gradient is None, but updates one whose gradient is 0 (momentum, weight
+        decay). The zeros make a step without active rows independent of the number of ranks.
         """
         for parameter in parameters:
             if parameter.grad is None:

@@ -1,8 +1,9 @@
 """Three ways to run prompts and completions through a causal decoder; all give the same hidden states.
 
-Letters: P prompts, S prompt width, N rows, T completion width, H hidden size, n trained tokens of the part. Each layout
-returns `States`: the hidden state that predicts each trained token, in row-major order, and that of each row's last
-attended token. Only the plain layout computes a shared prompt once for each of its rows.
+A part is a set of rows that run through the model together. Letters: P prompts, S prompt width, N rows, T completion
+width, H hidden size, n trained tokens of the part. Each layout returns `States`: the hidden state that predicts each
+trained token, in row-major order, and that of each row's last attended token. Rows with the same prompt share its
+computation in all layouts but the plain one.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ class States:
 
 
 def plain(backbone: Backbone, batch: Batch) -> States:
-    """One [prompt | completion] per row, padded on the right: no sharing, and the test oracle of the other two layouts.
+    """Runs one sequence [prompt | completion] per row, padded on the right; rows share nothing.
 
-    Right padding needs no mask under causal attention: no real token attends to later positions.
+    Right padding needs no mask under causal attention: no real token attends to later positions. The tests compare the
+    other two layouts with this one.
     """
     prompt_lengths = batch.prompt_mask.sum(1)[batch.prompt_of]
     ids = joined_rows(batch, prompt_lengths)
@@ -139,11 +141,11 @@ class SharedPrompts:
 
 
 def masked_rows(backbone: Backbone, config: PretrainedConfig, batch: Batch, packs: Tensor) -> States:
-    """Packed rows [prompt | completion | completion ... | prompt | completion ...] with a mask that separates them.
+    """Runs packed rows [prompt | completion | completion ... | prompt | completion ...] with a block mask.
 
     `packs` (N,) int64 is the packed row, from 0, of each completion. Completions of one prompt in the same pack share a
     copy of the prompt; each attends only to its prompt and itself, with the position ids of an unpacked row. There is
-    no KV cache, so it works with activation checkpointing; the cost of attention is quadratic in the packed row.
+    no KV cache, so activation checkpointing is possible; the cost of attention is quadratic in the packed row.
     """
     prompt_lengths, lengths = batch.prompt_mask.sum(1)[batch.prompt_of], batch.lengths
     first, start = pack_offsets(packs, batch.prompt_of, prompt_lengths, lengths)
@@ -218,8 +220,8 @@ def attention_mask(
     """Attention mask of packed rows, (B, 1, L, L) bool; for sliding windows a dict with one mask per layer type.
 
     All arguments are (B, L) int64. The query in column q attends to the columns from `begin` to before `end`, which
-    hold its prompt, and from `own` to q. A sliding window is defined on positions; it cuts by column, because within
-    both ranges columns and positions increase together.
+    hold its prompt, and from `own` to q. A sliding window is defined on positions, but may be applied to columns,
+    because within both ranges columns and positions increase together.
     """
     query = torch.arange(own.shape[1], device=own.device)
     full = block_mask(begin, end, own)

@@ -31,9 +31,10 @@ def target_logps(
     readouts: tuple[Readout, ...],
     teacher: TeacherInputs | None = None,
 ) -> tuple[Tensor, ...]:
-    """Log-probs of the target tokens and readouts of their logits, by chunks; logits never leave this function.
+    """Log-probs of the target tokens and readouts of their logits, computed in chunks so that logits are not kept.
 
-    Shapes: (n, H), (n,) int64 -> (n,) and (n,) for each readout, teacher readouts last, float32.
+    Shapes: (n, H), (n,) int64 -> (n,) and (n,) for each readout, teacher readouts last, float32. A readout is a
+    function of the logits that returns one number per token, such as the entropy.
     """
 
     def chunk(hidden: Tensor, targets: Tensor, teacher_hidden: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -44,7 +45,7 @@ def target_logps(
             return logps, *read
         with torch.no_grad():
             teacher_logits = head_logits(teacher.causal_lm, teacher_hidden).float() / temperature
-        # Models of one family pad their LM heads to different sizes; ids that only one of them has are no tokens.
+        # Models of one family pad their LM heads to different sizes; ids in only one of the heads belong to no token.
         width = min(scaled.shape[-1], teacher_logits.shape[-1])
         shared = scaled[:, :width], teacher_logits[:, :width]
         return logps, *read, *(readout(*shared) for readout in teacher.readouts)
@@ -60,7 +61,7 @@ def target_logps(
 
 
 def head_logits(causal_lm: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """(n, H) -> (n, V): the LM head, with the logit scaling and soft cap of some model families."""
+    """The logits (n, V) of hidden states (n, H), with the logit scaling and soft cap of some model families."""
     config = causal_lm.config
     head = causal_lm.get_output_embeddings()
     assert head is not None, "the causal LM has no output embeddings"

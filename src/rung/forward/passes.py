@@ -31,7 +31,7 @@ class WorkCounter:
 
 @dataclass(frozen=True, slots=True)
 class PartRunner:
-    """Runs parts on one device, in one dtype, with whole or sharded weights; `work` counts what it computes."""
+    """Runs parts on one device, in one dtype, with whole or sharded weights; `work` counts what is computed."""
 
     device: torch.device
     dtype: torch.dtype
@@ -42,7 +42,10 @@ class PartRunner:
     def run(
         self, decoders: Sequence[PreTrainedModel], batch: Batch, blocks: tuple[Block, ...], compute: Compute
     ) -> Iterator[tuple[Tensor, Batch, dict[str, Any]]]:
-        """Yields each part: row numbers, batch, and the outputs of `compute` on its states under each decoder."""
+        """Yields, for each part, its row numbers, its batch, and what `compute` returns for its hidden states.
+
+        `compute` gets the part and its states under each decoder, in the order of `decoders`.
+        """
         own = sum(len(block.parts) for block in blocks)
         max_parts = own if self.shards is None else int(self.ranks.max({"parts": torch.tensor(own)})["parts"])
         for block in blocks:
@@ -69,7 +72,7 @@ class PartRunner:
         return forward() if self.shards is None else self.shards.run(forward)
 
     def _run_placeholder(self, decoders: Sequence[PreTrainedModel], compute: Compute) -> None:
-        """A placeholder part with zero gradient: every layer is a collective, and other ranks still have parts."""
+        """Runs a placeholder part with zero gradient: each layer is a collective, and other ranks still have parts."""
         made = self._run_part(decoders, placeholder(self.device), Part((0,)), "plain", compute)
         read = [tensor for tensor in _tensors(made) if tensor.requires_grad]
         if read:

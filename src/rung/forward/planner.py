@@ -1,4 +1,4 @@
-"""Splits a step into parts and chooses their layout: the cheapest plan within a token budget.
+"""Splits a batch into parts (rows of one forward pass) and chooses their layout: the cheapest plan in a token budget.
 
 Cost is `call * calls + position * positions + pair * query-key pairs`. The constants come from the model's size and a
 nominal speed, not from timing: a plan is a pure function of the batch and the model, so a resumed run makes the same
@@ -22,9 +22,9 @@ PACK_LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # tokens; beyond, a
 NOMINAL_FLOPS = 75e9  # one core's matrix multiplications in fp32
 CALL_SECONDS_PER_LAYER = 2e-3  # overhead of forward and backward, without arithmetic
 CALL_SECONDS_PER_PARAMETER = 2e-9  # every call reads the weights and accumulates their gradients
-PAIR = 1.2  # time of a query-key pair in the causal kernel over its arithmetic, counting all pairs
+PAIR = 1.2  # time per query-key pair in the causal kernel relative to its arithmetic, counting skipped pairs too
 MASKED_PAIR = 1.7  # the same with an explicit mask, where the kernel skips no pairs
-SMALLEST_TRUNK = 1_000_000  # parameters; arithmetic dominates above, and smaller models are planned like this one
+SMALLEST_TRUNK = 1_000_000  # parameters outside embeddings; smaller models are planned as if they had this many
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Parts that share one prefill of their prompts; in the other layouts each part is a block of its own."""
+    """Parts that share one prefill of their prompts in the layout `shared`; in other layouts, a single part."""
 
     layout: Layout
     parts: tuple[Part, ...]
@@ -80,8 +80,8 @@ def plan(
 ) -> tuple[Block, ...]:
     """The cheapest plan for a batch: blocks of parts that cover each row once.
 
-    A `unit` is never split across parts. `token_budget` bounds the padded positions of a part; a single unit (with its
-    prompt, if the layout includes it) may exceed it.
+    The rows of a `unit` (a row or a whole group) are never split across parts. `token_budget` bounds the padded
+    positions of a part, unless a single unit (with its prompt, if the layout includes it) exceeds this budget.
     """
     if batch.num_rows == 0:
         return ()
@@ -97,7 +97,7 @@ def plan(
 
 
 class _Shape:
-    """Lengths and groups of a batch as plain arrays; a unit is a row or a group, as (rows, width, prompt)."""
+    """The lengths and units of a batch as arrays; a unit is a row, or a group whose rows stay together."""
 
     def __init__(self, batch: Batch, unit: str):
         self.prompt_lengths = _array(batch.prompt_mask.sum(1))
@@ -192,7 +192,7 @@ def _packed(shape: _Shape, cost: Cost, budget: int, longest: int) -> _Plan:
 
 
 def _packs(shape: _Shape, units: np.ndarray, longest: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Packs of units with at most `longest` tokens, and their tokens; a prompt's units are split only if necessary."""
+    """Packs of at most `longest` tokens, and their sizes; units of a prompt are separated only if they do not fit."""
     prompts = shape.prompts[units]
     documents: list[np.ndarray] = []
     sizes: list[int] = []

@@ -180,7 +180,7 @@ class Policy:
 
     @torch.no_grad()
     def readout(self, batch: Batch, readout: Readout) -> Tensor:
-        """(N, T) a readout of the current weights' logits, without a gradient; 0 for tokens that are not trained."""
+        """(N, T) values of a readout (a function of the logits), without a gradient; 0 for tokens not trained."""
         return self._read(self.model, batch, readout)[1]
 
     @torch.no_grad()
@@ -222,7 +222,7 @@ class Policy:
         return logps
 
     def moving_reference(self) -> dict[str, nn.Parameter]:
-        """The reference's parameters that are updated, by the policy's names; empty for a fixed reference."""
+        """The parameters of the reference that are updated, by their names in the policy; empty if it is fixed."""
         if self.reference_update is None:
             return {}
         assert self.reference is not None, "a reference that is updated must be a separate model"
@@ -267,7 +267,7 @@ class Policy:
         return PartRunner(self.device, self.dtype, self.shards, self.ranks, self.work)
 
     def _outputs(self, part: Batch, states: list[States], algorithm: Algorithm) -> dict[str, Any]:
-        """The fields of `Outputs`."""
+        """The fields of `Outputs` for a part, by name."""
         own, mask = states[0], part.loss_mask
         valued = own if self.critic is None else states[1]
         unread = torch.full(mask.shape, torch.nan, device=mask.device)
@@ -294,16 +294,16 @@ class Policy:
         return logps, dict(zip((*readouts, *compared), read, strict=True))
 
     def _values(self, hidden: Tensor) -> Tensor:
-        """(n, H) -> (n,) float32."""
+        """The values (n,) of hidden states (n, H), in float32."""
         assert self.value_head is not None, "`values` is missing from the algorithm's `needs`"
         return self.value_head(hidden)[:, 0].float()
 
     def _scores(self, last: Tensor) -> Tensor:
-        """(N, H) -> (N,) float32; a copy, because FSDP2 warns about views."""
+        """The scores (N,) of hidden states (N, H), in float32; a copy, because FSDP2 warns about views."""
         assert self.score_head is not None, "`score_head` is missing from the algorithm's `needs`"
         return self.score_head(last)[:, 0].float().clone()
 
 
 def scatter_to_mask(flat: Tensor, mask: Tensor) -> Tensor:
-    """(n,) -> (N, T): one value for each true entry of the mask, 0 elsewhere."""
+    """Writes the values `flat` (n,) to the n true entries of `mask` (N, T), row by row; 0 elsewhere."""
     return flat.new_zeros(mask.shape).masked_scatter(mask, flat)

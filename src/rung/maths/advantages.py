@@ -1,6 +1,7 @@
 """Advantages from rewards: statistics over groups and rollouts, generalised advantage estimation, whitening.
 
-Pure functions on tensors, called once on a whole rollout, before it is split into updates. N rows, T completion tokens.
+Pure functions on tensors, called once on a whole rollout, before it is split into updates. N is the number of rows
+(completions), T of completion tokens; `group_of` (N,) is the group index of each row. A reward of NaN is a missing one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 def group_mean(values: Tensor, group_of: Tensor) -> Tensor:
-    """The mean over each row's group, ignoring NaN; NaN for a group with nothing else.
+    """For each row, the mean over its group, ignoring NaN; NaN if all values of the group are NaN.
 
     Shapes: (N,), (N,) int64 -> (N,).
 
@@ -23,7 +24,7 @@ def group_mean(values: Tensor, group_of: Tensor) -> Tensor:
 
 
 def group_std(values: Tensor, group_of: Tensor) -> Tensor:
-    """The Bessel-corrected standard deviation of each row's group, ignoring NaN; 0 for fewer than two values.
+    """For each row, the Bessel-corrected standard deviation over its group, ignoring NaN; 0 for fewer than two values.
 
     Shapes: (N,), (N,) int64 -> (N,).
 
@@ -37,7 +38,7 @@ def group_std(values: Tensor, group_of: Tensor) -> Tensor:
 
 
 def is_mixed(values: Tensor, group_of: Tensor) -> Tensor:
-    """Which groups hold at least two different values, ignoring NaN.
+    """Whether each group has at least two different values, ignoring NaN.
 
     Shapes: (N,), (N,) int64 -> (groups,) bool. Source: arXiv 2503.14476, eq. 11.
 
@@ -51,7 +52,7 @@ def is_mixed(values: Tensor, group_of: Tensor) -> Tensor:
 
 
 def overlong_penalty(lengths: Tensor, max_length: int, buffer: int) -> Tensor:
-    """DAPO's length penalty: 0 up to `max_length - buffer` tokens, then falling to -1 at `max_length`, never below.
+    """DAPO's length penalty: 0 up to `max_length - buffer` tokens, then linearly down to -1 at `max_length` and beyond.
 
     Shapes: (N,) tokens -> (N,) in [-1, 0]. Source: arXiv 2503.14476, eq. 13, clamped.
 
@@ -109,7 +110,7 @@ def standardise_centred(rewards: Tensor, group_of: Tensor, eps: float = 1e-8) ->
 def standardised_sum(columns: Tensor, weights: Tensor, group_of: Tensor) -> Tensor:
     """Weighted sum of the group-relative advantages of each reward; NaN where all rewards are NaN.
 
-    Shapes: (N, K), (K,), (N,) int64 -> (N,). Abstentions (NaN) add nothing. Source: GDPO, arXiv 2601.05242.
+    Shapes: (N, K) rewards, (K,), (N,) int64 -> (N,). A missing reward (NaN) adds 0. Source: GDPO, arXiv 2601.05242.
 
     >>> columns, groups = torch.tensor([[1.0, 20.0], [0.0, 60.0]]), torch.zeros(2, dtype=torch.long)
     >>> standardised_sum(columns, torch.tensor([1.0, 0.5]), groups).round(decimals=3)
@@ -120,7 +121,7 @@ def standardised_sum(columns: Tensor, weights: Tensor, group_of: Tensor) -> Tens
 
 
 def scale_over_batch(values: Tensor, eps: float = 1e-4) -> Tensor:
-    """Values with mean 0, divided by the Bessel-corrected std of all of them; exactly 0 where unscored (NaN).
+    """Divides values, whose mean must be 0, by their Bessel-corrected std; exactly 0 for unscored rows (NaN).
 
     Shapes: (N,) -> (N,). Source: GDPO, arXiv 2601.05242; eps as in TRL.
 
@@ -132,9 +133,9 @@ def scale_over_batch(values: Tensor, eps: float = 1e-4) -> Tensor:
 
 
 def leave_one_out(advantages: Tensor, rewards: Tensor, group_of: Tensor) -> Tensor:
-    """Converts advantages over the group mean to advantages over the mean of the other rows: times G / (G - 1).
+    """Converts the difference from the group mean to that from the mean of the group's other rows: times G / (G - 1).
 
-    Shapes: (N,), (N,), (N,) int64 -> (N,). G counts the rewards of a group that are not NaN.
+    Shapes: (N,), (N,), (N,) int64 -> (N,). G is the number of rewards of the group that are not NaN.
     Source: RLOO, arXiv 2402.14740, eq. 7.
 
     >>> rewards, groups = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4, dtype=torch.long)
@@ -160,9 +161,9 @@ def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def reward_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
-    """Sum of the rewards of a token and all later tokens of its row, 0 where `mask` is false.
+    """For each token, the sum of its reward and those of all later tokens of the row; 0 where `mask` is false.
 
-    Shapes: (N, T), (N, T) bool -> (N, T). It is `gae` without a critic and without discounting.
+    Shapes: (N, T), (N, T) bool -> (N, T). The same as `gae` without a critic and without discounting.
 
     >>> reward_to_go(torch.tensor([[-0.01, -0.02, 1.01]]), torch.ones(1, 3).bool())
     tensor([[0.9800, 0.9900, 1.0100]])
@@ -174,9 +175,9 @@ def reward_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
 def gae(rewards: Tensor, values: Tensor, end_values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
     """Generalised advantage estimate, A_t = delta_t + gamma lam A_next with delta_t = r_t + gamma V_next - V_t.
 
-    Shapes: (N, T), (N, T), (N,), (N, T) bool -> (N, T), 0 where `mask` is false. `values` are those of the state before
-    a token, `end_values` those of the state after the last one: 0 if the row ended there. `next` is the next token
-    where `mask` is true, so environment tokens are skipped; A is 0 after the last. Source: arXiv 1506.02438, eq. 16.
+    Shapes: (N, T), (N, T), (N,), (N, T) bool -> (N, T), 0 where `mask` is false. `values` belong to the state before
+    each token, `end_values` to the state after the last one: 0 if the row ended there. `next` is the next token where
+    `mask` is true, so environment tokens are skipped; A_next is 0 at the last one. Source: arXiv 1506.02438, eq. 16.
 
     >>> rewards, values = torch.tensor([[-0.1, -0.2, 0.9]]), torch.tensor([[0.5, 0.4, 0.3]])
     >>> gae(rewards, values, torch.zeros(1), torch.ones(1, 3).bool(), gamma=1.0, lam=0.95)
@@ -194,9 +195,9 @@ def gae(rewards: Tensor, values: Tensor, end_values: Tensor, mask: Tensor, gamma
 
 
 def whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """Normalises to mean 0 and variance 1 over all tokens where `mask` is true, 0 elsewhere; the variance is biased.
+    """Normalises to mean 0 and (biased) variance 1 over all tokens where `mask` is true; 0 elsewhere.
 
-    Shapes: (N, T), (N, T) bool -> (N, T). Source: arXiv 1909.08593 in its released code.
+    Shapes: (N, T), (N, T) bool -> (N, T). Source: the code released with arXiv 1909.08593.
 
     >>> whiten(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]]))
     tensor([[-1.,  1.,  0.]])
@@ -208,7 +209,7 @@ def whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
 def whiten_keeping_mean(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
     """`whiten` with the mean added back: only the variance changes.
 
-    Shapes: (N, T), (N, T) bool -> (N, T). Source: arXiv 1909.08593 in its released code, `shift_mean=False`.
+    Shapes: (N, T), (N, T) bool -> (N, T). Source: the code released with arXiv 1909.08593, `shift_mean=False`.
 
     >>> whiten_keeping_mean(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([[True, True, False]]))
     tensor([[2., 4., 0.]])
@@ -231,9 +232,10 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
 
 def adapted_beta(beta: float, kl: float, target: float, horizon: int, num_rows: int) -> float:
-    """The KL coefficient after a rollout of `num_rows` whose KL was `kl`: raised above the target, lowered below it.
+    """The new KL coefficient after a rollout: raised if its KL was above the target, lowered if it was below.
 
-    `kl` and `target` share a unit (nats per sequence or per token); the relative error is clipped to +-0.2.
+    `kl`, measured on `num_rows` completions, and `target` share a unit (nats per sequence or per token). Their relative
+    difference is clipped to +-0.2.
     Source: arXiv 1909.08593, section 2.2.
 
     >>> round(adapted_beta(0.15, kl=9.0, target=6.0, horizon=10_000, num_rows=64), 6)

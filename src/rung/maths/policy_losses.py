@@ -15,7 +15,7 @@ MIN_LOG_WEIGHT = -18.420680743952367  # log 1e-8, as in VESPO's released code
 
 
 def capped_weight(ratio: Tensor, cap: float) -> Tensor:
-    """min(rho, cap) without a gradient: a weight that does not clip the token's gradient.
+    """min(rho, cap) without a gradient: as the weight of a token's log-prob, it keeps the gradient of capped tokens.
 
     Shapes: (N, T) or (N, 1) -> the same. Source: CISPO, arXiv 2506.13585, eq. 5.
 
@@ -53,7 +53,7 @@ def gamma_weight(logps: Tensor, old_logps: Tensor, mask: Tensor, k: float, rate:
 
 
 def token_mismatch(old_logps: Tensor, sampled_logps: Tensor, mask: Tensor) -> Tensor:
-    """Importance ratio pi_old / sampler of each token, without a gradient.
+    """Ratio of the probabilities of each token under pi_old and in the sampler, without a gradient.
 
     Shapes: (N, T), (N, T), (N, T) bool -> (N, T), 1 where `mask` is false or the sampler's log-prob is NaN.
 
@@ -65,7 +65,7 @@ def token_mismatch(old_logps: Tensor, sampled_logps: Tensor, mask: Tensor) -> Te
 
 
 def sequence_mismatch(old_logps: Tensor, sampled_logps: Tensor, mask: Tensor) -> Tensor:
-    """`token_mismatch` of whole completions: the product over a row's trained tokens, repeated in each column.
+    """The product of `token_mismatch` over the trained tokens of each row, repeated for each token.
 
     Shapes: (N, T), (N, T), (N, T) bool -> (N, T), log-ratios clamped to +-20.
     """

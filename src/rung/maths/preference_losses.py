@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 MAX_EXPONENT = 80.0  # exp of much more overflows float32
-MAX_LOG_PROB = -1e-6  # of a mean over tokens; a probability of 1 would have infinite odds
+MAX_LOG_PROB = -1e-6  # upper bound of a mean log-prob; a probability of 1 would have infinite odds
 
 
 def sigmoid(margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -133,8 +133,8 @@ def apo_down(chosen: Tensor, rejected: Tensor) -> Tensor:
 def discopop(margin: Tensor, tau: float) -> Tensor:
     """DiscoPOP's loss: blends from DPO's loss to the exponential loss, exp(-margin), as the margin grows.
 
-    Source: arXiv 2406.08414, eq. 5. `tau` > 0 is the width of the transition. The exponential loss is multiplied by its
-    weight in log space: far below 0 the loss overflows while the weight is 0.
+    Source: arXiv 2406.08414, eq. 5. `tau` > 0 is the width of the transition. The product of the exponential loss and
+    its weight is computed in log space: at a very negative margin the loss would overflow, while its weight is 0.
 
     >>> discopop(torch.tensor([0.08, -500.0]), 0.05)
     tensor([  0.8779, 500.0000])

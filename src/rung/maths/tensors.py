@@ -2,7 +2,9 @@
 
 Letters as in the papers: N rows, T completion tokens, V vocabulary, A advantage, rho the ratio pi / pi_old. Every (N,
 T) tensor is aligned with completion tokens. Log-probs are in nats. Losses are not averaged over a batch here: the
-engine divides sums by denominators that it counted over the whole step.
+training loop divides their sums by denominators that are counted over the whole step.
+
+A readout maps the logits of n tokens (n, V) to one number per token (n,), so that the logits themselves are not kept.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ MAX_LOG_RATIO = 20.0
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum over tokens where `mask` is true; a NaN under a false mask does not leak.
+    """Sum over tokens where `mask` is true; NaN in other places has no effect.
 
     Shapes: (N, T), (N, T) bool -> (N,).
 

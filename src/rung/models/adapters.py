@@ -1,4 +1,4 @@
-"""Adapters on disk: the model they were trained on, and merging them into it."""
+"""Adapters on disk: which model an adapter was trained on, and merging an adapter into this model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAME = "base_model_name_or_path"
 
 
 def is_adapter(location: str) -> bool:
-    """Whether a location is a folder with an adapter and no model."""
+    """Whether a location is a folder that contains an adapter but no model."""
     folder = Path(location)
     return (folder / ADAPTER).is_file() and not (folder / MODEL).is_file()
 
@@ -55,7 +55,7 @@ def check_base(location: str, model: str) -> None:
 def fingerprint(model: PreTrainedModel) -> str | None:
     """A hash over name, shape and some values of each weight, 64 hex digits; None on the device `meta`.
 
-    Training or merging an adapter changes it, because either changes all values of a matrix.
+    Merging an adapter into the weights, or training them, changes the hash: either changes all values of a matrix.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):

@@ -7,12 +7,12 @@ from transformers import PreTrainedModel
 
 
 def base_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The causal LM inside an adapter's wrapper, or the model itself; adapters stay in its layers."""
+    """The causal LM inside a peft wrapper, with the adapters in its layers; a model without a wrapper is returned."""
     return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def hidden_matrices(model: PreTrainedModel) -> set[str]:
-    """Names of the trained matrices between embeddings and head."""
+    """Names of the trainable matrices, without embeddings and LM head."""
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     head = base_model(model).get_output_embeddings()
     outside = {id(p) for module in (*embeddings, *([head] if head is not None else [])) for p in module.parameters()}
@@ -21,7 +21,7 @@ def hidden_matrices(model: PreTrainedModel) -> set[str]:
 
 
 def zero_dropout(model: nn.Module) -> None:
-    """Sets dropout to 0 permanently: that of modules, and the rates that attention layers read in training mode."""
+    """Sets all dropout rates to 0 permanently: those of dropout modules, and the attributes of attention layers."""
     for module in model.modules():
         for name in ("p", "attention_dropout", "dropout", "attn_dropout", "resid_dropout", "hidden_dropout"):
             if isinstance(getattr(module, name, None), float):

@@ -1,4 +1,4 @@
-"""Heads on hidden states, and the critic: a separate model for the values."""
+"""Score and value heads, which map a hidden state to a number, and the critic, a separate model for the values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fresh_head(causal_lm: PreTrainedModel) -> nn.Linear:
 
 
 def zero_head(causal_lm: PreTrainedModel) -> nn.Linear:
-    """A head (n, H) -> (n, 1) that outputs 0 at first."""
+    """A head (n, H) -> (n, 1) with a bias, initialised to 0."""
     head = nn.Linear(causal_lm.config.get_text_config().hidden_size, 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -29,10 +29,10 @@ def zero_head(causal_lm: PreTrainedModel) -> nn.Linear:
 
 
 def load_critic(location: str) -> tuple[PreTrainedModel, nn.Linear | None]:
-    """The critic, all of it trained, and its value head; the head is None for a causal LM.
+    """Loads the critic, with all weights trainable, and its value head, which is None if the critic is a causal LM.
 
-    `location` is one that `load_model` accepts, or a folder with a one-label sequence classifier: a reward model, whose
-    head is converted to normalised units.
+    `location` is one that `load_model` accepts, or a folder with a reward model (a one-label sequence classifier). The
+    value head of a reward model outputs its scores, normalised by their saved mean and std.
     """
     if location.startswith(TINY) or not is_reward_model(AutoConfig.from_pretrained(location, trust_remote_code=False)):
         return to_device(load_model(location)[0]), None

@@ -1,4 +1,4 @@
-"""Models and tokenizers: load in fp32 from a name or folder, add an adapter, save merged."""
+"""Loads models in fp32 and tokenizers from a name or folder, adds adapters, and saves merged models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rung.models.names import REMEDY, TINY, check_hub
 from rung.tiny.models import load_spec
 from rung.utils.messages import did_you_mean
 
-# Keys of peft.LoraConfig whose adapter can be merged, and can be loaded onto the model that the stage started from.
+# The supported keys of peft.LoraConfig: their adapters can be merged, and can be loaded onto the stage's first model.
 LORA_KEYS = (
     "r",
     "lora_alpha",
@@ -54,12 +54,11 @@ LORA_REMEDY = "give keys of peft.LoraConfig: r, lora_alpha, target_modules, use_
 
 
 def load_model(location: str | Path, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM in fp32 and its tokenizer; `tiny:<name>`, a folder or a hub id. `seed` initialises random tiny ones.
+    """Loads a causal LM in fp32, and its tokenizer, from a folder, a hub id or `tiny:<name>`.
 
-    For a folder with an adapter, it is the model that the adapter was trained on, with the adapter merged.
-
-    Code that comes with a model is never executed. Raises ConfigError if there is no such model, or if its tokenizer
-    has no EOS token.
+    From a folder with an adapter, loads the model that the adapter was trained on, with the adapter merged. `seed`
+    initialises the random tiny models. Code that comes with a model is never executed. Raises ConfigError if there is
+    no such model, or if its tokenizer has no EOS token.
     """
     name = str(location)
     if is_adapter(name):
@@ -131,7 +130,10 @@ def is_reward_model(config: PretrainedConfig) -> bool:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a location for `load_model`, with a padding token; ConfigError if it has no EOS token."""
+    """Loads the tokenizer of a model location, and makes EOS its padding token if no other is set.
+
+    Raises ConfigError if the tokenizer has no EOS token.
+    """
     if not (Path(name) / "tokenizer_config.json").is_file():
         name = base_of(name)
     if name.startswith(TINY):
@@ -151,8 +153,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def check_same_tokenizer(location: str, tokenizer: PreTrainedTokenizerBase, role: str) -> None:
     """Raises ConfigError if the model at `location` has another tokenizer or chat template than `tokenizer`.
 
-    `role` names the model in errors. A model is trained on one vocabulary and one chat template, so text that a policy
-    writes with another is meaningless to it.
+    `role` names the model in errors. The outputs of a model are meaningless for a vocabulary or chat template on which
+    it was not trained.
     """
     own = load_tokenizer(location)
     if own.get_vocab() != tokenizer.get_vocab() or own.eos_token_id != tokenizer.eos_token_id:
@@ -178,7 +180,7 @@ def num_positions(model: PreTrainedModel) -> int | None:
 
 
 def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any]) -> PreTrainedModel:
-    """The model with new LoRA layers and all else frozen; `lora` holds keys of `peft.LoraConfig` from `LORA_KEYS`.
+    """Adds LoRA layers to a model and freezes its other weights; `lora` has keys of `peft.LoraConfig` in `LORA_KEYS`.
 
     Raises ConfigError for another key, a value that peft rejects, and an adapter that could not be merged.
     """
@@ -230,7 +232,7 @@ def _check_ties(model: PreTrainedModel) -> None:
 
 
 def check_adapter(outline: PreTrainedModel, lora: Mapping[str, Any]) -> None:
-    """Raises ConfigError if `with_adapter` would; `outline` needs no weights and is not changed."""
+    """Raises ConfigError if `with_adapter` would; `outline` may be on the device `meta`, and is not changed."""
     _check_lora(lora, outline)
     derived = lora.get("init_lora_weights") in MADE_FROM_WEIGHTS
     with_adapter(deepcopy(outline), {**lora, "init_lora_weights": True} if derived else lora)
@@ -239,7 +241,7 @@ def check_adapter(outline: PreTrainedModel, lora: Mapping[str, Any]) -> None:
 def keeps_base_weights(lora: Mapping[str, Any]) -> bool:
     """Whether disabling the adapter always gives the original model.
 
-    PiSSA and OLoRA change the base weights at initialisation, `bias` trains them.
+    PiSSA and OLoRA change the base weights at initialisation; `bias` trains the biases of the base model.
     """
     return lora.get("init_lora_weights", True) in (True, "gaussian") and lora.get("bias", "none") == "none"
 
@@ -264,11 +266,11 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 def save_adapter(model: PreTrainedModel, folder: Path, head: nn.Linear | None = None) -> None:
     """Saves the adapter, if there is one, for loading with peft onto the model that the stage started from.
 
-    With a `head` it is saved as the adapter of a sequence classifier, including the head.
+    If `head` is given, the adapter is saved as that of a sequence classifier, and includes the head.
     """
     if not hasattr(model, "peft_config"):
         return
-    # else peft asks the hub whether the vocabulary has grown, which never happens here
+    # otherwise peft would ask the hub whether the vocabulary has grown, which never happens here
     model.save_pretrained(str(folder), save_embedding_layers=False)
     if isinstance(start := getattr(model, "base_fingerprint", None), str):
         write_fingerprint(folder, start)

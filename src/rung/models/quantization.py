@@ -1,4 +1,4 @@
-"""4-bit bases (QLoRA): an adapter is trained on quantised weights and merged into the full-precision ones."""
+"""QLoRA: an adapter is trained on a model with 4-bit weights, and merged into the full-precision weights."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def quantize(
     """Quantises the matrices of the model's layers to 4 bits, in place; on the GPU if there is one.
 
     NF4 with double quantisation, multiplied in `dtype` (QLoRA, Dettmers et al. 2023, arXiv 2305.14314). Embeddings,
-    head and the modules whose names end in one of `kept` are not quantised. `start` and `seed` reload the
-    full-precision model for merging the trained adapter.
+    head and the modules whose names end in one of `kept` are not quantised. The full-precision model is loaded again
+    from the location `start`, with `seed`, when the trained adapter is merged.
     """
     model.base_fingerprint = fingerprint(model)  # type: ignore[assignment]
     model.load_full_precision = lambda: load_model(start, seed=seed)[0]  # type: ignore[assignment]
@@ -41,6 +41,7 @@ def _in_4bit(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
     made = Linear4bit(weight.shape[1], weight.shape[0], layer.bias is not None, compute_dtype=dtype, device="meta")
     made.weight = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4", module=made)
     made.bias = layer.bias
-    # Trap: on CPUs with avx512_bf16 it would repack its weights in eval mode and multiply in bf16 without a gradient.
+    # Trap: on CPUs with avx512_bf16 the layer would repack its weights in eval mode, and multiply in bf16 without a
+    # gradient.
     made.support_avx512bf16_for_cpu = False
     return made.to("cuda" if torch.cuda.is_available() else "cpu")

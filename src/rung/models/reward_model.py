@@ -38,9 +38,10 @@ NO_MODEL = "name a folder or hub id of a sequence classifier with one label, suc
 
 
 def check_can_be_reward_model(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises ConfigError if transformers would not read the score of the saved model at the trained token.
+    """Raises ConfigError if transformers has no sequence classifier that reads the score at the same token as training.
 
-    transformers reads the last token that is not padding, which skips EOS if padding and EOS are the same token.
+    Sequence classifiers read the score at the last token that is not padding; if padding and EOS are the same token,
+    this is the token before EOS.
     """
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         what = "the tokenizer pads with EOS, but a reward model's score is read at the last token that is not padding"
@@ -55,7 +56,7 @@ def save_reward_model(
 ) -> None:
     """Saves the merged model in `folder/model` and, if there is an adapter, the adapter and head in `folder/adapter`.
 
-    `scores` (n,) are those of reference samples; if all are equal, their standard deviation is saved as 1.
+    The config records the mean and std of `scores` (n,), the scores of reference samples; a std of 0 is saved as 1.
     """
     save_adapter(model, folder / "adapter", head)
     causal_lm = merge_adapter(model)
@@ -73,9 +74,9 @@ def save_reward_model(
 
 
 def check_reward_model(location: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises ConfigError if there is no reward model, or if its tokenizer differs from `tokenizer`.
+    """Raises ConfigError if `location` has no reward model, or one whose tokenizer differs from `tokenizer`.
 
-    Does not load the weights.
+    The weights are not loaded.
     """
     _config(location)
     check_same_tokenizer(location, tokenizer, "reward model")
@@ -83,9 +84,9 @@ def check_reward_model(location: str, tokenizer: PreTrainedTokenizerBase) -> Non
 
 @lru_cache(maxsize=2)
 def load_reward_model(location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A frozen one-label sequence classifier in fp32, on the GPU if there is one, and its tokenizer.
+    """Loads a reward model, frozen, in fp32, and on the GPU if there is one, and its tokenizer.
 
-    Raises ConfigError if there is none, or if some of its weights are missing.
+    Raises ConfigError if `location` is not a one-label sequence classifier, or if some of its weights are missing.
     """
     _config(location)
     model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -104,7 +105,7 @@ def load_reward_model(location: str) -> tuple[PreTrainedModel, PreTrainedTokeniz
 def score_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], *, token_budget: int) -> list[float]:
     """The score of each row of token ids, normalised by the model's reference mean and std if it has them.
 
-    Rows of similar length are batched, up to `token_budget` padded tokens, or in a batch of one row.
+    Rows of similar length are batched; a batch has at most `token_budget` tokens with padding, or one row.
     """
     pad = model.config.get_text_config().pad_token_id
     mean, std = getattr(model.config, MEAN, 0.0), getattr(model.config, STD, 1.0)

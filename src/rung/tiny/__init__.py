@@ -1,1 +1,1 @@
-"""Tiny models and the tasks that they can learn."""
+"""Tiny models, and generated tasks that they can learn."""

@@ -1,7 +1,7 @@
-"""Sums of several terms with worked steps: a task with numeric answers, whose splits are functions of the seed.
+"""The arithmetic task: sums of several small numbers, generated from a seed.
 
 A question is represented by its terms: (7, 4, -3, 6) is 7 + 4 - 3 + 6. The constants set the difficulty. The answers
-for SFT have two styles: one shows the steps, the other only the total, which is much harder to get right.
+for SFT have two styles: some show every step, the others only the total, which is much harder to get right.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,9 @@ from typing import Any
 
 SIZES = {"sft": 1600, "prompts": 4000, "validation": 600, "test": 600}
 NUM_STEPS = (3, 4)  # additions and subtractions per question
-OPERANDS = (1, 9)  # absolute values; no 0, so that every slip changes the answer
-TOTALS = (0, 20)  # of every step; a negative total after a number would read as a subtraction
-MINUS_SHARE = 0.4  # share of subtractions drawn; fewer remain, since totals must stay within their bounds
+OPERANDS = (1, 9)  # range of the terms' absolute values; without 0, so that every mistake changes the answer
+TOTALS = (0, 20)  # range of the total after each step; a negative total after a number would read as a subtraction
+MINUS_SHARE = 0.4  # probability that a term is subtracted, before sums with a total outside TOTALS are rejected
 WORKED_SHARE = 0.5  # share of the answers of `sft` that show the steps
 
 Terms = tuple[int, ...]
@@ -24,7 +24,7 @@ Terms = tuple[int, ...]
 def questions(seed: int) -> dict[str, tuple[Terms, ...]]:
     """The questions of every split; no question occurs twice, within a split or across splits.
 
-    They are shuffled before the split: short questions run out, so those drawn late have fewer of them.
+    The questions are shuffled before they are split: there are few short ones, and most of them are drawn early.
     """
     random = Random(f"arithmetic/{seed}")
     seen: dict[Terms, None] = {}  # in the order of drawing
@@ -48,7 +48,9 @@ def question(terms: Terms) -> str:
 
 
 def solution(terms: Terms, totals: Sequence[int] | None = None, answer: int | None = None) -> str:
-    """The worked steps and the answer; both are correct unless `totals` or `answer` replaces them.
+    """The text of a worked solution: the steps, then the answer.
+
+    Both are correct unless `totals`, the first term and the total after each step, or `answer` replaces the true value.
 
     >>> solution((7, 4, -3, 6))
     '7+4=11; 11-3=8; 8+6=14. Answer: 14'
@@ -59,10 +61,11 @@ def solution(terms: Terms, totals: Sequence[int] | None = None, answer: int | No
 
 
 def slips(terms: Terms) -> dict[str, list[str]]:
-    """Every solution with one slip (mistake), by kind; all have a wrong answer, and kinds without one are left out.
+    """All worked solutions with exactly one mistake, by the kind of mistake; every answer is wrong.
 
     `result`: one step has a wrong result, which later steps use. `sign`: one term is added instead of subtracted or the
-    reverse. `left out`: one term is missing. `answer`: the steps are right, but the answer is not the last total.
+    reverse. `left out`: one term is missing. `answer`: the steps are right, but the answer is not the last total. A
+    kind of mistake that is not possible for these terms has no entry.
 
     >>> slips((2, 1, 4))["sign"], slips((2, 1, 4))["left out"]
     (['2-1=1; 1+4=5. Answer: 5'], ['2+4=6. Answer: 6', '2+1=3. Answer: 3'])
@@ -77,7 +80,7 @@ def slips(terms: Terms) -> dict[str, list[str]]:
 
 
 def sft(seed: int) -> list[dict[str, Any]]:
-    """1,600 questions, each answered in one of the two styles."""
+    """1,600 questions with correct answers: about half show the steps, the others only the total."""
     random = Random(f"arithmetic/hands/{seed}")
     rows = []
     for terms in questions(seed)["sft"]:
@@ -87,7 +90,7 @@ def sft(seed: int) -> list[dict[str, Any]]:
 
 
 def pairs(seed: int) -> list[dict[str, Any]]:
-    """A right and a wrong worked solution to each question of `sft`; `slip` is the kind of mistake."""
+    """Preference pairs: a right and a wrong worked solution to each question of `sft`; `slip` is the mistake's kind."""
     random = Random(f"arithmetic/pairs/{seed}")
     rows = []
     for terms in questions(seed)["sft"]:
@@ -124,7 +127,7 @@ def _allowed(terms: Terms) -> bool:
 
 
 def _possible(terms: Terms) -> bool:
-    """Totals after a slip may exceed the upper bound, but one below the lower bound would be misread."""
+    """Whether no total is below the lower bound of TOTALS; a wrong solution may exceed the upper bound."""
     return min(accumulate(terms)) >= TOTALS[0]
 
 
@@ -146,7 +149,7 @@ def _without_a_term(terms: Terms) -> list[Terms]:
 
 
 def _other_answers(terms: Terms) -> list[int]:
-    """Near misses, and the second-last total, as if the last step were missing."""
+    """Wrong answers: the right one changed by 1 or 10, and the second-last total, as if the last step were missing."""
     *_, before, right = accumulate(terms)
     return sorted({right + 1, right + 10, before} | {less for less in (right - 1, right - 10) if less >= TOTALS[0]})
 

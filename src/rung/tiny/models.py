@@ -1,4 +1,4 @@
-"""The models of `tiny:<name>`: random ones of four families, the shipped base, and its untrained model `blank`."""
+"""The models `tiny:<name>`: random ones of four families, the pretrained `base`, and `blank`, its untrained start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = (*FAMILIES, "base", "blank")
 
 
 def build(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Random fp32 model of a family in `FAMILIES` (hidden 32, 2 layers, 512 positions) and the byte tokenizer.
+    """Builds a random fp32 model of a family in `FAMILIES` (hidden 32, 2 layers, 512 positions) and the byte tokenizer.
 
     Equal seeds give equal weights; the global random state is unchanged. Raises ConfigError for another name.
 
@@ -31,7 +31,7 @@ def build(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedToken
 
 
 def blank(*, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Untrained model with the base's architecture and tokenizer, from which `configs/tiny/base.yaml` trains it."""
+    """Builds the untrained model, and its tokenizer, from which `configs/tiny/base.yaml` trains `tiny:base`."""
     from transformers import Qwen3Config
 
     from rung.tiny import corpus
@@ -59,7 +59,7 @@ def blank(*, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
 
 def open_base() -> Path:
-    """Folder of the shipped base: bf16 weights, config, tokenizer with chat template. Raises ConfigError without it."""
+    """The folder of `tiny:base`: bf16 weights, config and tokenizer. Raises ConfigError if the weights are missing."""
     folder = Path(__file__).parent / "base"
     if not (folder / "model.safetensors").is_file():
         raise ConfigError(
@@ -69,9 +69,9 @@ def open_base() -> Path:
 
 
 def load_spec(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Model and tokenizer of `tiny:<name>` (`name` without prefix), fp32, eval mode; `seed` is for random models.
+    """Loads the model `tiny:<name>` in fp32 and eval mode, and its tokenizer.
 
-    Raises ConfigError for a name that is not in `NAMES`.
+    `name` has no prefix; `seed` initialises the random models. Raises ConfigError for a name that is not in `NAMES`.
     """
     if name in FAMILIES:
         return build(name, seed=seed)
@@ -97,10 +97,11 @@ def _tokens(size: int) -> dict[str, Any]:
 
 
 def _family(name: str, vocab_size: int) -> PretrainedConfig:
-    """Config of a family: grouped-query attention except in GPT-2; in Gemma-3, one of two layers has a window of 8."""
+    """The config of a family: grouped-query attention except in GPT-2; one Gemma-3 layer has a sliding window of 8."""
     from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen3Config
 
-    # The usual 0.02 makes the logits of such a narrow model nearly uniform, so that equality tests detect little.
+    # The usual initializer range of 0.02 makes the distributions of such a narrow model nearly uniform, so that tests
+    # of equality would detect little.
     shape = {
         "hidden_size": 32,
         "intermediate_size": 64,

@@ -31,14 +31,14 @@ TASKS: dict[str, Callable[[int], list[Row]]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Every `task/split` that `rows` accepts."""
+    """All names ("task/split") that `rows` accepts."""
     return tuple(TASKS)
 
 
 def rows(name: str, seed: int = 0) -> list[Row]:
-    """The rows of `name` ("task/split") in TRL's conversational form, a pure function of the seed.
+    """The rows of `name` ("task/split") in TRL's conversational format; equal seeds give equal rows.
 
-    The rows of `base` are conversations on other tasks, for pretraining. Raises DataError for an unknown name.
+    The rows of `base/...` are conversations for pretraining. Raises DataError for an unknown name.
 
     >>> rows("pharmacy/test")[0]["prompt"][0]["role"]
     'user'

@@ -1,4 +1,4 @@
-"""Small tokenizers with the same special tokens and chat template: one over bytes, one a trained BPE."""
+"""Two small tokenizers with the same special tokens and chat template: one token per byte, or byte-level BPE."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def byte() -> PreTrainedTokenizerFast:
 def bpe(texts: Iterable[str], *, size: int = 1000) -> PreTrainedTokenizerFast:
     """Byte-level BPE trained on `texts`: at most `size` tokens including the special ones, and one token per digit.
 
-    Any text is representable, since all 256 bytes are in the vocabulary (so `size` is at least 263). A word has the
-    same tokens at the beginning of a text as after a space: a space is added there, and decoding removes it.
+    Any text is representable, since all 256 bytes are in the vocabulary (so `size` is at least 263). A space is added
+    before every text, and removed by decoding, so that a word has the same tokens at the beginning as after a space.
 
     >>> tokenizer = bpe(["take one tablet by mouth"] * 9, size=300)
     >>> tokenizer.tokenize("take 10"), tokenizer.decode(tokenizer.encode("take 10"))

@@ -111,7 +111,7 @@ def show_completions(
 ) -> None:
     """Prints the first `limit` sampled completions with their rewards; long texts are shortened in the middle.
 
-    `rows` are those that trackers get: `prompt`, `completion`, and a number for each reward.
+    Each row has `prompt`, `completion`, and a number for each reward.
     """
     import rich
 
@@ -119,9 +119,9 @@ def show_completions(
 
 
 def spark(values: Sequence[float], width: int = 12) -> str:
-    """A sparkline of at most `width` bars, each the mean of an equal share of the values; empty where all are equal.
+    """A sparkline of at most `width` bars, each the mean of an equal share of the values.
 
-    Values that are not finite are ignored.
+    Values that are not finite are ignored; if all values are equal, the result is empty.
     """
     import numpy as np
     import rich

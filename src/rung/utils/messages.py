@@ -27,7 +27,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def settings_error(where: str, error: ValidationError, known: Iterable[str]) -> ConfigError:
-    """The first fault that pydantic found in the settings of `where`, as an error of two lines."""
+    """Converts the first of pydantic's validation errors to a ConfigError; `where` says which settings are meant."""
     fault = error.errors()[0]
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, UserError):
@@ -50,7 +50,7 @@ def faulty_key(fault: ErrorDetails) -> str:
 
 
 def as_requirement(message: str) -> str:
-    """Pydantic's message about a value, as a requirement.
+    """Rephrases pydantic's message about a value as a requirement.
 
     >>> as_requirement("Input should be greater than 0")
     'it must be greater than 0'

@@ -1,4 +1,4 @@
-"""Names of folders: safe characters only, and no path that leads out of the parent folder."""
+"""Checks the names of folders: safe characters only, and no path that leads out of the parent folder."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ _SAFE = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 def safe_name(name: str, what: str) -> str:
     """Returns the name if it is 1 to 128 of the characters A-Z a-z 0-9 . _ - without a leading dot, else ConfigError.
 
-    `what` is the kind of thing that has the name, for the message.
+    `what` says in the message what is named, such as "stage".
 
     >>> safe_name("dpo-2", "stage")
     'dpo-2'

@@ -12,7 +12,7 @@ EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: running the same command again r
 
 
 class StopFlag:
-    """`with StopFlag() as stop`: SIGINT and SIGTERM set `stop.requested`; a second one exits at once with 75.
+    """In `with StopFlag() as stop`, SIGINT and SIGTERM set `stop.requested`; a second one exits at once, with code 75.
 
     For use in the main thread, as Python requires of signal handlers. The previous handlers are restored on exit.
     """

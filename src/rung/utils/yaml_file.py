@@ -35,7 +35,7 @@ def _mapping(value: object, source: str) -> dict[str, Any]:
 
 
 def numbers(value: Any) -> Any:
-    """Converts texts such as `1e-5` to numbers, also in nested values: YAML 1.1 reads them as texts.
+    """Converts strings such as `1e-5` to numbers, also in nested values: YAML 1.1 reads them as strings.
 
     >>> numbers({"learning_rate": "1e-5", "name": "e5"})
     {'learning_rate': 1e-05, 'name': 'e5'}

@@ -1,8 +1,8 @@
 """Generated pretraining data of `tiny:base`: conversations on *other* tasks than those in `rung.tiny`.
 
-Every row is a conversation whose assistant turns are trained. Few-shot examples are conversations of several turns with
-one rule. The words of the medication task occur in glossaries and in leaflet sentences; its prompts, its directions and
-its drugs do not occur.
+Every row is a conversation whose assistant turns are trained. All turns of a conversation follow one rule, so its first
+turns are few-shot examples for the later ones. The abbreviations of the medication task occur in glossary questions,
+and its vocabulary in sentences from leaflets, but none of its prompts, dosing instructions or drugs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rung.tiny.corpus import meanings, rules, shorthand
 from rung.tiny.corpus.meanings import Glossary
 from rung.tiny.corpus.rules import Rule
 
-# Families of documents and their sampling weights.
+# Generators of documents and their sampling weights.
 _MIXTURE: dict[Callable[[Random], Rule], int] = {
     shorthand.shorthand: 30,
     shorthand.invented_shorthand: 10,
@@ -39,7 +39,9 @@ _NUM_COPIES = 12_000
 
 
 def documents(seed: int, count: int, *, first: int = 0, glossary: Glossary = "full") -> list[dict]:
-    """`count` rows {"messages": [...]} from index `first`; document i depends on (seed, i, glossary) only.
+    """The documents with the indices `first` to `first + count - 1`, as rows {"messages": [...]}.
+
+    Document i depends only on (seed, i, glossary).
 
     `glossary="without_task"` removes every abbreviation of the medication task from the glossaries.
 
@@ -52,7 +54,7 @@ def documents(seed: int, count: int, *, first: int = 0, glossary: Glossary = "fu
 def rows(split: str, seed: int = 0, *, glossary: Glossary = "full") -> list[dict]:
     """The rows of `task:base/<split>`: copying, train or validation. Raises DataError for another split.
 
-    `copying` is the easy first stage of pretraining: one turn per row, with the answer in the question.
+    `copying` is the easy first stage of pretraining: each row is one question that contains its answer.
     """
     if split == "copying":
         return [
@@ -65,7 +67,7 @@ def rows(split: str, seed: int = 0, *, glossary: Glossary = "full") -> list[dict
 
 
 def texts(seed: int = 0, *, count: int) -> Iterator[str]:
-    """The contents of all messages in `count` documents, on which the base's tokenizer is trained."""
+    """The contents of all messages in `count` documents: the text on which the tokenizer of `tiny:base` is trained."""
     for row in documents(seed, count):
         yield from (message["content"] for message in row["messages"])
 

@@ -1,4 +1,4 @@
-"""Glossary questions and leaflet sentences: the meanings of words, but never a prescription with its direction."""
+"""Questions about abbreviations, and sentences from medicine leaflets; never a prescription with its instruction."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def one(rng: Random, which: Glossary) -> Rule:
 
 
 def several(rng: Random, which: Glossary) -> Rule:
-    """Several abbreviations at once, each with its meaning."""
+    """Questions about several abbreviations at once; the assistant gives the meaning of each."""
     source = OTHER if which == "without_task" or rng.random() < 0.2 else TASK
     link, between = rng.choice((" = ", " means ", ": ")), rng.choice(("; ", ", ", "\n"))
 
@@ -55,7 +55,7 @@ def several(rng: Random, which: Glossary) -> Rule:
 
 
 def leaflet(rng: Random) -> Rule:
-    """General advice on medicines, without a drug name: write a sentence on a subject, complete one, or repeat one."""
+    """The assistant writes, completes or repeats a sentence of general advice on medicines, without a drug name."""
     mode = rng.choice(("about", "about", "end", "repeat"))
 
     def turn() -> tuple[str, str]:

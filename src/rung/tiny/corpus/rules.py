@@ -1,7 +1,7 @@
-"""Rules about text itself: copying, recall, fields, case, dictionaries, spelling, sums, short instructions.
+"""Small text tasks: copying, recall, fields of records, case, dictionaries, spelling, sums, short instructions.
 
-One rule is drawn per document and generates all of its turns, so that the first turns of a document are examples for
-the later ones.
+Each function draws the rule of one document. This rule generates all turns of the document, so that the first turns are
+examples for the later ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from rung.tiny.corpus import words
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The rule of one document: `turn()` returns the contents of a user turn and of its assistant turn."""
+    """The rule of one document: `turn()` makes the next user message and the assistant's answer to it.
+
+    `system` is the system message, if any; the number of turns is drawn from the range `num_turns`.
+    """
 
     turn: Callable[[], tuple[str, str]]
     system: str | None = None
@@ -66,7 +69,7 @@ def recall(rng: Random) -> Rule:
 
 
 def mapping(rng: Random) -> Rule:
-    """Each code is answered by a name, first in a turn that is unpredictable, later in turns that repeat the code."""
+    """The assistant answers each code with its name, which is unpredictable until the code has occurred once."""
     num = rng.randint(2, 4)
     make = rng.choice((words.random_code, words.random_code, words.random_string))
     keys = [make(rng) for _ in range(num)]
@@ -105,7 +108,7 @@ def _record(rng: Random, fields: list[str]) -> dict[str, str]:
 
 
 def field_lookup(rng: Random) -> Rule:
-    """Each turn gives a record and asks for one of its fields: by name, or always for the same one without its name."""
+    """Each turn shows a record; the answer is the field that the turn names, or the same unnamed field every time."""
     fields = rng.sample(list(_FIELDS), rng.randint(2, 5))
     between, link = rng.choice((", ", "; ", " | ", "\n")), rng.choice((": ", " = ", " "))
     always = rng.choice(fields) if rng.random() < 0.4 else None
@@ -175,7 +178,7 @@ def case(rng: Random) -> Rule:
 
 
 def dictionary(rng: Random) -> Rule:
-    """The system turn has an invented dictionary; the assistant translates one or several of its words."""
+    """The system message is an invented dictionary; the assistant translates one or several of its words."""
     num = rng.randint(3, 7)
     known = rng.sample(words.NOUNS + words.PHRASES, num)
     invented = [rng.choice((words.random_code, words.random_code, words.invented_name))(rng) for _ in known]

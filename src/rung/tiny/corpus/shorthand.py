@@ -1,8 +1,8 @@
-"""Shorthand expanded to a sentence, in ten domains and in invented ones.
+"""Tasks in which the assistant expands a shorthand note to a sentence, in ten trades and in invented ones.
 
-Every document fixes the codes, the order of the shorthand and the form of the sentence. The codes are those of the
-domain, partly changed ones, or all random; random codes can only be learned from earlier turns or from a system turn
-that lists them.
+All turns of a document have the same codes, the same order of codes and the same form of sentence. The codes are those
+of the trade, or some or all of them are replaced by random ones. Random codes can only be learned from earlier turns or
+from a system message that lists them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _CHANGED_CODES = 0.35
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """The shorthand of a trade: units follow an amount of a thing, `slots` are optional, `spans` contain a number."""
+    """The codes of a trade's shorthand, each with the words that it stands for.
+
+    A note has an amount with a unit, a thing, and optional codes from `slots` and `spans`; spans contain a number.
+    """
 
     label: str
     verbs: Sequence[str]
@@ -39,7 +42,7 @@ def shorthand(rng: Random) -> Rule:
 
 
 def invented_shorthand(rng: Random) -> Rule:
-    """The same for a trade that is invented for this document, with random codes."""
+    """Like `shorthand`, for a trade that is invented for this document, with random codes."""
     phrases = rng.sample(words.PHRASES, 6)
     extra = [f"{rng.choice(('with', 'in', 'for', 'by', 'on', 'to'))} the {words.thing(rng)}" for _ in range(6)]
     pool = rng.sample(phrases + extra, 9)
@@ -59,7 +62,7 @@ def _invented_span(rng: Random) -> dict[str, str]:
 
 
 def _recode(rng: Random, codes: dict[str, str], share: float, keep: int) -> dict[str, str]:
-    """`keep` of the entries, each recoded with probability `share`; a number stays at its place in the code."""
+    """Draws `keep` entries and replaces each code by a random one with probability `share`; a `{}` keeps its place."""
     chosen = rng.sample(list(codes), min(keep, len(codes)))
     return {(_other_code(rng, code) if rng.random() < share else code): codes[code] for code in chosen}
 
@@ -70,7 +73,7 @@ def _other_code(rng: Random, code: str) -> str:
 
 
 def _plural(frame: str, amount: str) -> str:
-    """The frame with the word after its gap in the plural, unless the amount is at most 1."""
+    """Puts the word after the last `{}` of a frame into the plural, unless the amount is at most 1."""
     if amount in ("1", "1/2", "1/4", "3/4"):
         return frame
     head, gap, tail = frame.rpartition("{} ")
@@ -81,7 +84,7 @@ def _plural(frame: str, amount: str) -> str:
 def _written_out(rng: Random, domain: Domain, kind: float) -> Rule:
     random_codes, changed = kind < _RANDOM_CODES, kind < _RANDOM_CODES + _CHANGED_CODES
     share = 1.0 if random_codes else 0.3 if changed else 0.0
-    # Few codes where they must be learned from earlier turns, so that they recur.
+    # Random codes must be learned from earlier turns: there are few of them, so that they recur.
     keep = rng.choice((2, 3)) if random_codes else 9
     units = _recode(rng, domain.units, share, keep)
     slots = [_recode(rng, slot, share, keep) for slot in rng.sample(domain.slots, rng.randint(1, 3))]
@@ -103,7 +106,7 @@ def _written_out(rng: Random, domain: Domain, kind: float) -> Rule:
     prefix = rng.choice(("", "", f"{domain.label}: ", f"{domain.label} note: ", "Write out: "))
 
     def part() -> tuple[str, list[tuple[str, str] | None], str]:
-        """One amount as shorthand, its codes with their phrases, and the amount in words."""
+        """An amount with its unit in shorthand, its codes with their phrases, and the amount as in the sentence."""
         amount = str(rng.randint(1, 12)) if rng.random() < 0.5 else words.number(rng)
         unit = rng.choice(list(units))
         picks = [place() if rng.random() < present else None for place in places]
@@ -136,12 +139,12 @@ def _written_out(rng: Random, domain: Domain, kind: float) -> Rule:
 
 
 def _slot_place(rng: Random, codes: dict[str, str]) -> tuple[str, str]:
-    """A code and its phrase."""
+    """Draws a code and its phrase."""
     return rng.choice(list(codes.items()))
 
 
 def _span_place(rng: Random, spans: dict[str, str], mark: str, show: Callable[[str], str]) -> tuple[str, str]:
-    """A code with a number, and its phrase with the same number."""
+    """Draws a code with a number, and its phrase with the same number."""
     code, frame = rng.choice(list(spans.items()))
     count = str(rng.randint(1, 12))
     brief = code.format(count) if "{}" in code else f"{mark}{count}{code}"
@@ -158,12 +161,12 @@ def _with_halves(amount: str) -> str:
 
 
 def _in_words(amount: str) -> str:
-    """The amount with small whole numbers in words too."""
+    """The amount with halves, ranges and small whole numbers in words."""
     return " ".join(words.NUMBER_WORDS.get(word, word) for word in _with_halves(amount).split(" "))
 
 
 def _shorthand_form(rng: Random, num_places: int) -> Callable[[str, str, Sequence[tuple[str, str] | None], str], str]:
-    """A function that writes amount, thing and codes in a fixed order; `more` always follows the codes."""
+    """Draws an order, and returns a function that writes amount, thing and codes in it; `more` follows the codes."""
     order = rng.sample(range(num_places), num_places)
     item_at = rng.choice(("first", "first", "second", "last"))
     comma = rng.choice((" ", " ", " ", ", "))
@@ -182,7 +185,7 @@ def _shorthand_form(rng: Random, num_places: int) -> Callable[[str, str, Sequenc
 
 
 def _sentence_form(rng: Random, verb: str) -> Callable[[str, str, list[str]], str]:
-    """A function that writes sentences in one style: plain, with commas, the thing first, or a colon after the verb."""
+    """Draws a style (plain, with commas, the thing first, ...), and returns a function that writes sentences in it."""
     style = rng.choice(("plain", "plain", "plain", "comma", "and", "colon", "first", "first"))
     end, polite = rng.choice((".", ".", "")), rng.choice(("", "", "", "Please "))
     of = rng.choice(("of", "of", "of the", "of your"))

@@ -24,7 +24,7 @@ _CODAS = (*[""] * 12, *_DATA["codas"].split())
 
 
 def invented_name(rng: Random) -> str:
-    """Pronounceable name of two to five syllables, with simple or clustered consonants; 30% are capitalised."""
+    """A pronounceable random name of two to five syllables; 30% of the names are capitalised."""
     onsets, vowels = rng.choice((_PLAIN, _RICH))
     while True:
         syllables = rng.choices((2, 3, 4, 5), (3, 5, 4, 2))[0]
@@ -34,18 +34,18 @@ def invented_name(rng: Random) -> str:
 
 
 def random_string(rng: Random, low: int = 3, high: int = 9) -> str:
-    """Random letters, digits or both, without a pattern."""
+    """A string of `low` to `high` random letters, digits or both."""
     letters = rng.choice((_LETTERS, _LETTERS, _LETTERS.upper(), _LETTERS + "0123456789", "0123456789"))
     return "".join(rng.choices(letters, k=rng.randint(low, high)))
 
 
 def random_code(rng: Random) -> str:
-    """Code of two or three letters, as in shorthand."""
+    """A random code of two or three letters, as in shorthand."""
     return "".join(rng.choices(_LETTERS, k=rng.choice((2, 2, 3))))
 
 
 def number(rng: Random) -> str:
-    """Whole number, decimal, fraction or range, as people write amounts."""
+    """A random amount as people write it: a whole number, a decimal, a fraction or a range."""
     kind = rng.random()
     if kind < 0.6:
         return str(rng.choice((rng.randint(1, 12), rng.randint(1, 99), 25 * rng.randint(1, 40))))
@@ -57,7 +57,7 @@ def number(rng: Random) -> str:
 
 
 def thing(rng: Random) -> str:
-    """Noun, adjective with noun, invented name or random string."""
+    """A random thing: a noun, an adjective with a noun, an invented name or a random string."""
     kind = rng.random()
     if kind < 0.25:
         return rng.choice(NOUNS)

@@ -1,1 +1,1 @@
-"""Medication directions: a prescriber's shorthand becomes a patient's direction. Generated; not for medical use."""
+"""Generated task: rewrite a prescriber's shorthand as a dosing instruction for the patient. Not for medical use."""

@@ -1,4 +1,4 @@
-"""Compares a direction with its order: correct, dangerous, harmless or unparseable."""
+"""Compares a dosing instruction with the order that it should state: correct, dangerous, harmless or unparseable."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,10 +27,11 @@ SEVERITY: dict[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The result for one direction.
+    """The result of comparing a dosing instruction with its order.
 
-    `wrong` lists the components that differ, harmless ones included; `severity` in [0, 1] is 1 - product(1 - SEVERITY)
-    over the dangerous ones among them; `share` in [0, 1] is the share of correct components.
+    `wrong` names the parts of the order (drug, dose, route, frequency, ...) that differ, harmless ones included.
+    `severity`, in [0, 1], is 1 - product(1 - SEVERITY) over the dangerous ones among them. `share`, in [0, 1], is the
+    share of parts that are correct.
     """
 
     outcome: Outcome
@@ -41,7 +42,10 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class _Component:
-    """One component of a direction; `danger` is its key in SEVERITY, or None if an error in it is harmless."""
+    """One part of an order (drug, dose, route, ...), and whether the dosing instruction states it correctly.
+
+    `danger` is the key of the part in SEVERITY, or None if a wrong part is harmless.
+    """
 
     name: str
     danger: str | None
@@ -49,11 +53,11 @@ class _Component:
 
 
 def judge(text: str, order: Order) -> Judgement:
-    """Compares the content of `text` with `order`, in any wording.
+    """Judges whether the dosing instruction `text` has the content of `order`, in any wording.
 
-    Dangerous: a wrong, dropped or added drug, strength, dose, frequency, route, duration, maximum, PRN or reason, or a
-    missing second part. Harmless: different advice about food or water, a missing reason, a tablet called a capsule, an
-    unusual verb. Unparseable: a text that cannot be read as one direction.
+    Dangerous: a wrong, missing or added drug, strength, dose, frequency, route, duration, maximum, "if needed" (PRN) or
+    reason, or a missing second dose. Harmless: different advice about food or water, a missing reason, a tablet called
+    a capsule, an unusual verb. Unparseable: a text that cannot be read as one dosing instruction.
 
     >>> from rung.tiny.pharmacy.orders import Order, Part
     >>> order = Order("metformin", "500 mg", "tablet", "by mouth", (Part("1", "2 times a day"),), advice="with food")
@@ -74,7 +78,7 @@ def judge(text: str, order: Order) -> Judgement:
 
 
 def _components(reading: Reading, order: Order) -> Iterator[_Component]:
-    """Every component of the order or the direction."""
+    """Every part (drug, dose, route, ...) that the order or the dosing instruction has."""
     yield _Component("drug", "drug", reading.drug == order.drug.lower())
     yield from _optional("strength", "strength", reading.strength, order.strength)
     yield _Component("route", "route", reading.route == order.route)
@@ -108,7 +112,7 @@ def _parts(reading: Reading, order: Order) -> Iterator[_Component]:
 
 
 def _optional(name: str, danger: str | None, found: object, expected: object) -> Iterator[_Component]:
-    """An optional component: yields nothing where neither the direction nor the order has it."""
+    """Yields an optional part, or nothing if neither the dosing instruction nor the order has it."""
     if found is not None or expected is not None:
         yield _Component(name, danger, found == expected)
 

@@ -1,4 +1,4 @@
-"""Writes an order as a patient's direction, in one of several writing styles; one is the house style."""
+"""Writes an order as a dosing instruction for the patient, in the house style or in another writing style."""
 
 import re
 from dataclasses import dataclass, fields, replace
@@ -44,13 +44,13 @@ HANDS: dict[str, Style] = {
 
 
 def toward_house(hand: Style, slip: float, random: Random) -> Style:
-    """The house style with some fields of `hand`: each field of `hand` is kept with probability `slip`."""
+    """A mixture of two styles: each field is that of `hand` with probability `slip`, else that of the house style."""
     kept = {f.name: getattr(hand, f.name) for f in fields(Style) if random.random() < slip}
     return replace(HOUSE, **kept)
 
 
 def direction(order: Order, style: Style = HOUSE) -> str:
-    """The direction of `order` in this style.
+    """The dosing instruction for `order`, written in `style`.
 
     >>> from rung.tiny.pharmacy.orders import Order, Part
     >>> order = Order("metformin", "500 mg", "tablet", "by mouth", (Part("1", "2 times a day", "10 days"),))
@@ -93,7 +93,7 @@ def _how(order: Order, style: Style) -> str:
 
 
 def _spelled(text: str, style: Style) -> str:
-    """`text` with its whole numbers in words where the style has numbers in words."""
+    """`text`, with whole numbers written in words if `style.numbers` is "words"."""
     if style.numbers == "digits":
         return text
     return re.sub(r"(?<![\d.])\d+(?![\d.])", lambda found: NUMBER_WORDS.get(int(found[0]), found[0]), text)

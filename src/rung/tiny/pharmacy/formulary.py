@@ -1,4 +1,4 @@
-"""The drugs, with their names and how they are plausibly taken, read from `families.toml` in this folder."""
+"""The drugs of the task: their names, strengths and plausible doses, read from `families.toml` in this folder."""
 
 import tomllib
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Drug:
-    """One drug with all its names; `limit` is the maximum per day, in the unit of its strengths."""
+    """One drug with all its names; `limit` is the maximum amount per day, in the unit of `strengths`."""
 
     names: tuple[str, ...]
     strengths: tuple[str, ...]
@@ -21,9 +21,10 @@ class Drug:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Drugs that are taken in the same way: the choices for each part of an order, and the drugs of each split.
+    """Drugs that are taken in the same way: the plausible values of an order, and the drugs of each split.
 
-    `prn` is the share of orders taken if needed, `lasting` the share with a duration, `weight` the share of all orders.
+    `weight` is the relative frequency of the family, `prn` the share of its orders that are taken only if needed, and
+    `lasting` the share with a duration. `steps` are tapers; `halves` allows two different amounts per day.
     """
 
     weight: float
@@ -43,7 +44,7 @@ class Family:
 
 
 def drug(line: str) -> Drug:
-    """Parses one drug from its line in the table.
+    """Parses a drug from its line in `families.toml`.
 
     >>> drug("ibuprofen/Advil 200 400 mg <2400 @pain")
     Drug(names=('ibuprofen', 'Advil'), strengths=('200 mg', '400 mg'), limit=2400.0, reasons=('pain',))
@@ -68,12 +69,12 @@ def _frozen(value: object) -> object:
 
 @lru_cache(maxsize=1)
 def families() -> tuple[Family, ...]:
-    """Every family of the table."""
+    """All drug families in `families.toml`."""
     table = tomllib.loads((Path(__file__).parent / "families.toml").read_text(encoding="utf-8"))
     return tuple(_family(entry) for entry in table["family"])
 
 
 @lru_cache(maxsize=len(SPLITS))
 def drug_names(split: str) -> frozenset[str]:
-    """Every name of every drug of `split`, generic and brand."""
+    """The generic and brand names of all drugs of `split`."""
     return frozenset(name for family in families() for one in family.drugs[split] for name in one.names)

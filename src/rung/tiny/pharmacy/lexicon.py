@@ -1,6 +1,6 @@
-"""The vocabulary of the task: for each meaning, its plain wording (the key), its spellings in sigs, other wordings.
+"""The vocabulary of the task: the plain wording of each meaning, its spellings in shorthand, and other wordings.
 
-The keys are the plain words of the house style, so an order's record has the same words as its direction.
+The keys of the tables are the plain wordings. Both the records of orders and the house style use them.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class Term:
     """Wordings of one meaning besides the plain one.
 
     `sigs` are the spellings in shorthand, the most common first; `clinical` is the wording of the clinical styles;
-    `also` are further wordings that the checker accepts and no style uses. `#` stands for a number.
+    `also` are further wordings, which the checker accepts although no style uses them. `#` stands for a number.
     """
 
     sigs: tuple[str, ...]
@@ -123,7 +123,10 @@ MAXIMUM_SIGS = ("max", "max", "nte")
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The unit of a dose: `one` and `many` in full, `short` in brief directions, `sigs` in shorthand."""
+    """Singular and plural of a dose unit: `one` and `many` in full, `short` in the brief style, `sigs` in shorthand.
+
+    `verb` is the verb for taking such a dose.
+    """
 
     one: str
     many: str

@@ -1,4 +1,4 @@
-"""Invented drug names, pronounceable and unlike every real one, as unlimited training data for copying names."""
+"""Generates invented drug names, from which a model learns to copy any name instead of memorising the real ones."""
 
 from functools import lru_cache
 from random import Random
@@ -18,7 +18,7 @@ def _real() -> frozenset[str]:
 
 
 def invent(random: Random) -> str:
-    """A name of two or three syllables; 40% are capitalised like a brand."""
+    """A pronounceable random name of 5 to 12 letters that contains no real drug name; 40% are capitalised."""
     while True:
         syllables = [
             random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(random.randint(1, 2))

@@ -21,7 +21,10 @@ HALVES = (("every morning", "at bedtime"), ("every morning", "every evening"), (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One amount and how often it is taken; in a taper, `duration` such as "10 days" applies to this part only."""
+    """One dose of an order: an amount and how often it is taken.
+
+    In a taper (one dose for some days, then another), `duration`, such as "10 days", applies to this dose only.
+    """
 
     amount: str
     frequency: str
@@ -30,10 +33,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The prescribed treatment. Values are the plain words of `lexicon.py`, amounts are digits ("1 to 2").
+    """The meaning of a prescription, in the plain words of `lexicon.py` and with amounts in digits ("1 to 2").
 
-    There are one or two `parts`; `link` is "and" (two amounts a day, one duration for both, kept in the first part) or
-    "then" (one after the other, each with its duration). `maximum` is an amount a day. Errors in `advice` are harmless.
+    `parts` are one or two doses. `link` is "and" for two doses per day with a common duration, which the first part
+    holds, or "then" for one dose after the other, each with its own duration. `prn` is true for a drug that is taken
+    only if needed. `maximum` is an amount per day. Errors in `advice` are harmless.
     """
 
     drug: str
@@ -55,12 +59,12 @@ class Order:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Order":
-        """The order of a plain record; the inverse of `as_dict`."""
+        """Makes an order from its plain record; the inverse of `as_dict`."""
         return cls(**{**record, "parts": tuple(Part(**part) for part in record["parts"])})
 
 
 def largest(amount: str) -> float:
-    """The larger end of an amount.
+    """An amount as a number; for a range, its upper end.
 
     >>> largest("1 to 2"), largest("0.5")
     (2.0, 0.5)
@@ -118,7 +122,7 @@ def _parts(random: Random, family: Family) -> tuple[tuple[Part, ...], str | None
 
 
 def _plausible(order: Order, drug: Drug) -> bool:
-    """Whether a day's amount is within the drug's limit, and a maximum is at least two doses and can be reached."""
+    """Whether the amount per day is within the drug's limit, and a maximum is reachable and at least two doses."""
     times = TIMES_A_DAY[order.parts[0].frequency]
     if order.link == "and":
         day = sum(largest(part.amount) for part in order.parts)

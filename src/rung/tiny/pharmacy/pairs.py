@@ -1,4 +1,4 @@
-"""Preference pairs: the rejected side has the same content in a worse style, or one dangerous change (near-miss)."""
+"""Preference pairs of dosing instructions: the rejected one has a worse style, or one dangerous error (a near-miss)."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -24,12 +24,12 @@ CONFUSED_ROUTES = (
 
 
 def draw_pair(order: Order, random: Random) -> tuple[str, str]:
-    """The chosen and the rejected direction of `order`.
+    """Draws the chosen and the rejected dosing instruction for `order`.
 
-    Usually the rejected text is in another style, and the chosen one is its edit toward the house style, which may keep
-    parts of the other style (`SLIP`): every pair prefers the house style, but most chosen texts are not fully in it.
-    Otherwise the rejected text is a near-miss: it has one dangerous change, in the style of the chosen or of the
-    unedited text.
+    In most pairs both texts have the right content. The rejected text is in a style other than the house style; the
+    chosen one is closer to the house style, but keeps each feature of the other style with probability `SLIP`. So every
+    pair prefers the house style, although most chosen texts do not fully follow it. In the other pairs, a share of
+    `NEAR_MISS_SHARE`, the rejected text has one dangerous error, in the style of the chosen text or in the other style.
     """
     hand = random.choice(OTHER_HANDS)
     edited = toward_house(hand, SLIP, random)
@@ -42,7 +42,7 @@ def draw_pair(order: Order, random: Random) -> tuple[str, str]:
 
 
 def draw_near_miss(order: Order, random: Random) -> Order:
-    """`order` with one dangerous change: a component is changed, dropped or added."""
+    """`order` with one dangerous error: one part of it (drug, dose, route, ...) is changed or left out."""
     changes = [change for change in NEAR_MISSES.values() if change(order, random) is not None]
     missed = random.choice(changes)(order, random)
     assert missed is not None

@@ -1,4 +1,4 @@
-"""Finds the phrases of a text that have a meaning in a direction, in any writing style, and returns their meanings."""
+"""Splits a dosing instruction in any writing style into phrases, each with its meaning, such as a dose or a route."""
 
 import re
 from dataclasses import dataclass
@@ -28,9 +28,10 @@ _VALUES = {word: str(number) for number, word in NUMBER_WORDS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """`count` words of a text with one meaning, as its kind and value ("frequency", "2 times a day").
+    """Consecutive words of a text with one meaning, as a kind and a value ("frequency", "2 times a day").
 
-    Kind "name" is a run of words that no phrase covers, "mark" is punctuation, "filler" has no meaning.
+    `count` is the number of words. Kind "name" is a run of words that belong to no known phrase, "stray" a number or
+    sign that belongs to none, "mark" punctuation, and "filler" a word without a meaning, such as "please".
     """
 
     kind: str
@@ -39,7 +40,7 @@ class Phrase:
 
 
 def scan(text: str) -> list[Phrase] | None:
-    """The phrases of `text` in order; None where it is too long or has a character that no direction has.
+    """The phrases of `text` in order; None if it has more than MAX_WORDS words or an unknown character.
 
     >>> [(phrase.kind, phrase.value) for phrase in scan("Take 1 tab of xyz twice daily")]
     [('verb', 'take'), ('dose', '1|tablet'), ('filler', 'of'), ('name', 'xyz'), ('frequency', '2 times a day')]
@@ -61,7 +62,7 @@ def scan(text: str) -> list[Phrase] | None:
 
 
 def _words(text: str) -> list[str] | None:
-    """The words of a lower-case text, numbers in digits; None where a character belongs to no word."""
+    """The words of a lower-case text, with numbers in digits; None if a character belongs to no word."""
     words: list[str] = _WORD.findall(text)
     if len("".join(words)) != len("".join(text.split())):
         return None
@@ -107,7 +108,7 @@ def _single(word: str) -> Phrase:
 
 
 def _phrase(words: list[str], shape: list[str], at: int) -> Phrase | None:
-    """The longest phrase that starts at `at`; one with the same numbers takes precedence over one with `#`."""
+    """The longest known phrase that starts at word `at`; its exact words take precedence over a pattern with `#`."""
     table, lengths = _patterns()
     for length in lengths.get(shape[at], ()):
         end = at + length
@@ -120,7 +121,7 @@ def _phrase(words: list[str], shape: list[str], at: int) -> Phrase | None:
 
 @lru_cache(maxsize=1)
 def _patterns() -> tuple[dict[tuple[str, ...], tuple[str, str]], dict[str, list[int]]]:
-    """Kind and value of every phrase by its words (`#` is any number), and lengths by first word, longest first."""
+    """The known phrases: kind and value by words (`#` is any number), and lengths, longest first, by first word."""
     table: dict[tuple[str, ...], tuple[str, str]] = {}
     lengths: dict[str, set[int]] = {}
     for kind, wording, value in _wordings():

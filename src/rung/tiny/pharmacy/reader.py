@@ -1,6 +1,7 @@
-"""Reads a whole direction, in any wording and mostly in any order.
+"""Parses a whole dosing instruction, in any wording and mostly in any order.
 
-Reading is strict where leniency could be exploited: one drug, every component at most once, no words left over.
+Parsing is strict where a policy could exploit leniency: there is at most one drug, every other part (dose, route, ...)
+occurs at most once, and no word may be left over.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ MAX_NAME_WORDS = 3
 
 @dataclass(slots=True)
 class Dose:
-    """One amount with its unit and frequency in the text; `days` is the duration in days."""
+    """A dose as a text states it; `days` is the duration in days."""
 
     amount: str | None = None
     unit: str | None = None
@@ -23,7 +24,7 @@ class Dose:
 
 @dataclass(slots=True)
 class Reading:
-    """The content of a direction; None for each component that it does not state."""
+    """The content of a dosing instruction; a field is None if the text does not state it."""
 
     drug: str | None = None
     strength: str | None = None
@@ -39,7 +40,7 @@ class Reading:
 
 
 def days(duration: str) -> int:
-    """A duration in days.
+    """Converts a duration to days.
 
     >>> days("10 days"), days("2 weeks")
     (10, 14)
@@ -49,7 +50,7 @@ def days(duration: str) -> int:
 
 
 def read(text: str) -> Reading | None:
-    """The content of `text`, or None where it is not a single, unambiguous direction.
+    """The content of `text`, or None if it is not a single, unambiguous dosing instruction.
 
     >>> read("Take 1 tablet of xyz 5 mg by mouth once a day.").drug
     'xyz'
@@ -75,7 +76,7 @@ def read(text: str) -> Reading | None:
 
 
 def _store(reading: Reading, phrase: Phrase) -> bool:
-    """Stores `phrase` in `reading`; False where its field is already set, or there is no field for it."""
+    """Stores `phrase` in `reading`; returns False if the phrase has no field, or its field is already set."""
     dose = reading.doses[-1]
     match phrase.kind:
         case "name":

@@ -20,7 +20,7 @@ _LONG_WORD = re.compile(r"[a-z]{5,}")
 
 
 def sig(order: Order, random: Random) -> str:
-    """One random sig of `order`; drug names and numbers are never misspelt.
+    """A random sig (prescriber's shorthand) for `order`; drug names and numbers are never misspelt.
 
     >>> from rung.tiny.pharmacy.orders import Order, Part
     >>> order = Order("metformin", "500 mg", "tablet", "by mouth", (Part("1", "2 times a day", "10 days"),))

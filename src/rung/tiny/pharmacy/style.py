@@ -1,4 +1,4 @@
-"""How far a text follows the house style, rule by rule, whether its content is right or wrong."""
+"""Measures how far a dosing instruction follows the house style, whether its content is right or wrong."""
 
 import re
 from functools import lru_cache
@@ -15,10 +15,11 @@ _WORD = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*|\d+")
 
 
 def style_rules(text: str) -> dict[str, float]:
-    """Each rule of the house style for `text`: 1 where it is followed, 0 where it is broken.
+    """For each rule of the house style, 1 if `text` follows the rule, else 0.
 
-    opening: a plain verb, then the amount; numbers: digits, no number words; terms: plain words, no jargon; units: not
-    shortened; manner: no filler; order: components in the order of ORDER; ending: one period, at the end.
+    opening: a plain verb, then the amount; numbers: in digits, not in words; terms: plain words, no jargon; units: not
+    shortened; manner: no filler words; order: dose, route, frequency, ... in the order of ORDER; ending: one period, at
+    the end.
 
     >>> style_rules("xyz: take one tab orally twice daily")["order"]
     0.0
@@ -37,10 +38,10 @@ def style_rules(text: str) -> dict[str, float]:
 
 
 def house_style(text: str) -> float:
-    """The share of the house-style rules that `text` follows, in [0, 1], scaled by its completeness.
+    """The share of the house-style rules that `text` follows, multiplied by the completeness of `text`; in [0, 1].
 
-    A missing dose, route or frequency costs a third each, so that a text without content, which breaks no rule, scores
-    0.
+    Completeness is the share of dose, route and frequency that `text` states. It makes a text without content score 0,
+    although such a text breaks few rules.
 
     >>> house_style("Take 1 tablet of xyz 5 mg by mouth 2 times a day.")
     1.0
@@ -71,7 +72,7 @@ def _ordered(phrases: list[Phrase]) -> bool:
 
 @lru_cache(maxsize=1)
 def _jargon() -> frozenset[str]:
-    """The words of the clinical terms and of the shorthand that occur in no plain wording."""
+    """The words that occur in clinical terms or in shorthand, but in no plain wording."""
     tables = (ROUTES, FREQUENCIES, ADVICE, REASONS)
     plain = {word for table in tables for key in table for word in key.split()} | set(PRN_PLAIN.split())
     units = {word for unit in UNITS.values() for word in f"{unit.one} {unit.many}".split()}

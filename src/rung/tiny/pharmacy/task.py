@@ -1,4 +1,4 @@
-"""The splits of the task as rows in TRL's conversational form; each is a pure function of the seed."""
+"""The data splits of the medication task, in TRL's conversational format; each is a pure function of the seed."""
 
 from functools import lru_cache
 from random import Random
@@ -18,7 +18,7 @@ Case = tuple[str, Order]
 
 @lru_cache(maxsize=8)
 def cases(seed: int) -> dict[str, tuple[Case, ...]]:
-    """The sigs and orders of every split; no sig occurs twice, within a split or across splits."""
+    """The sigs (prescriber's shorthand) and orders of every split; no sig occurs twice, within or across splits."""
     seen: set[str] = set()
     return {name: tuple(_draw(name, size, seed, seen)) for name, size in SIZES.items()}
 
@@ -46,7 +46,7 @@ def _assistant(text: str) -> list[dict[str, str]]:
 
 
 def sft(seed: int) -> list[dict[str, Any]]:
-    """500 labelled sigs, each with a direction in one of several writing styles."""
+    """500 sigs (prescriber's shorthand), each with a dosing instruction in one of several writing styles."""
     random = Random(f"pharmacy/labels/{seed}")
     hands = random.choices(list(HANDS), k=SIZES["sft"])
     return [
@@ -61,7 +61,7 @@ def sft(seed: int) -> list[dict[str, Any]]:
 
 
 def pairs(seed: int) -> list[dict[str, Any]]:
-    """A preference pair for each sig of `sft`."""
+    """A preference pair of dosing instructions for each sig (prescriber's shorthand) of `sft`."""
     random = Random(f"pharmacy/pairs/{seed}")
     rows = []
     for text, order in cases(seed)["sft"]:
@@ -86,17 +86,17 @@ def sft_and_chosen(seed: int) -> list[dict[str, Any]]:
 
 
 def prompts(seed: int) -> list[dict[str, Any]]:
-    """4,000 unlabelled sigs; half of the drugs are invented."""
+    """4,000 sigs (prescriber's shorthand) without a dosing instruction; half of the drug names are invented."""
     return [{"prompt": _user(text), "order": order.as_dict()} for text, order in cases(seed)["prompts"]]
 
 
 def validation(seed: int) -> list[dict[str, Any]]:
-    """600 sigs of drugs that occur in no other split, with the direction in house style as `answer`."""
+    """600 sigs for drugs that occur in no other split; `answer` is the dosing instruction in house style."""
     return _judged("validation", seed)
 
 
 def test(seed: int) -> list[dict[str, Any]]:
-    """600 sigs of further drugs that occur in no other split, with the direction in house style as `answer`."""
+    """600 sigs for further drugs that occur in no other split; `answer` is the dosing instruction in house style."""
     return _judged("test", seed)
 
 
