@@ -230,7 +230,7 @@ def test_fewer_prompts_than_ranks_are_refused() -> None:
     settings: dict[str, Any] = {"algorithm": Sampled(), "policy": POLICY, "generator": rollouts(LETTERS).generator}
     settings |= {"epochs": 1, "minibatches": 1, "seed": 0}
     assert RolloutSource(prompts(LETTERS), batch_size=2, ranks=Ranks(0, 2), **settings).batch_size == 2
-    with pytest.raises(ConfigError, match="`rollout.batch_size` 1 is too few prompts for 2 ranks"):
+    with pytest.raises(ConfigError, match=r"`rollout\.batch_size` 1 is too few prompts for 2 ranks"):
         RolloutSource(prompts(LETTERS), batch_size=1, ranks=Ranks(0, 2), **settings)
 
 

@@ -186,7 +186,9 @@ def _config_error(error: ValidationError, raw: Mapping[str, Any], source: str, s
     if fault["type"] == "missing":
         return ConfigError(f"{source}: `{key}` is missing", "add it; `rung list configs` lists example configs")
     reasons = dict.fromkeys(as_requirement(other["msg"]) for other in faults if _dotted(other["loc"], raw) == key)
-    return ConfigError(f"{source}: `{key}` is {fault['input']!r}", ", or ".join(reasons))
+    first, *others = reasons
+    remedy = ", or ".join([first, *(other.removeprefix("it must be ") for other in others)])
+    return ConfigError(f"{source}: `{key}` is {fault['input']!r}", remedy)
 
 
 def _key_advice(loc: tuple[int | str, ...], raw: Mapping[str, Any], single: bool, value: object) -> str:

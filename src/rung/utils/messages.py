@@ -20,6 +20,11 @@ _REQUIREMENTS = {  # parts of pydantic's messages, as regular expressions, and w
     r"less than or equal to": "at most",
     r"a valid dictionary( or instance of \w+)?": "a mapping",
     r"a valid (tuple|list)": "a list",
+    r"a valid boolean": "true or false",
+    r"a valid string": "a text",
+    r"a valid number": "a number",
+    r"a valid integer": "a whole number",
+    r", (unable to|got) .*$": "",
     r" after validation, not \d+$": "",
 }
 
