@@ -21,9 +21,9 @@ _REQUIREMENTS = {  # parts of pydantic's messages, as regular expressions, and w
     r"a valid dictionary( or instance of \w+)?": "a mapping",
     r"a valid (tuple|list)": "a list",
     r"a valid boolean": "true or false",
-    r"a valid string": "a text",
+    r"a valid string": "a string",
     r"a valid number": "a number",
-    r"a valid integer": "a whole number",
+    r"a valid integer": "an integer",
     r", (unable to|got) .*$": "",
     r" after validation, not \d+$": "",
 }
