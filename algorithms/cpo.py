@@ -47,8 +47,8 @@ class CPO(Algorithm):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.label_smoothing and self.loss_type != "sigmoid":
-            what = f"`label_smoothing` has no effect on `loss_type: {self.loss_type}`"
-            raise ConfigError(what, "leave it out, or set `loss_type: sigmoid`")
+            what = f"`label_smoothing` has no effect with `loss_type: {self.loss_type}`"
+            raise ConfigError(what, "leave out `label_smoothing`, or set `loss_type: sigmoid`")
         return self
 
     def data_kind(self) -> DataKind:

@@ -46,7 +46,7 @@ class DAPO(GRPO):
     max_num_gen_batches: int = Field(default=10, ge=0)
     """Maximum number of generation batches per rollout; 0 = no limit."""
     overlong_buffer: int | None = Field(default=None, ge=0)
-    """Tokens before the length limit that are penalised; None = a fifth of the limit, as in the paper; 0 = off."""
+    """Tokens before the length limit that are penalised; null means a fifth of the limit, as in the paper; 0 = off."""
     overlong_factor: NonNegativeFloat = 1.0
     """Size of the full overlong penalty, in units of reward."""
 

@@ -77,7 +77,7 @@ class DPO(Algorithm):
     loss_type: LossType | tuple[LossType, ...] = "sigmoid"
     """One loss, or several losses that are summed."""
     loss_weights: tuple[NonNegativeFloat, ...] | None = None
-    """Weight of each loss in `loss_type`; None = 1 each."""
+    """Weight of each loss in `loss_type`; null means 1 each."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Assumed fraction of pairs with swapped labels."""
     f_divergence_type: Divergence = "reverse_kl"
@@ -85,7 +85,7 @@ class DPO(Algorithm):
     f_alpha_divergence_coef: NonNegativeFloat = 0.5
     """Alpha of `alpha_divergence`: 0 is the forward KL, and the limit at 1 is the reverse KL."""
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
-    """Weight of tokens beyond the length of the pair's shorter side; None = 1."""
+    """Weight of tokens beyond the length of the pair's shorter side; null means 1."""
     use_weighting: bool = False
     """Weight each pair by the policy's probability of both sides."""
     discopop_tau: PositiveFloat = 0.05
@@ -95,24 +95,25 @@ class DPO(Algorithm):
     def _consistent(self) -> Self:
         kinds = self._types()
         if not kinds:
-            raise ConfigError("`loss_type` is empty", "give at least one")
+            raise ConfigError("`loss_type` is empty", "give at least one loss")
         if len(set(kinds)) < len(kinds):
-            raise ConfigError("`loss_type` lists a loss twice", "list it once with a larger weight")
+            raise ConfigError("`loss_type` lists a loss twice", "list each loss once, and weight it in `loss_weights`")
         if self.loss_weights is not None and len(self.loss_weights) != len(kinds):
             what = f"`loss_weights` has {len(self.loss_weights)} numbers for {len(kinds)} losses"
             raise ConfigError(what, "give one number per loss")
         for setting, readers in SETTING_READERS.items():
             changed = getattr(self, setting) != type(self).model_fields[setting].default
             if changed and not readers & set(kinds):
-                what = f"`{setting}` has no effect on {', '.join(f'`{kind}`' for kind in kinds)}"
-                raise ConfigError(what, f"leave it out, or use a loss that reads it: {', '.join(sorted(readers))}")
+                what = f"`{setting}` has no effect with the loss {' and '.join(f'`{kind}`' for kind in kinds)}"
+                remedy = f"leave out `{setting}`, or use a loss that reads it: {', '.join(sorted(readers))}"
+                raise ConfigError(what, remedy)
         if not self.label_smoothing and (smooth := {"robust", "exo_pair"} & set(kinds)):
             what = f"`{min(smooth)}` needs `label_smoothing`, which is 0"
             raise ConfigError(what, "set `label_smoothing`: 0.1 is usual for `robust`, 1e-3 for `exo_pair`")
         changed = self.f_alpha_divergence_coef != 0.5
         if changed and self.f_divergence_type != "alpha_divergence":
-            what = f"`f_alpha_divergence_coef` has no effect on `f_divergence_type: {self.f_divergence_type}`"
-            raise ConfigError(what, "leave it out, or set `f_divergence_type: alpha_divergence`")
+            what = f"`f_alpha_divergence_coef` has no effect with `f_divergence_type: {self.f_divergence_type}`"
+            raise ConfigError(what, "leave out `f_alpha_divergence_coef`, or set `f_divergence_type: alpha_divergence`")
         if self.f_alpha_divergence_coef == 1:
             what = "`f_alpha_divergence_coef` is 1, for which the divergence is not defined"
             raise ConfigError(what, "set `f_divergence_type: reverse_kl`, the limit at 1, or use another number")
@@ -130,7 +131,8 @@ class DPO(Algorithm):
         """Raises ConfigError for a loss with weight 0."""
         unused = [kind for kind, weight in self._weights().items() if not weight]
         if unused:
-            raise ConfigError(f"`loss_weights` is 0 for `{unused[0]}`", "leave this loss out of `loss_type`")
+            what = f"`loss_weights` is 0 for `{unused[0]}`, so this loss has no effect"
+            raise ConfigError(what, "leave this loss out of `loss_type`, and its weight out of `loss_weights`")
 
     def readouts(self) -> Mapping[str, Readout]:
         """Entropy and the most likely token's log-prob, for metrics; with `use_weighting` also `log_sum_sq_probs`."""

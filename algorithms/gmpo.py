@@ -34,7 +34,7 @@ class GMPO(GroupRelative):
     epsilon: PositiveFloat = 0.4
     """Lower clipping bound: token log-ratios are clipped at -epsilon."""
     epsilon_high: PositiveFloat | None = None
-    """Upper clipping bound: token log-ratios are clipped at epsilon_high; None = `epsilon`."""
+    """Upper clipping bound: token log-ratios are clipped at epsilon_high; null means `epsilon`."""
 
     def has_row_ratio(self) -> bool:
         """True: all tokens of a row share one ratio, the geometric mean."""

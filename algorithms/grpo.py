@@ -41,19 +41,20 @@ class GRPO(GroupRelative):
     epsilon: float = Field(default=0.2, gt=0, lt=1)
     """Lower clipping bound: ratios are clipped at 1 - epsilon."""
     epsilon_high: PositiveFloat | None = None
-    """Upper clipping bound: ratios are clipped at 1 + epsilon_high; None = `epsilon`."""
+    """Upper clipping bound: ratios are clipped at 1 + epsilon_high; null means `epsilon`."""
     delta: float | None = None
-    """Upper bound of the ratio for negative advantages (dual clip); None = no bound."""
+    """Dual clip: upper bound of the ratio for negative advantages; null means no bound."""
     beta: NonNegativeFloat = 0.04
     importance_sampling_level: Level = "token"
-    """Importance ratio that is clipped: that of each token; the geometric mean of a row's token ratios (`gspo`), with
-    or without a gradient per token; or their product (`rloo`)."""
+    """Importance ratio that is clipped: that of each token; the geometric mean of a row's token ratios, as in `gspo`,
+    with or without a gradient per token; or their product, as in `rloo`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.delta is not None and self.delta <= 1 + self.upper:
-            what = f"`delta` {self.delta:g} is not above 1 + `epsilon_high` = {1 + self.upper:g}, the clipping bound"
-            raise ConfigError(what, "raise it (3 is usual), or leave it out: it bounds only unclipped ratios")
+            clip = f"1 + `epsilon_high` = {1 + self.upper:g}"
+            what = f"`delta` {self.delta:g} is not above the clipping bound {clip}, but bounds only unclipped ratios"
+            raise ConfigError(what, "raise `delta` (3 is usual), or leave it out")
         return self
 
     def has_row_ratio(self) -> bool:

@@ -46,7 +46,7 @@ class KTO(Algorithm):
     beta: PositiveFloat = 0.1
     """Scale of the implicit rewards; larger values keep the policy closer to the reference."""
     loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
-    """Baseline of the implicit rewards: z0 (`kto`) or 0 (`apo_zero_unpaired`)."""
+    """Baseline of the implicit rewards: z0 with `kto`, 0 with `apo_zero_unpaired`."""
     desirable_weight: NonNegativeFloat = 1.0
     """Weight of rows labelled true; the product of weight and number of rows should be 1 to 4/3 times as large as that
     for rows labelled false."""

@@ -60,7 +60,7 @@ class PPO(Algorithm):
     epsilon: float = Field(default=0.2, gt=0, lt=1)
     """Clipping range: ratios are clipped to 1 - epsilon and 1 + epsilon."""
     delta: float | None = None
-    """Upper bound of the ratio for negative advantages (dual clip); None = no bound."""
+    """Dual clip: upper bound of the ratio for negative advantages; null means no bound."""
     cliprange_value: PositiveFloat = 0.2
     """Clipping range of the value around the value at rollout time, in units of reward."""
     vf_coef: NonNegativeFloat = 0.1
@@ -73,7 +73,7 @@ class PPO(Algorithm):
     """Coefficient of the KL penalty in the reward; at 0 no reference model is kept; with `kl_target` the initial
     coefficient."""
     kl_target: PositiveFloat | None = None
-    """Target KL that `beta` is adapted to after each rollout, in the unit `kl_unit`; None = `beta` is fixed."""
+    """Target KL that `beta` is adapted to after each rollout, in the unit `kl_unit`; null means a fixed `beta`."""
     kl_unit: Literal["sequence_sum", "token_mean"] | None = None
     """Unit of `kl_target`: the KL summed over a completion, or its mean per token."""
     kl_horizon: PositiveInt = 10_000
@@ -88,8 +88,9 @@ class PPO(Algorithm):
     @model_validator(mode="after")
     def _consistent(self) -> "PPO":
         if self.delta is not None and self.delta <= 1 + self.epsilon:
-            what = f"`delta` {self.delta:g} is not above 1 + `epsilon` = {1 + self.epsilon:g}, the clipping bound"
-            raise ConfigError(what, "raise it (3 is usual), or leave it out: it bounds only unclipped ratios")
+            clip = f"1 + `epsilon` = {1 + self.epsilon:g}"
+            what = f"`delta` {self.delta:g} is not above the clipping bound {clip}, but bounds only unclipped ratios"
+            raise ConfigError(what, "raise `delta` (3 is usual), or leave it out")
         if self.kl_target is not None and self.kl_unit is None:
             what = f"`kl_target` {self.kl_target:g} has no unit: is it per completion or per token?"
             raise ConfigError(what, "set `kl_unit: sequence_sum` or `kl_unit: token_mean`")
@@ -97,7 +98,7 @@ class PPO(Algorithm):
             what = "`kl_target` adapts `beta` by multiplication, so `beta` 0 stays 0"
             raise ConfigError(what, "start from a positive `beta`, such as 0.15")
         if self.bootstrap_truncated and self.missing_eos_penalty:
-            what = "`missing_eos_penalty` treats truncation as the end of an answer, `bootstrap_truncated` does not"
+            what = "`missing_eos_penalty` treats truncation as the end of an answer, but `bootstrap_truncated` does not"
             raise ConfigError(what, "keep one of them")
         return self
 

@@ -52,7 +52,7 @@ class SimPO(Algorithm):
         if self.simpo_gamma > self.beta:
             nats = self.simpo_gamma / self.beta
             what = f"`simpo_gamma` {self.simpo_gamma:g} at `beta` {self.beta:g} requires {nats:g} nats per token"
-            raise ConfigError(what, "use the paper's 1 at `beta` 2; useful values lie between 0 and `beta`")
+            raise ConfigError(what, "use the paper's `simpo_gamma` 1 at `beta` 2, or a value between 0 and `beta`")
 
     def terms(self) -> Mapping[str, Denominator]:
         """The preference loss, a mean over pairs, and the negative log-likelihood, a mean over chosen tokens."""

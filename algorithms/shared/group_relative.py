@@ -50,8 +50,8 @@ class GroupRelative(Algorithm):
     beta: NonNegativeFloat = 0.0
     """Coefficient of the KL penalty to the reference model; at 0 no reference model is kept."""
     kl_estimator: KLEstimator = "rho_k3"
-    """Estimator of the KL: `rho_k3` (k3 times the importance ratio), `k3` and `k2` are added to the loss of each token;
-    `k1` is summed over the completion and subtracted from its reward."""
+    """Estimator of the KL: `rho_k3`, which is k3 times the importance ratio, `k3` and `k2` are added to the loss of
+    each token; `k1` is summed over the completion and subtracted from its reward."""
     scale_rewards: Scale = "group"
     """Divisor of the centred rewards: the std of their group, of all rewards in the batch, of all centred rewards in
     the batch, or none."""
@@ -65,14 +65,14 @@ class GroupRelative(Algorithm):
     """Exclude completions that hit the length limit from the loss."""
     importance_sampling_correction: Correction | None = None
     """Weight pi_old / sampler for a sampler whose log-probs differ from the policy's: per token or per row, and clamped
-    to the bounds (`truncate`) or set to 0 outside them (`mask`); None = no weight. The KL is not weighted."""
+    to the bounds (`truncate`) or set to 0 outside them (`mask`); null means no weight. The KL is not weighted."""
     importance_sampling_clip_max: PositiveFloat = 3.0
     """Upper bound of the importance sampling correction weight."""
     importance_sampling_clip_min: NonNegativeFloat = 0.0
     """Lower bound of the importance sampling correction weight."""
     off_policy_mask_threshold: PositiveFloat | None = None
     """Exclude completions with a negative advantage whose log-prob has fallen since sampling by more than this many
-    nats per token; None = exclude none."""
+    nats per token; null excludes none."""
     top_entropy_quantile: float = Field(default=1.0, gt=0, le=1)
     """Fraction of a rollout's tokens in the objective: those with the highest entropy at sampling time; 1 = all."""
     entropy_coef: NonNegativeFloat = 0.0
@@ -93,8 +93,9 @@ class GroupRelative(Algorithm):
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         if self.has_row_ratio() and self.top_entropy_quantile < 1:
-            what = f"`top_entropy_quantile` {self.top_entropy_quantile:g} drops tokens, but the ratio is per row"
-            raise ConfigError(what, "leave it out, or set `importance_sampling_level: token` if the algorithm has it")
+            what = f"`top_entropy_quantile` {self.top_entropy_quantile:g} drops tokens, but the ratio is per completion"
+            remedy = "set `importance_sampling_level: token`, if the algorithm has this setting"
+            raise ConfigError(what, f"leave out `top_entropy_quantile`, or {remedy}")
         if self.kl_in_reward() and self.multi_objective_aggregation == "normalize_then_sum":
             what = "`kl_estimator: k1` needs a summed reward; `normalize_then_sum` normalises each reward separately"
             raise ConfigError(what, "set `kl_estimator: rho_k3`, which is added to the loss")

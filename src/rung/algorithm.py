@@ -189,4 +189,4 @@ class Algorithm(BaseModel):
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
         """The sums named in `terms` over one part of a step, and metrics."""
-        raise NotImplementedError(f"{type(self).__name__} trains nothing")
+        raise NotImplementedError(f"{type(self).__name__} trains no weights")

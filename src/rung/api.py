@@ -63,7 +63,9 @@ def train(
             raise ConfigError(what, "pass the model's name or folder instead")
     made = algorithm if isinstance(algorithm, Algorithm) else make_algorithm(config.algorithm, path.base)
     if made.data_kind() is None:
-        raise ConfigError(f"algorithm `{made.name}` trains nothing", "use an algorithm that trains, or call `rung.run`")
+        raise ConfigError(
+            f"algorithm `{made.name}` trains no weights", "use an algorithm that trains, or call `rung.run`"
+        )
     check_requirements(made, config)
     rows = None if isinstance(data, str | Mapping) else data
     return build_stage(

@@ -300,5 +300,5 @@ def test_a_setting_is_taken_where_the_loss_reads_it_and_nowhere_else(
     if kind in readers:
         assert made(kind, **settings).terms()
     else:
-        with pytest.raises(ValidationError, match=f"`{next(iter(settings))}` has no effect on `{kind}`"):
+        with pytest.raises(ValidationError, match=f"`{next(iter(settings))}` has no effect with the loss `{kind}`"):
             made(kind, **settings)

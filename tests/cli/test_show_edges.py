@@ -111,7 +111,7 @@ def test_the_list_of_algorithms() -> None:
     assert (found["dpo"]["data"], found["dpo"]["needs"]) == ("pairs", "reference")
     assert found["dpo"]["page"] == "docs/algorithms/dpo.md"
     assert found["sft"]["data"] == "text, chats, prompt with completion"
-    assert found["prompt"]["data"] == "none: it trains nothing"
+    assert found["prompt"]["data"] == "none: it trains no weights"
     assert found["prompt"]["page"] == "docs/algorithms/README.md"
     assert found["kto"]["data"] == "labelled completions, pairs"
     assert found["grpo"]["data"] == "prompts, rewards"

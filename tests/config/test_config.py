@@ -114,9 +114,9 @@ def test_overrides_reach_the_path_its_stages_and_named_entries(file: Path) -> No
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("seed", "not `key=value`"),
-        ("=3", "not `key=value`"),
-        ("seed=[1", "not YAML"),
+        ("seed", "is not `key=value`"),
+        ("=3", "is not `key=value`"),
+        ("seed=[1", "is not YAML"),
         ("rewards.other.weight=1", "`rewards` has no `other`"),
     ],
 )
@@ -236,12 +236,12 @@ def test_steps_and_epochs_at_once_are_refused(file: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"name: \xff", "not UTF-8"),
-        (b"name: [1", "not YAML"),
-        (b"", "not a mapping"),
-        (b"- 1", "not a mapping"),
-        (b"1: 2", "not a mapping"),
-        (b"!!python/object/apply:os.system [ls]", "not YAML"),
+        (b"name: \xff", "is not UTF-8"),
+        (b"name: [1", "is not YAML"),
+        (b"", "is not a mapping"),
+        (b"- 1", "is not a mapping"),
+        (b"1: 2", "is not a mapping"),
+        (b"!!python/object/apply:os.system [ls]", "is not YAML"),
     ],
 )
 def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes, said: str) -> None:

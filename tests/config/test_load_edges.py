@@ -134,7 +134,7 @@ def test_a_step_has_the_prompts_of_a_minibatch(minibatches: int, rollout: Any, b
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rollout": {"batch_size": 2}, "updates": {"minibatches": 3}}, "cannot be split into 3 minibatches"),
+        ({"rollout": {"batch_size": 2}, "updates": {"minibatches": 3}}, "2 is too few prompts for 3 minibatches"),
         ({"rollout": {"batch_size": 8}, "updates": {"minibatches": 2}, "batch_size": 3}, "`batch_size` 3 is not"),
         ({"batch_size": {"tokens": 8}}, "`batch_size` is in tokens"),
     ],

@@ -53,7 +53,7 @@ def test_the_final_number_of_a_solution(text: str, found: str) -> None:
 
 
 def test_a_solution_without_its_mark_is_bad() -> None:
-    with pytest.raises(BadRow, match="no number after"):
+    with pytest.raises(BadRow, match="the solution has no number after"):
         fields.gsm8k_number("it is 7")
 
 
@@ -72,8 +72,8 @@ def test_a_message_says_something_or_calls_something() -> None:
         ("a", "not a list of messages"),
         ([{"content": "a"}], "a message has no `role`"),
         ([{"role": 3, "content": "a"}], "a message has no `role`"),
-        ([{"role": "user", "content": " "}], "an empty user turn"),
-        ([{"role": "user"}], "an empty user turn"),
+        ([{"role": "user", "content": " "}], "has an empty user turn"),
+        ([{"role": "user"}], "has an empty user turn"),
         ([{"role": "user", "content": 3}], "neither a string nor a list"),
         ([{"role": "user", "content": [{"image": 1}]}], "a content block is not text"),
         ([{"role": "user", "content": "\ud800"}], "unpaired surrogate"),

@@ -232,7 +232,7 @@ def test_rows_with_different_columns_get_the_union_of_them():
         ),
         ({"prompt": " ", "completion": "b"}, "`prompt` is empty"),
         ({"prompt": "a", "completion": ""}, "`completion` is empty"),
-        ({"messages": [user("a"), assistant(" ")]}, "an empty assistant turn"),
+        ({"messages": [user("a"), assistant(" ")]}, "has an empty assistant turn"),
         ({"messages": [assistant("a")]}, "`messages` begins with an assistant turn"),
         (
             {"system": "s", "messages": [system("t"), user("a"), assistant("b")]},

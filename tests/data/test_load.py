@@ -36,7 +36,7 @@ def test_a_line_that_cannot_be_read_is_a_bad_row(tmp_path):
         file.write(b'{"prompt": "cut of')
     examples, report = load_examples("rows.jsonl", base=tmp_path, on_bad_row="skip")
     assert len(examples) == 99
-    assert list(report.dropped) == ["not valid JSON"]
+    assert list(report.dropped) == ["the line is not valid JSON"]
 
 
 def test_a_quarantined_row_is_kept_aside(tmp_path):
@@ -64,7 +64,7 @@ def test_mapped_columns_take_the_place_of_ours(tmp_path):
     (example,), _ = load_examples({"path": "rows.jsonl", "columns": columns}, base=tmp_path)
     assert (example.prompt, example.completion) == ("a", "b")
     assert dict(example.columns) == {"document": 7, "ground_truth": "b"}
-    with pytest.raises(DataError, match=r"row 1: no column `title`"):
+    with pytest.raises(DataError, match=r"row 1: the row has no column `title`"):
         load_examples({"path": "rows.jsonl", "columns": {"prompt": "title"}}, base=tmp_path)
 
 
@@ -101,12 +101,23 @@ def test_a_limit_is_a_seeded_sample_and_not_the_first_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "spec", [{"path": "x", "limmit": 3}, {"limit": 3}, {"path": "x", "name": "y/z"}, {"path": "x", "limit": 0}]
+    ("spec", "what", "remedy"),
+    [
+        (
+            {"path": "x", "limmit": 3},
+            "data: unknown key `limmit`",
+            "did you mean `limit`? known: columns, format, limit, ",
+        ),
+        ({"limit": 3}, "data: neither `path` nor `name` is set", "set either `path` (a file, "),
+        ({"path": "x", "name": "y/z"}, "data: `path` and `name` are both set", "set either `path` (a file, "),
+        ({"path": "x", "limit": 0}, "data: `limit` is 0", "it must be greater than 0"),
+    ],
 )
-def test_a_spec_that_cannot_work_is_an_error_with_the_known_keys(spec):
-    with pytest.raises(ConfigError, match="data") as caught:
+def test_a_spec_that_cannot_work_is_an_error_with_advice(spec, what, remedy):
+    with pytest.raises(ConfigError) as caught:
         load_examples(spec)
-    assert "limit" in caught.value.remedy
+    assert caught.value.what == what
+    assert caught.value.remedy.startswith(remedy)
 
 
 def test_no_rows_are_an_error():

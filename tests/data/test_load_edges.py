@@ -74,7 +74,7 @@ def test_a_group_column_keeps_rows_together(tmp_path) -> None:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     groups = [e.group for e in load_examples({"path": "a.jsonl", "columns": {"group": "doc"}}, base=tmp_path)[0]]
     assert groups[0] == groups[1] != groups[2] == groups[3]
-    with pytest.raises(DataError, match="no column `page`"):
+    with pytest.raises(DataError, match="the row has no column `page`"):
         load_examples({"path": "a.jsonl", "columns": {"group": "page"}}, base=tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_rows_see_the_same_columns_as_each_other() -> None:
 def test_no_rows_and_something_else_than_rows_are_refused() -> None:
     with pytest.raises(DataError, match="no rows"):
         load_examples([])
-    with pytest.raises(DataError, match=r"rows, row 2: not a mapping \(found str\)"):
+    with pytest.raises(DataError, match=r"rows, row 2 is not a mapping \(found str\)"):
         load_examples([GOOD, "no"])  # type: ignore[list-item]
 
 

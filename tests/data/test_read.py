@@ -70,22 +70,25 @@ BROKEN = {
     "header_only.csv": (b"prompt,completion\n", "is empty"),
     "list.json": (b"[]", "is empty"),
     "empty.jsonl.gz": (gzip.compress(b""), "is empty"),
-    "cut.jsonl": (lines(ROWS)[:-8], r"cut.jsonl, row 2: not valid JSON .*is it truncated\?"),
-    "cut.json": (json.dumps(ROWS).encode()[:-4], "not valid JSON"),
+    "cut.jsonl": (lines(ROWS)[:-8], r"cut.jsonl, row 2: the line is not valid JSON .*is it truncated\?"),
+    "cut.json": (json.dumps(ROWS).encode()[:-4], "cut.json is not valid JSON"),
     "cut.jsonl.gz": (
         gzip.compress(lines(ROWS * 4000))[:-20],
         r"after row \d+: the compressed file is corrupt or truncated",
     ),
     "not_really.jsonl.gz": (lines(ROWS), "compressed file is corrupt or truncated"),
-    "latin.jsonl": (lines(ROWS[:1]) + '{"prompt": "\u00e9"}'.encode("latin-1"), r"latin.jsonl, row 2: not UTF-8"),
-    "latin.csv": (CSV + "\u00e9,x\r\n".encode("latin-1"), "latin.csv, line 5: not UTF-8"),
-    "scalar.jsonl": (lines(ROWS[:1]) + b"3\n", "row 2: not a JSON object"),
+    "latin.jsonl": (
+        lines(ROWS[:1]) + '{"prompt": "\u00e9"}'.encode("latin-1"),
+        r"latin.jsonl, row 2: the line is not UTF-8",
+    ),
+    "latin.csv": (CSV + "\u00e9,x\r\n".encode("latin-1"), "latin.csv, line 5 is not UTF-8"),
+    "scalar.jsonl": (lines(ROWS[:1]) + b"3\n", "row 2: the row is not a JSON object"),
     "ragged.csv": (b"prompt,completion\na,b\nc\n", "row 2: the number of fields differs from the header"),
     "wide.csv": (b"prompt,completion\na,b,c\n", "row 1: the number of fields differs from the header"),
     "twice.csv": (b"prompt,prompt\na,b\n", "names a column twice"),
-    "quote.csv": (b'prompt,completion\na,"b\n', "row 1: not valid CSV"),
-    "not_really.parquet": (b"PAR1 and then nothing", "not a readable parquet file"),
-    "notes.txt": (b"hello", "unknown file type"),
+    "quote.csv": (b'prompt,completion\na,"b\n', "row 1 is not valid CSV"),
+    "not_really.parquet": (b"PAR1 and then nothing", "the parquet file cannot be read after row 0"),
+    "notes.txt": (b"hello", "notes.txt has an unknown file type"),
 }
 
 
@@ -100,7 +103,7 @@ def test_a_broken_file_is_named_with_its_row(tmp_path, name):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"pairs\.jsonl: no such file"):
+    with pytest.raises(DataError, match=r"pairs\.jsonl: there is no such file"):
         load_examples("pairs.jsonl", base=tmp_path)
 
 

@@ -33,8 +33,8 @@ def test_a_broken_line_keeps_its_number_and_the_others_go_on(tmp_path: Path) -> 
     assert [row[0] for row in rows] == ["a.jsonl:1", "a.jsonl:3", "a.jsonl:4", "a.jsonl:5", "a.jsonl:6", "a.jsonl:7"]
     faults = [row[2] for row in rows]
     assert [fault is None for fault in faults] == [True, False, False, False, True, False]
-    assert faults[2] == "not a JSON object (found list)"
-    assert faults[3] == "not UTF-8 (byte 7 of the line)"
+    assert faults[2] == "the row is not a JSON object (found list)"
+    assert faults[3] == "the line is not UTF-8 (byte 7)"
     assert "is it truncated?" in str(faults[5])
     assert "is it truncated?" not in str(faults[1])
 
@@ -42,13 +42,13 @@ def test_a_broken_line_keeps_its_number_and_the_others_go_on(tmp_path: Path) -> 
 def test_json_is_a_list_or_lines(tmp_path: Path) -> None:
     assert read(tmp_path, "a.json", b' \n[{"a": 1}, 2]') == [
         ("a.json:1", {"a": 1}, None),
-        ("a.json:2", {}, "not a JSON object (found int)"),
+        ("a.json:2", {}, "the row is not a JSON object (found int)"),
     ]
     assert read(tmp_path, "a.json", b'{"a": 1}\n{"a": 2}') == [
         ("a.json:1", {"a": 1}, None),
         ("a.json:2", {"a": 2}, None),
     ]
-    with pytest.raises(DataError, match=r"a.json: not valid JSON"):
+    with pytest.raises(DataError, match=r"a.json is not valid JSON"):
         read(tmp_path, "a.json", b'[{"a": 1}')
 
 
@@ -63,9 +63,9 @@ def test_csv_has_as_many_fields_as_its_header(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match=r"names a column twice \(a, a\)"):
         read(tmp_path, "a.csv", b"a,a\n1,2\n")
-    with pytest.raises(DataError, match=r"a.csv, row 2: not valid CSV"):
+    with pytest.raises(DataError, match=r"a.csv, row 2 is not valid CSV"):
         read(tmp_path, "a.csv", b'a,b\n1,2\n"x"y,z\n')
-    with pytest.raises(DataError, match=r"a.csv, line 3: not UTF-8 \(byte 8\)"):
+    with pytest.raises(DataError, match=r"a.csv, line 3 is not UTF-8 \(byte 8\)"):
         read(tmp_path, "a.csv", b"a,b\n1,2\n\xff,2\n")
     assert len(read(tmp_path, "a.csv", b"a,b\n" + b"x" * 200_000 + b",1\n")[0][1]["a"]) == 200_000
 
@@ -77,7 +77,7 @@ def test_rows_of_parquet_are_numbered(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"a": [1, 2, 3]}), tmp_path / "a.parquet")
     found = [(row.source, row.columns["a"]) for row in read_path(tmp_path / "a.parquet")]
     assert found == [("a.parquet:1", 1), ("a.parquet:2", 2), ("a.parquet:3", 3)]
-    with pytest.raises(DataError, match=r"after row 0: not a readable parquet file"):
+    with pytest.raises(DataError, match=r"the parquet file cannot be read after row 0"):
         read(tmp_path, "b.parquet", b"nothing of the kind")
 
 
@@ -110,7 +110,7 @@ def test_files_of_a_split_begin_with_its_name(tmp_path: Path) -> None:
         list(read_path(tmp_path, split="dev"))
     with pytest.raises(DataError, match="a single file has no splits"):
         list(read_path(tmp_path / "train.jsonl", split="train"))
-    with pytest.raises(DataError, match="unknown file type"):
+    with pytest.raises(DataError, match="has an unknown file type"):
         list(read_path(tmp_path / "notes.txt"))
 
 

@@ -74,11 +74,11 @@ def broken(**changes):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (with_answer([]), r"`questions`: an empty `answer` \(question 2\)"),
-        (with_answer([" "]), r"`questions`: an empty `answer` \(question 2\)"),
+        (with_answer([]), r"`questions` has an empty `answer` \(question 2\)"),
+        (with_answer([" "]), r"`questions` has an empty `answer` \(question 2\)"),
         (with_answer(None), r"`answer` is neither a string, a number nor a list of these \(question 2\)"),
         (with_answer([True]), "`answer` is neither"),
-        (with_answer(5, "dozen"), r"unknown `scale` \('dozen' in question 2"),
+        (with_answer(5, "dozen"), r"`questions` has an unknown `scale` \('dozen' in question 2"),
         (broken(questions=[{"answer": "a"}]), r"`questions\[1\].question` is not a string"),
         (broken(questions=["a"]), r"`questions`: an entry is not an object \(number 1\)"),
         (broken(questions=[]), "`questions` is not a list with at least one question"),

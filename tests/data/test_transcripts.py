@@ -106,8 +106,8 @@ GOOD = f"{ASKED}\n\nAssistant: Yes."
     ("row", "said"),
     [
         (pair(GOOD, ASKED), r"`rejected` does not end with an assistant turn \(but with a user turn\)"),
-        (pair(GOOD, f"{ASKED}\n\nAssistant:"), r"`rejected`: an empty Assistant turn \(turn 2\)"),
-        (pair(f"\n\nHuman: \n\n{GOOD.strip()}", GOOD), r"`chosen`: an empty Human turn \(turn 1\)"),
+        (pair(GOOD, f"{ASKED}\n\nAssistant:"), r"`rejected` has an empty Assistant turn \(turn 2\)"),
+        (pair(f"\n\nHuman: \n\n{GOOD.strip()}", GOOD), r"`chosen` has an empty Human turn \(turn 1\)"),
         (pair(GOOD, GOOD), "`chosen` equals `rejected`"),
         (pair(GOOD, f" {GOOD} "), "`chosen` equals `rejected`"),
         (pair(GOOD, GOOD.replace("Tea", "Milk")), "`chosen` and `rejected` differ before the last reply"),
@@ -118,9 +118,12 @@ GOOD = f"{ASKED}\n\nAssistant: Yes."
         (pair("\n\nAssistant: Yes.", GOOD), "`chosen` begins with an assistant turn"),
         (pair(GOOD, {"role": "assistant"}), "`rejected` is not a string"),
         ({"transcript": ASKED}, "`transcript` does not end with an assistant turn"),
-        ({"conversations": [human("a"), {"from": "bard", "value": "b"}]}, r"unknown role in `from` \('bard' in turn 2"),
+        (
+            {"conversations": [human("a"), {"from": "bard", "value": "b"}]},
+            r"`conversations` has an unknown role in `from` \('bard' in turn 2",
+        ),
         ({"conversations": [human("a"), {"value": "b"}]}, r"`conversations`: a turn has no `from` \(turn 2\)"),
-        ({"conversations": [human("a"), gpt(" ")]}, r"`conversations`: an empty gpt turn \(turn 2\)"),
+        ({"conversations": [human("a"), gpt(" ")]}, r"`conversations` has an empty gpt turn \(turn 2\)"),
         (
             {"conversations": [human("a"), gpt(None)]},
             r"`conversations`: `value` is not a string \(found NoneType in",

@@ -108,8 +108,10 @@ def written(config: dict[str, Any]) -> str:
         pytest.param(SFT | {"data": "empty.jsonl"}, "empty.jsonl", "at least one row", id="empty file"),
         pytest.param(SFT | {"data": "cut.jsonl"}, "cut.jsonl, row 2", "fix the row", id="truncated file"),
         pytest.param(SFT | {"data": "cut.jsonl.gz"}, "cut.jsonl.gz", "again", id="truncated gz"),
-        pytest.param(SFT | {"data": "latin.jsonl"}, "latin.jsonl, row 2: not UTF-8", "fix the row", id="not UTF-8"),
-        pytest.param(SFT | {"data": "latin.csv"}, "latin.csv, line 3: not UTF-8", "UTF-8", id="csv not UTF-8"),
+        pytest.param(
+            SFT | {"data": "latin.jsonl"}, "latin.jsonl, row 2: the line is not UTF-8", "fix the row", id="not UTF-8"
+        ),
+        pytest.param(SFT | {"data": "latin.csv"}, "latin.csv, line 3 is not UTF-8", "UTF-8", id="csv not UTF-8"),
         pytest.param(DPO | {"data": "same.jsonl"}, "same.jsonl, row 2", "on_bad_row", id="chosen equals rejected"),
         pytest.param(
             SFT | {"data": "long.jsonl", "max_prompt_length": 20, "on_overlong": "error"},

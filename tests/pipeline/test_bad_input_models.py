@@ -92,7 +92,7 @@ def judged_by(model: str) -> dict[str, Any]:
         pytest.param(
             [DISTILL | {"teacher": "./stranger"}],
             "the teacher `",
-            "a policy of the same family",
+            "policy's tokenizer",
             id="teacher of other tokens",
         ),
         pytest.param(
@@ -146,7 +146,7 @@ def test_a_stage_of_another_tokenizer_is_refused_before_anything_is_written(
     lines = refused(first, other, last | {"from": "first", key: "other"})
     assert f"the {key} `" in lines[0]
     assert "another tokenizer than the policy" in lines[0]
-    assert "a policy of the same family" in lines[1]
+    assert "policy's tokenizer" in lines[1]
     assert not (home / "runs").exists()
 
 

@@ -108,7 +108,7 @@ def test_a_step_without_a_trained_token_is_refused_and_not_a_loss_of_0() -> None
     with pytest.raises(DataError) as caught:
         next(iter(stage))
     assert caught.value.what.startswith(
-        "nothing to train in this step: the denominator of `policy` is 0 (first rows: rows:"
+        "there is nothing to train in this step: the denominator of `policy` is 0 (first rows: rows:"
     )
     assert caught.value.remedy == "check the rows of this step: each is masked, truncated or without a reward"
 
@@ -171,7 +171,8 @@ def test_a_setting_without_effect_may_come_from_below_and_is_taken_back_there(ho
     (home / "below.yaml").write_text(yaml.safe_dump(path_of({"stage": {"algorithm": "grpo", "rollout": {"top_k": 5}}})))
     over = ["one.algorithm=dpo", "one.data=pairs.jsonl"]
     with pytest.raises(
-        ConfigError, match=r"stage `one`: `rollout.top_k` has no effect: `dpo` does not sample completions"
+        ConfigError,
+        match=r"stage `one`: `rollout.top_k` has no effect because algorithm `dpo` does not sample completions",
     ):
         check(load_config(home / "below.yaml", over))
     assert check(load_config(home / "below.yaml", [*over, "one.rollout=null"])).rows

@@ -190,7 +190,10 @@ def test_a_reference_that_moves_has_the_numbers_of_its_sources() -> None:
     [
         ({"ref_model_sync_steps": 3}, "its reference `start` is fixed"),
         ({"reference": "sync", "ref_model_mixup_alpha": 0.5}, "its reference is `sync`"),
-        ({"reference": "ema", "adapter": {"lora": {}}}, "averaging its two matrices does not average the weights"),
+        (
+            {"reference": "ema", "adapter": {"lora": {}}},
+            "averaging the two matrices of an adapter does not average the weights",
+        ),
     ],
 )
 def test_a_reference_that_cannot_move_so_is_refused(settings: dict, said: str) -> None:

@@ -62,7 +62,7 @@ def test_a_column_that_hides_behind_a_standard_field_is_refused() -> None:
     [
         ({"name": "exact_mach"}, "unknown reward `exact_mach`", "did you mean `exact_match`"),
         ({"name": "final_number", "args": {"tolerence": 1}}, "unknown setting `tolerence`", "did you mean `tolerance`"),
-        ({"name": "final_number", "args": {"tolerance": "1"}}, "`tolerance` is '1'", "valid number"),
+        ({"name": "final_number", "args": {"tolerance": "1"}}, "`tolerance` is '1'", "it must be a number"),
         ({"name": "soft_overlong", "args": {"max_length": 5}}, "`buffer` is missing", "args"),
         ({"name": "soft_overlong", "args": {"max_length": 5, "buffer": 0}}, "`buffer` is 0", "greater than 0"),
         ({"name": "exact_match", "wieght": 2}, "unknown key `wieght`", "did you mean `weight`"),

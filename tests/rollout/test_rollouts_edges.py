@@ -171,7 +171,7 @@ def test_however_few_were_kept_the_next_asks_for_four_times_what_is_missing() ->
 
 def test_the_bound_of_generation_batches_is_reached_after_so_many() -> None:
     source = rollouts(LETTERS, judge=lambda completions, **_: [0.0] * len(completions), batch_size=2, limit=3)
-    with pytest.raises(SamplingError, match=r"0 of 2 groups kept in 3 generation batches with 18 prompts"):
+    with pytest.raises(SamplingError, match=r"only 0 of 2 groups were kept in 3 generation batches with 18 prompts"):
         next(iter(source))
     assert [len(each) for each in asked(source)] == [2, 8, 8]
 
@@ -230,7 +230,7 @@ def test_fewer_prompts_than_ranks_are_refused() -> None:
     settings: dict[str, Any] = {"algorithm": Sampled(), "policy": POLICY, "generator": rollouts(LETTERS).generator}
     settings |= {"epochs": 1, "minibatches": 1, "seed": 0}
     assert RolloutSource(prompts(LETTERS), batch_size=2, ranks=Ranks(0, 2), **settings).batch_size == 2
-    with pytest.raises(ConfigError, match="1 prompts for 2 ranks"):
+    with pytest.raises(ConfigError, match=r"`rollout\.batch_size` 1 is too few prompts for 2 ranks"):
         RolloutSource(prompts(LETTERS), batch_size=1, ranks=Ranks(0, 2), **settings)
 
 

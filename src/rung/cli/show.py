@@ -235,7 +235,7 @@ def _data(algorithm: type[Algorithm]) -> str:
         return "pairs" if algorithm.group_size == 2 else "pairs, rankings"
     if kind == "prompts" and not algorithm.reads_rewards:
         return "prompts"
-    return "none: it trains nothing" if kind is None else _DATA[kind]
+    return "none: it trains no weights" if kind is None else _DATA[kind]
 
 
 def _defaults(algorithm: type[Algorithm]) -> str:

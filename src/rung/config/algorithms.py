@@ -80,11 +80,11 @@ def _algorithm_error(name: str, cls: type[Algorithm], error: ValidationError) ->
         return found
     bases = (base for base in cls.__mro__ if key in getattr(base, "model_fields", {}))
     description = next(filter(None, (base.model_fields[key].description for base in bases)), None)
-    remedy = f"{found.remedy}: {_as_clause(description)}" if description else found.remedy
+    remedy = f"{found.remedy} ({_as_clause(description)})" if description else found.remedy
     return ConfigError(found.what, method_advice(key, fault["input"]) or remedy)
 
 
 def _as_clause(sentence: str) -> str:
-    """A docstring in the form that follows a colon: on one line, lower-case at the start, without a full stop."""
+    """A docstring in the form that stands in parentheses: on one line, lower-case at the start, without a full stop."""
     words = " ".join(sentence.split()).removesuffix(".")
     return words[0].lower() + words[1:]

@@ -106,18 +106,15 @@ def _filled(block: Block, values: Mapping[str, Any]) -> Block:
 def _prompts_per_step(stage: StageConfig, rollout_size: Any, minibatches: Any) -> int:
     """Prompts per optimizer step: rollout size / minibatches; raises ConfigError where `batch_size` differs."""
     if rollout_size < minibatches:
-        what = (
-            f"stage `{stage.name}`: `rollout.batch_size` {rollout_size} cannot be split into {minibatches} minibatches"
-        )
-        raise ConfigError(what, "raise it, or lower `updates.minibatches`: each minibatch needs at least one prompt")
+        prompts = f"`rollout.batch_size` {rollout_size} is too few prompts"
+        what = f"stage `{stage.name}`: {prompts} for {minibatches} minibatches of at least one prompt"
+        raise ConfigError(what, "raise `rollout.batch_size`, or lower `updates.minibatches`")
     prompts = rollout_size // minibatches
     if isinstance(stage.batch_size, TokenBatch):
         what = f"stage `{stage.name}`: `batch_size` is in tokens, but a stage that samples counts prompts"
-        raise ConfigError(
-            what, "set it to a number of prompts, or leave it out: it is computed from `rollout.batch_size`"
-        )
+        raise ConfigError(what, "set `rollout.batch_size` to a number of prompts, and leave out `batch_size`")
     if stage.batch_size not in ("auto", prompts):
         expected = f"`rollout.batch_size` {rollout_size} / `updates.minibatches` {minibatches}"
         what = f"stage `{stage.name}`: `batch_size` {stage.batch_size} is not {expected}"
-        raise ConfigError(what, "leave out `batch_size` or `rollout.batch_size`: each can be computed from the other")
+        raise ConfigError(what, "leave out one of `batch_size` and `rollout.batch_size`, to have it computed")
     return prompts

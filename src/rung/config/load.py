@@ -114,7 +114,7 @@ def _merged(key: str, old: Any, value: Any, source: str) -> Any:
 def _extended(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if file in above:
         raise ConfigError(
-            f"{file}: extends itself",
+            f"{file}: the config extends itself",
             "remove one `extends` of this cycle: " + " -> ".join(str(each) for each in (*above, file)),
         )
     raw = read_yaml(file)
@@ -136,7 +136,7 @@ def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(
-            f"override `{text}`: not `key=value`", "write `seed=1`, or `<stage>.learning_rate=1e-5` for one stage"
+            f"override `{text}` is not `key=value`", "write `seed=1`, or `<stage>.learning_rate=1e-5` for one stage"
         )
     try:
         nested: Any = numbers(yaml.safe_load(value))
@@ -186,7 +186,9 @@ def _config_error(error: ValidationError, raw: Mapping[str, Any], source: str, s
     if fault["type"] == "missing":
         return ConfigError(f"{source}: `{key}` is missing", "add it; `rung list configs` lists example configs")
     reasons = dict.fromkeys(as_requirement(other["msg"]) for other in faults if _dotted(other["loc"], raw) == key)
-    return ConfigError(f"{source}: `{key}` is {fault['input']!r}", "; or: ".join(reasons))
+    first, *others = reasons
+    remedy = ", or ".join([first, *(other.removeprefix("it must be ") for other in others)])
+    return ConfigError(f"{source}: `{key}` is {fault['input']!r}", remedy)
 
 
 def _key_advice(loc: tuple[int | str, ...], raw: Mapping[str, Any], single: bool, value: object) -> str:

@@ -14,7 +14,7 @@ from rung.config.schema import StageConfig
 from rung.utils.messages import did_you_mean
 
 STAGE_KEYS = frozenset(field.alias or name for name, field in StageConfig.model_fields.items())
-ADVICE = {"write": "write ", "leave out": "leave it out: "}
+ADVICE = {"write": "write ", "leave out": "leave it out because "}
 
 
 class Spelling(NamedTuple):

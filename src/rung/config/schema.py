@@ -166,7 +166,7 @@ class StageConfig(Section):
     def _check_length(self) -> StageConfig:
         if self.num_train_epochs is not None and self.max_steps is not None:
             what = f"stage `{self.name}` has both `num_train_epochs` and `max_steps`"
-            raise ConfigError(what, "keep one: the other is computed from the size of the data")
+            raise ConfigError(what, "keep one of them; the other is computed from it and the size of the data")
         return self
 
 
@@ -274,9 +274,8 @@ class PathConfig(Section):
             if stage.name in names[:number]:
                 raise ConfigError(f"two stages are called `{stage.name}`", "give each stage a different name")
             if stage.name in RESERVED or stage.name in PathConfig.model_fields:
-                raise ConfigError(
-                    f"a stage cannot be called `{stage.name}`", "the name is a key or reserved: choose another"
-                )
+                what = f"a stage cannot be called `{stage.name}`, which is a config key or a reserved word"
+                raise ConfigError(what, "choose another name")
             earlier = ", ".join(names[:number]) or "none"
             if stage.start in names[number:]:
                 what = f"stage `{stage.name}` starts from `{stage.start}`, which is not an earlier stage"

@@ -78,7 +78,7 @@ def conversation(value: object, name: str) -> Messages:
             raise BadRow(f"`{name}`: a message has no `role` that is a string")
         content = block_text(message.get("content"), name)
         if not content.strip() and not message.get("tool_calls"):
-            raise BadRow(f"`{name}`: an empty {message['role']} turn")
+            raise BadRow(f"`{name}` has an empty {message['role']} turn")
         if content:
             string(content, name)
         kept = {key: part for key, part in message.items() if part is not None}
@@ -144,7 +144,7 @@ def gsm8k_number(solution: str) -> str:
     """
     found = re.search(r"(?:####|\bA:)\s*\$?(-?[\d.,]*\d)\D*$", solution)
     if found is None:
-        raise BadRow("no number after `####`")
+        raise BadRow("the solution has no number after `####`")
     return found[1].replace(",", "")
 
 

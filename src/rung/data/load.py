@@ -15,6 +15,7 @@ from rung.data.records import BadRow, Example, digest
 from rung.data.report import DataReport
 from rung.data.splits import between, sample
 from rung.errors import ConfigError, DataError
+from rung.utils.messages import settings_error
 
 OnBadRow = Literal["error", "skip", "quarantine"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -51,7 +52,8 @@ class DataSpec(BaseModel):
     @model_validator(mode="after")
     def _one_place(self) -> "DataSpec":
         if (self.path is None) == (self.name is None):
-            raise ValueError("give either `path` (a file, a folder, task:NAME/SPLIT) or `name` (a hub id)")
+            what = "`path` and `name` are both set" if self.path else "neither `path` nor `name` is set"
+            raise ConfigError(what, "set either `path` (a file, a folder, task:NAME/SPLIT) or `name` (a hub id)")
         return self
 
 
@@ -109,9 +111,7 @@ def _settings(spec: str | Mapping[str, Any] | DataSpec, base: Path | None) -> Da
         try:
             return DataSpec.model_validate(spec)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(["data", *map(str, first["loc"])])
-            raise ConfigError(f"{where}: {first['msg']}", f"the keys are {', '.join(DataSpec.model_fields)}") from error
+            raise settings_error("data", error, DataSpec.model_fields) from error
     is_file = spec.startswith("task:") or (base or Path()).joinpath(spec).exists() or spec.endswith((*READERS, ".gz"))
     is_hub = not is_file and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec) is not None
     return DataSpec(name=spec) if is_hub else DataSpec(path=spec)
@@ -133,7 +133,7 @@ def _read(settings: DataSpec, base: Path | None, seed: int) -> Iterable[Row]:
 def _given(number: int, item: object) -> Row:
     if not isinstance(item, Mapping):
         raise DataError(
-            f"rows, row {number}: not a mapping (found {type(item).__name__})",
+            f"rows, row {number} is not a mapping (found {type(item).__name__})",
             "give all rows as dicts, or all as `Example`",
         )
     return Row("rows", number, item)
@@ -147,7 +147,9 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
     missing = next((theirs for theirs in columns.values() if theirs not in row.columns), None)
     if missing is not None:
         known = ", ".join(row.columns)
-        return replace(row, fault=BadRow(f"no column `{missing}`", f"`columns:` names it; the row has {known}"))
+        return replace(
+            row, fault=BadRow(f"the row has no column `{missing}`", f"`columns:` names it; the columns are {known}")
+        )
     kept = {name: value for name, value in row.columns.items() if name not in names and name not in names.values()}
     return replace(row, columns=kept | {ours: row.columns[theirs] for theirs, ours in names.items()})
 
@@ -176,7 +178,7 @@ def _convert(
         if notice:
             report.notice(notice, row.source)
         if not made:
-            report.drop(f"{form.name}: nothing to train on in the row", row.source)
+            report.drop(f"{form.name}: the row has nothing to train on", row.source)
         examples += [replace(one, group=digest(row.columns[group])) for one in made] if group else made
     return examples, bad
 

@@ -48,7 +48,9 @@ def read_path(path: Path, *, split: str | None = None) -> Iterator[Row]:
     Raises `DataError` where nothing can be read.
     """
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder", "check the path; it is relative to the config that names it")
+        raise DataError(
+            f"{path}: there is no such file or folder", "check the path; it is relative to the config that names it"
+        )
     if path.is_file():
         if split is not None:
             raise DataError(f"{path}: `split: {split}` is set, but a single file has no splits", "remove `split`")
@@ -85,7 +87,7 @@ def read_hub(name: str, *, subset: str | None = None, split: str | None = None) 
 def _read_file(path: Path, name: str) -> Iterator[Row]:
     reader = _reader(path)
     if reader is None:
-        raise DataError(f"{path}: unknown file type", f"the file types are {', '.join(READERS)}, and .gz of each")
+        raise DataError(f"{path} has an unknown file type", f"the file types are {', '.join(READERS)}, and .gz of each")
     last = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as content:
@@ -108,10 +110,10 @@ def _json_lines(content: BinaryIO, name: str) -> Iterator[Row]:
         try:
             columns = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
-            yield Row(name, number, fault=BadRow("not UTF-8", f"byte {error.start} of the line"))
+            yield Row(name, number, fault=BadRow("the line is not UTF-8", f"byte {error.start}"))
         except (json.JSONDecodeError, RecursionError) as error:
             end = "" if line.endswith(b"\n") else ", at the end of the file: is it truncated?"
-            yield Row(name, number, fault=BadRow("not valid JSON", f"{error}{end}"))
+            yield Row(name, number, fault=BadRow("the line is not valid JSON", f"{error}{end}"))
         else:
             yield _as_row(name, number, columns)
 
@@ -124,7 +126,7 @@ def _json(content: BinaryIO, name: str) -> Iterator[Row]:
     try:
         rows = json.loads(_decode(raw, name))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{name}: not valid JSON ({error})", "the file must contain one list of objects") from error
+        raise DataError(f"{name} is not valid JSON ({error})", "the file must contain one list of objects") from error
     for number, columns in enumerate(rows, 1):
         yield _as_row(name, number, columns)
 
@@ -144,7 +146,7 @@ def _csv(content: BinaryIO, name: str) -> Iterator[Row]:
             yield Row(name, number, columns if whole else {}, fault)
     except csv.Error as error:
         raise DataError(
-            f"{name}, row {number + 1}: not valid CSV ({error})", "check the quotation marks of this row"
+            f"{name}, row {number + 1} is not valid CSV ({error})", "check the quotation marks of this row"
         ) from error
 
 
@@ -160,7 +162,7 @@ def _parquet(content: BinaryIO, name: str) -> Iterator[Row]:
                 yield Row(name, number, columns)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
-            f"{name}, after row {number}: not a readable parquet file ({error})", "write the file again"
+            f"{name}: the parquet file cannot be read after row {number} ({error})", "write the file again"
         ) from error
 
 
@@ -186,7 +188,7 @@ def _wanted(path: Path, split: str | None) -> bool:
 def _as_row(name: str, number: int, columns: Any) -> Row:
     if isinstance(columns, dict):
         return Row(name, number, columns)
-    return Row(name, number, fault=BadRow("not a JSON object", f"found {type(columns).__name__}"))
+    return Row(name, number, fault=BadRow("the row is not a JSON object", f"found {type(columns).__name__}"))
 
 
 def _decode(raw: bytes, name: str) -> str:
@@ -194,4 +196,4 @@ def _decode(raw: bytes, name: str) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise DataError(f"{name}, line {line}: not UTF-8 (byte {error.start})", "save the file as UTF-8") from error
+        raise DataError(f"{name}, line {line} is not UTF-8 (byte {error.start})", "save the file as UTF-8") from error

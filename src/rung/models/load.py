@@ -117,7 +117,7 @@ def read_config(name: str) -> PretrainedConfig:
         raise ConfigError(f"model `{name}` cannot be read: {str(error).splitlines()[0]}", REMEDY) from None
     if (getattr(config, "quantization_config", None) or {}).get("quant_method") == "bitsandbytes":
         what = f"model `{name}` is quantised, but a stage saves full-precision weights"
-        raise ConfigError(what, "name the model it was quantised from; `load_in_4bit: true` in `adapter` quantises it")
+        raise ConfigError(what, "name the full-precision model; `load_in_4bit: true` in `adapter` quantises it")
     if is_reward_model(config):
         what = f"model `{name}` is a reward model, which scores answers and does not generate"
         raise ConfigError(what, "name a policy; a reward model can be a `critic`, or part of a reward")
@@ -159,7 +159,9 @@ def check_same_tokenizer(location: str, tokenizer: PreTrainedTokenizerBase, role
     own = load_tokenizer(location)
     if own.get_vocab() != tokenizer.get_vocab() or own.eos_token_id != tokenizer.eos_token_id:
         what = f"the {role} `{location}` has another tokenizer than the policy"
-        raise ConfigError(what, "use one that was trained from the policy's model, or a policy of the same family")
+        raise ConfigError(
+            what, f"use a {role} with the policy's tokenizer, such as one trained from the policy's model"
+        )
     if own.chat_template != tokenizer.chat_template:
         what = f"the {role} `{location}` has another chat template than the policy"
         raise ConfigError(what, "give both the same chat_template.jinja, and train them with it")
@@ -217,8 +219,11 @@ def _check_lora(lora: Mapping[str, Any], model: PreTrainedModel) -> None:
         what = f"adapter.lora: `init_lora_weights` is {lora['init_lora_weights']!r}"
         raise ConfigError(what, f"take one of {', '.join(str(word).lower() for word in known)}")
     if lora.get("init_lora_weights") == "olora" and any(isinstance(module, Conv1D) for module in model.modules()):
-        what = f"adapter.lora: `olora` on a model of type `{model.config.model_type}`, whose matrices are transposed"
-        raise ConfigError(what, "use `init_lora_weights: pissa`, or another family: peft swaps the dimensions")
+        what = f"`init_lora_weights: olora` does not work with models of type `{model.config.model_type}`"
+        reason = "they store their weights transposed"
+        raise ConfigError(
+            f"adapter.lora: {what}: {reason}", "use `init_lora_weights: pissa`, or a model of another type"
+        )
 
 
 def _check_ties(model: PreTrainedModel) -> None:

@@ -48,7 +48,7 @@ def check_can_be_reward_model(config: PretrainedConfig, tokenizer: PreTrainedTok
         raise ConfigError(what, "set `pad_token` in its tokenizer_config.json to another token")
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         what = f"transformers has no sequence classifier for a model of type `{config.model_type}`"
-        raise ConfigError(what, "use a model of another family, such as llama, qwen3 or gpt2")
+        raise ConfigError(what, "use a model of another type, such as llama, qwen3 or gpt2")
 
 
 def save_reward_model(

@@ -65,7 +65,7 @@ def check(config: PathConfig) -> Checked:
     model, tokenizer = load_meta_model(locate(config.model, base=config.base, runs=Path(config.output)))
     size = size_of_model(config)
     rows: list[dict[str, Any]] = []
-    notes = [f"{config.model} is a {size} model: defaults of configs/defaults/{size}.yaml"]
+    notes = [f"{config.model} is a {size} model and gets the defaults of configs/defaults/{size}.yaml"]
     data: dict[str, StageData] = {}
     for stage in config.stages:
         algorithm = make_algorithm(stage.algorithm, config.base)

@@ -24,10 +24,10 @@ def check_requirements(algorithm: Algorithm, config: StageConfig) -> None:
     needs = algorithm.needs()
     if "sampled_logps" in needs and config.precision != "bf16" and config.rollout.sampler == "local":
         what = (
-            f"stage `{config.name}`: `importance_sampling_correction` has no effect: the built-in sampler is the "
-            "policy, so every ratio is 1"
+            f"stage `{config.name}`: `importance_sampling_correction` has no effect because the built-in sampler is "
+            "the policy, so every ratio is 1"
         )
-        raise ConfigError(what, "leave it out; it is for `precision: bf16` or another `rollout.sampler`")
+        raise ConfigError(what, "leave it out, or use it with `precision: bf16` or another `rollout.sampler`")
     if config.critic is not None and "values" not in needs:
         what = f"stage `{config.name}` has a `critic`, but algorithm `{algorithm.name}` uses no value function"
         raise ConfigError(what, "remove `critic`, or use an algorithm that trains a critic")
@@ -43,10 +43,11 @@ def check_requirements(algorithm: Algorithm, config: StageConfig) -> None:
             f"stage `{config.name}`: with `init_lora_weights: false` the policy starts with other weights than its "
             "reference"
         )
-        raise ConfigError(what, "leave it out: a new adapter then does not change the model")
+        raise ConfigError(what, "leave out `init_lora_weights`, so that a new adapter does not change the model")
     if config.reference != "start" and "reference" not in needs:
         what = f"stage `{config.name}` has the reference `{config.reference}`, but `{algorithm.name}` uses none"
-        raise ConfigError(what, "remove `reference`, or set a positive `beta` in `algorithm`, if it has this setting")
+        remedy = "set a positive `beta` in `algorithm`, if the algorithm has this setting"
+        raise ConfigError(what, f"remove `reference`, or {remedy}")
     check_reference_update(config)
     check_4bit(config)
     if isinstance(config.batch_size, TokenBatch) and algorithm.least_batch_size > 1:
@@ -65,14 +66,13 @@ def check_reference_update(config: StageConfig) -> None:
     stage, reference = f"stage `{config.name}`", config.reference
     if reference not in UPDATED_REFERENCES and config.ref_model_sync_steps is not None:
         what = f"{stage} has `ref_model_sync_steps`, but its reference `{reference}` is fixed"
-        raise ConfigError(what, "set `reference: ema` or `reference: sync`, or leave it out")
+        raise ConfigError(what, "set `reference: ema` or `reference: sync`, or leave out `ref_model_sync_steps`")
     if reference != "ema" and config.ref_model_mixup_alpha is not None:
         what = f"{stage} has `ref_model_mixup_alpha`, but its reference is `{reference}`"
-        raise ConfigError(what, "set `reference: ema`, or leave it out")
+        raise ConfigError(what, "set `reference: ema`, or leave out `ref_model_mixup_alpha`")
     if reference == "ema" and config.adapter is not None:
-        what = (
-            f"{stage} has `reference: ema` and an adapter, but averaging its two matrices does not average the weights"
-        )
+        reason = "averaging the two matrices of an adapter does not average the weights"
+        what = f"{stage} has `reference: ema` and an adapter, but {reason}"
         raise ConfigError(what, "set `reference: sync`, or train the whole model")
 
 
@@ -81,14 +81,17 @@ def check_4bit(config: StageConfig, *, sharded: bool = False) -> None:
     if config.adapter is None or not config.adapter.load_in_4bit:
         return
     stage = f"stage `{config.name}`: `load_in_4bit`"
-    if not keeps_base_weights(config.adapter.lora):
-        what = f"{stage} with an adapter that changes the base weights, which stay in 4 bits"
-        raise ConfigError(what, "leave `init_lora_weights` and `bias` of `adapter.lora` at their defaults")
+    lora = config.adapter.lora
+    if not keeps_base_weights(lora):
+        name = "init_lora_weights" if lora.get("bias", "none") == "none" else "bias"
+        what = f"{stage} cannot be combined with `{name}: {str(lora[name]).lower()}`"
+        remedy = f"leave out `{name}` in `adapter.lora`"
+        raise ConfigError(f"{what}: the adapter must leave the quantised base weights unchanged", remedy)
     if config.reference in UPDATED_REFERENCES:
-        what = f"{stage} with `reference: {config.reference}`, which needs a second model"
+        what = f"{stage} cannot be combined with `reference: {config.reference}`, which needs a second model"
         raise ConfigError(what, "use `reference: start`, which is the base with the adapter disabled")
     if sharded:
-        what = f"{stage} with `--fully-shard`, which shards full-precision weights"
+        what = f"{stage} cannot be combined with `--fully-shard`, which shards full-precision weights"
         raise ConfigError(what, "use `--nproc` without `--fully-shard`, or leave `load_in_4bit` out")
     if find_spec("bitsandbytes") is None:
         raise ConfigError(f"{stage} needs bitsandbytes, which is not installed", "pip install 'rung[qlora]'")

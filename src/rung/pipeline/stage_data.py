@@ -81,7 +81,7 @@ def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
             raise DataError(what, f"use rows of one of these kinds: {', '.join(sorted(KINDS_OF_ROWS[kind]))}")
         answers, size = len(example.completions or ()), algorithm.group_size
         if answers and size not in (None, answers):
-            what = f"{example.source}: {answers} completions of a prompt, but `{algorithm.name}` needs {size}"
+            what = f"{example.source}: a prompt has {answers} completions, but `{algorithm.name}` needs {size}"
             raise DataError(what, f"keep {size} of `completions`, or use an algorithm for rankings")
     if kind == "unpaired":
         examples = [one for example in examples for one in as_unpaired(example)]

@@ -25,44 +25,46 @@ class UnusedSetting(NamedTuple):
 
     key: str
     why: str
-    remedy: str = "leave it out"
+    alternative: str = ""
 
 
 def check_unused_settings(algorithm: Algorithm, config: StageConfig) -> None:
     """Raises ConfigError for the first key of a stage, or setting of its algorithm, that is set without effect."""
     for unused in (*_of_stage(algorithm, config), *_of_algorithm(algorithm)):
-        raise ConfigError(f"stage `{config.name}`: `{unused.key}` has no effect: {unused.why}", unused.remedy)
+        what = f"stage `{config.name}`: `{unused.key}` has no effect because {unused.why}"
+        remedy = f"leave out `{unused.key}`"
+        raise ConfigError(what, f"{remedy}, or {unused.alternative}" if unused.alternative else remedy)
 
 
 def _of_stage(algorithm: Algorithm, config: StageConfig) -> Iterator[UnusedSetting]:
     kind, name = algorithm.data_kind(), algorithm.name
     if kind is None:
         unread = [key for key in StageConfig.model_fields if key not in READ_WITHOUT_TRAINING]
-        yield from (UnusedSetting(key, f"`{name}` trains nothing") for key in _changed_keys(config, unread))
+        yield from (
+            UnusedSetting(key, f"algorithm `{name}` trains no weights") for key in _changed_keys(config, unread)
+        )
         return
     if kind != "prompts":
         for key in _changed_keys(config, ROLLOUT_KEYS):
             if key != "rollout.temperature" or "teacher" not in algorithm.needs():
                 yield UnusedSetting(
-                    key, f"`{name}` does not sample completions", "leave it out, or use an algorithm that samples"
+                    key, f"algorithm `{name}` does not sample completions", "use an algorithm that samples"
                 )
     elif config.on_overlong == "truncate":
         why = "completions are sampled, and prompts are never truncated"
-        yield UnusedSetting("on_overlong: truncate", why, "use `drop` or `error`, or raise `max_prompt_length`")
+        yield UnusedSetting("on_overlong: truncate", why, "use `drop` or `error`")
     if not algorithm.makes_policy():
         yield from (
-            UnusedSetting(key, f"`{name}` trains no policy that could be evaluated")
+            UnusedSetting(key, f"algorithm `{name}` trains no policy that could be evaluated")
             for key in _changed_keys(config, POLICY_KEYS)
         )
     if config.early_stopping is None:
-        remedy = "leave it out, or set `early_stopping`"
-        yield from (
-            UnusedSetting(key, "`early_stopping` is not set", remedy) for key in _changed_keys(config, ["eval_steps"])
-        )
+        why, alternative = "`early_stopping` is not set", "set `early_stopping`"
+        yield from (UnusedSetting(key, why, alternative) for key in _changed_keys(config, ["eval_steps"]))
     if config.lr_scheduler_type == "constant":
-        remedy = "leave it out, or set `lr_scheduler_type: constant_with_warmup`"
+        alternative = "set `lr_scheduler_type: constant_with_warmup`"
         why = "`lr_scheduler_type: constant` has no warm-up"
-        yield from (UnusedSetting(key, why, remedy) for key in _changed_keys(config, ["warmup_steps"]))
+        yield from (UnusedSetting(key, why, alternative) for key in _changed_keys(config, ["warmup_steps"]))
 
 
 def _of_algorithm(algorithm: Algorithm) -> Iterator[UnusedSetting]:

@@ -12,7 +12,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from rung.errors import RewardError
 from rung.reward.decorator import declaration, is_declared
-from rung.utils.messages import did_you_mean
+from rung.utils.messages import as_requirement, did_you_mean
 
 Style = Literal["sample", "group", "trl"]
 
@@ -91,6 +91,6 @@ def _typed(parameter: inspect.Parameter, label: str, value: Any) -> Any:
     try:
         return TypeAdapter(annotation).validate_json(text, strict=True)
     except ValidationError as error:
-        raise RewardError(where, error.errors()[0]["msg"]) from None
+        raise RewardError(where, as_requirement(error.errors()[0]["msg"])) from None
     except PydanticUserError:
         raise RewardError(where, f"annotate `{parameter.name}` with a type that a config can represent") from None

@@ -46,5 +46,5 @@ class RewardPolicy(BaseModel):
     @model_validator(mode="after")
     def _clip_is_an_interval(self) -> RewardPolicy:
         if self.clip is not None and not self.clip[0] < self.clip[1]:
-            raise ValueError(f"clip {list(self.clip)}: the first value must be lower than the second")
+            raise ValueError(f"the first value of `clip` {list(self.clip)} must be lower than the second")
         return self

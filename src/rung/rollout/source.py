@@ -47,7 +47,8 @@ class RolloutSource:
     ):
         if batch_size < ranks.world:
             raise ConfigError(
-                f"rollout.batch_size: {batch_size} prompts for {ranks.world} ranks", "give at least one per rank"
+                f"`rollout.batch_size` {batch_size} is too few prompts for {ranks.world} ranks",
+                "give at least one prompt per rank",
             )
         self.prompts, self.algorithm, self.policy, self.generator = prompts, algorithm, policy, generator
         self.batch_size, self.epochs, self.minibatches = batch_size, epochs, minibatches
@@ -150,7 +151,7 @@ class RolloutSource:
             if limit and generations == limit:
                 found = f"{len(chosen)} of {self.batch_size} groups"
                 raise SamplingError(
-                    f"{found} kept in {generations} generation batches with {sampled} prompts",
+                    f"only {found} were kept in {generations} generation batches with {sampled} prompts",
                     "use prompts that the policy solves sometimes but not always, or allow more generation batches",
                 )
             rate = len(chosen) / sampled if sampled else 1.0

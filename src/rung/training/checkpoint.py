@@ -166,7 +166,7 @@ def _read(checkpoint: Path) -> RunState:
     if manifest["schema"] != SCHEMA:
         written = f"schema {manifest['schema']}, rung {manifest['versions']['rung']}"
         remedy = "resume it with that version, or start afresh with `rung run --new`"
-        raise CheckpointError(f"{checkpoint}: written in {written}; this rung reads schema {SCHEMA}", remedy)
+        raise CheckpointError(f"{checkpoint} was written in {written}, but this rung reads schema {SCHEMA}", remedy)
     values = json.loads((checkpoint / VALUES).read_bytes())
     return RunState(load_file(checkpoint / TENSORS), values)
 

@@ -83,7 +83,7 @@ def step_denominators(algorithm: Algorithm, batch: Batch, ranks: Ranks) -> Denom
         if not total > 0:
             rows = ", ".join(batch.row_ids[:3])
             raise DataError(
-                f"nothing to train in this step: the denominator of `{name}` is 0 (first rows: {rows})",
+                f"there is nothing to train in this step: the denominator of `{name}` is 0 (first rows: {rows})",
                 "check the rows of this step: each is masked, truncated or without a reward",
             )
     return denominators

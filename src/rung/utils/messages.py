@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
+_REQUIREMENTS = {  # parts of pydantic's messages, as regular expressions, and what a user of YAML reads instead
+    r"^Value error, ": "",
+    r"^\w+ should": "it must",
+    r"greater than or equal to": "at least",
+    r"less than or equal to": "at most",
+    r"a valid dictionary( or instance of \w+)?": "a mapping",
+    r"a valid (tuple|list)": "a list",
+    r"a valid boolean": "true or false",
+    r"a valid string": "a string",
+    r"a valid number": "a number",
+    r"a valid integer": "an integer",
+    r", (unable to|got) .*$": "",
+    r" after validation, not \d+$": "",
+}
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The remedy for an unknown name: the nearest known name, and all known names.
@@ -52,7 +67,9 @@ def faulty_key(fault: ErrorDetails) -> str:
 def as_requirement(message: str) -> str:
     """Rephrases pydantic's message about a value as a requirement.
 
-    >>> as_requirement("Input should be greater than 0")
-    'it must be greater than 0'
+    >>> as_requirement("Input should be greater than or equal to 0")
+    'it must be at least 0'
     """
-    return re.sub(r"^(Input|String|Value) should", "it must", message.removeprefix("Value error, "))
+    for pattern, words in _REQUIREMENTS.items():
+        message = re.sub(pattern, words, message)
+    return message

@@ -19,18 +19,19 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         return _mapping(yaml.safe_load(file.read_text(encoding="utf-8")), str(file))
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}", "check the path and its permissions") from None
+        raise ConfigError(f"{file} cannot be read: {error.strerror}", "check the path and its permissions") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: byte {error.start} is not UTF-8", "save the file as UTF-8") from None
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"{file}: not YAML: {one_line(error)}", "fix it at this place; tabs and unclosed brackets are common causes"
+            f"{file} is not YAML: {one_line(error)}",
+            "correct this place; tabs and unclosed brackets are common causes",
         ) from None
 
 
 def _mapping(value: object, source: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(f"{source}: not a mapping of keys to values", "start with `name:`, `model:` and `stages:`")
+        raise ConfigError(f"{source} is not a mapping of keys to values", "start with `name:`, `model:` and `stages:`")
     return {key: numbers(child) for key, child in value.items()}
 
 

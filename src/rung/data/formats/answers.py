@@ -75,7 +75,8 @@ def _alpaca(row: Columns, source: str) -> list[Example]:
     for name in ("system", "history"):
         if row.get(name):
             raise BadRow(
-                f"the row has both `{name}` and `instruction`", "the template has no slot for it: use `messages`"
+                f"the row has both `{name}` and `instruction`",
+                f"the `instruction` template has no place for `{name}`; use `messages`",
             )
     given = {"instruction": string(row.get("instruction"), "instruction")}
     template = ALPACA_PROMPT
@@ -89,7 +90,7 @@ def _alpaca(row: Columns, source: str) -> list[Example]:
 def _classification(row: Columns, source: str) -> list[Example]:
     name = next((name for name in LABEL_COLUMNS if has(row, name)), None)
     if name is None or not isinstance(row[name], str | int):
-        raise BadRow("no label")
+        raise BadRow("the row has no label")
     label = string(str(row[name]), name)
     columns = with_truth(unused_columns(row, "text"), label)
     return [

@@ -12,7 +12,7 @@ def _is_verl(row: Columns) -> bool:
 
 def _verl(row: Columns, source: str) -> list[Example]:
     if not _is_verl(row):
-        raise BadRow("no `reward_model.ground_truth`")
+        raise BadRow("the row has no `reward_model.ground_truth`")
     columns = unused_columns(row, "prompt") | {"ground_truth": row["reward_model"]["ground_truth"]}
     return [make_example("prompt", source, columns, prompt=text_of(row, "prompt"))]
 

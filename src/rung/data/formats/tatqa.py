@@ -52,14 +52,14 @@ def _gold_answer(answer: object, scale: str, number: int) -> str:
     where = f"question {number}"
     if scale not in SCALES:
         raise BadRow(
-            "`questions`: unknown `scale`", f"{scale!r:.40} in {where}; the scales are {', '.join(SCALES[1:])}"
+            "`questions` has an unknown `scale`", f"{scale!r:.40} in {where}; the scales are {', '.join(SCALES[1:])}"
         )
     spans = answer if isinstance(answer, list) else [answer]
     if any(isinstance(span, bool) or not isinstance(span, str | int | float) for span in spans):
         raise BadRow("`questions`: `answer` is neither a string, a number nor a list of these", where)
     texts = [text for span in spans if (text := str(span).strip())]
     if not texts:
-        raise BadRow("`questions`: an empty `answer`", where)
+        raise BadRow("`questions` has an empty `answer`", where)
     return "; ".join(text if scale in text or "%" in text else f"{text} {scale}" for text in texts)
 
 

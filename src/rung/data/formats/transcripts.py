@@ -31,7 +31,7 @@ def transcript(text: object, name: str) -> Messages:
     for number, (speaker, part) in enumerate(zip(parts[::2], parts[1::2], strict=True), 1):
         content = part.strip()
         if not content:
-            raise BadRow(f"`{name}`: an empty {speaker} turn", f"turn {number}")
+            raise BadRow(f"`{name}` has an empty {speaker} turn", f"turn {number}")
         if turns and turns[-1]["role"] == _SPEAKERS[speaker]:
             content = f"{turns.pop()['content']}\n\n{content}"
         turns.append(Message(role=_SPEAKERS[speaker], content=content))
@@ -90,12 +90,12 @@ def _turn(turn: Any, name: str, number: int) -> Message:
     speaker, text = turn["from"], turn.get("value")
     if speaker not in _FROM:
         raise BadRow(
-            f"`{name}`: unknown role in `from`", f"{speaker!r:.40} in {where}; the roles are {', '.join(_FROM)}"
+            f"`{name}` has an unknown role in `from`", f"{speaker!r:.40} in {where}; the roles are {', '.join(_FROM)}"
         )
     if not isinstance(text, str):
         raise BadRow(f"`{name}`: `value` is not a string", f"found {type(text).__name__} in {where}")
     if not text.strip():
-        raise BadRow(f"`{name}`: an empty {speaker} turn", where)
+        raise BadRow(f"`{name}` has an empty {speaker} turn", where)
     return Message(role=_FROM[speaker], content=string(text, name))
 
 
