@@ -105,8 +105,8 @@ def paired_bootstrap(
 ) -> Bootstrap:
     """The mean of `after` - `before`, both (n,) on the same items, with a bootstrap interval over clusters.
 
-    The p-value is twice the share of draws at or below 0 or at or above 0, whichever is smaller, and at least 2 / (draws
-    + 1). Raises ValueError for unequal lengths or no items. Source: Efron and Tibshirani 1993, chapters 13 and 15.
+    The p-value is twice the share of draws on one side of 0, whichever side has fewer, and at least 2 / (draws + 1).
+    Raises ValueError for unequal lengths or no items. Source: Efron and Tibshirani 1993, chapters 13 and 15.
 
     >>> paired_bootstrap([0, 0, 1], [1, 1, 2], ["a", "b", "c"]).interval
     Interval(low=1.0, high=1.0)
@@ -121,9 +121,9 @@ def paired_ratio(
 ) -> Bootstrap:
     """The sum of `after` divided by that of `before`, both (n,) on the same items, with a bootstrap interval.
 
-    An example is the ratio of two error rates. Runs with several seeds are pooled by concatenating their arrays; an item
-    then has the same cluster name in all runs. A draw in which `before` sums to 0 counts as infinite. Raises ValueError
-    for unequal lengths, for no items, or if `before` sums to 0.
+    An example is the ratio of two error rates. Runs with several seeds are pooled by concatenating their arrays, with
+    the same cluster name for an item in all runs. A draw in which `before` sums to 0 counts as infinite. Raises
+    ValueError for unequal lengths, for no items, or if `before` sums to 0.
 
     >>> paired_ratio([1, 1, 1, 1], [1, 0, 1, 0], list("abcd")).value
     0.5

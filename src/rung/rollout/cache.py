@@ -1,4 +1,4 @@
-"""The KV cache for decoding: as in transformers, but a full-attention layer doubles a buffer instead of concatenating."""
+"""The KV cache for decoding: as in transformers, but full-attention layers use a growing buffer, not concatenation."""
 
 from __future__ import annotations
 
