@@ -232,7 +232,7 @@ def _lengths(lengths: Sequence[int]) -> Lengths:
 
 
 def _digest(value: Any) -> str:
-    """A hash (16 hex digits) of a value; what JSON cannot represent is converted: mappings to dicts, the rest to text."""
+    """A hash (16 hex digits) of a value; what JSON cannot represent is converted to a dict (mappings) or a string."""
 
     def plain(other: object) -> object:
         return dict(other) if isinstance(other, Mapping) else str(other)

@@ -145,7 +145,7 @@ def build_policy(
 
 
 def reference_update(config: StageConfig) -> ReferenceUpdate | None:
-    """The settings for updates of a stage's reference; None if it is fixed. The defaults are those of TR-DPO and TRL."""
+    """How the reference of a stage is updated; None if it is fixed. The defaults are those of TR-DPO and TRL."""
     if config.reference not in UPDATED_REFERENCES:
         return None
     share = 1.0 if config.reference == "sync" else config.ref_model_mixup_alpha or 0.6
@@ -153,7 +153,7 @@ def reference_update(config: StageConfig) -> ReferenceUpdate | None:
 
 
 def add_heads(policy: Policy, algorithm: Algorithm, critic: str | None, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Adds the heads that the algorithm needs and, if `critic` is the location of a model, a critic initialised from it.
+    """Adds the heads that the algorithm needs and, if `critic` is the location of a model, a separate critic.
 
     A score head is initialised with std 1/sqrt(H + 1) for hidden size H, as in Stiennon et al. 2020 (arXiv 2009.01325).
     A value head is initialised with 0 or, if the critic is initialised from a reward model, with the head of that

@@ -143,7 +143,7 @@ def _check_evaluations(
 
 
 def _check_start(config: PathConfig, stage: StageConfig) -> None:
-    """Raises ConfigError if the start, reference or teacher of a stage is not a policy, or if the start does not exist."""
+    """Raises ConfigError if the start, reference or teacher of a stage is not a policy, or the start does not exist."""
     policies = (
         (stage.start, "starts from"),
         (stage.reference, "has the reference"),

@@ -39,7 +39,7 @@ START = "start"  # also the name of the folder with the evaluations of the path'
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The result of `run_path`: the folder, the records of the stages, and whether the run has finished or was stopped."""
+    """The result of `run_path`: the folder, the records of the stages, and whether the run finished or was stopped."""
 
     folder: Path
     lineage: Lineage
@@ -64,8 +64,8 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
     If there are several processes (`torchrun` or `rung run --nproc`), all of them call this function. With
     `fully_shard`, each rank has a shard of the weights, otherwise a replica. The result does not depend on the number
     of ranks, on sharding, or on whether the run was resumed. Everything is checked before anything is computed or
-    written. Raises UserError, for example if the folder has a run of another config; no file of an earlier run is
-    overwritten.
+    written. Raises UserError, for example if the folder has a run of another config; the files of earlier runs are
+    always kept.
     """
     config = resolve_by_model(config)
     with init_ranks(fully_shard) as ranks, StopFlag() as stop:
@@ -168,7 +168,7 @@ class _PathRun:
         _print(self.ranks, f"{stage.name}: {record.outcome}", *(decision.reasons if decision else ()))
 
     def _baseline(self, num_shots: int) -> Evaluation:
-        """The evaluation of the last promoted policy on the validation set, or of the initial model if there is none."""
+        """The validation results of the last promoted policy, or of the initial model if no stage was promoted yet."""
         promoted = self.lineage.last_promoted()
         location = self._model(promoted.stage) if promoted else self._located(self.config.model)
         file = self._file(promoted.stage if promoted else START, "validation", num_shots)

@@ -159,9 +159,9 @@ def reference_scores(policy: Policy, algorithm: Algorithm, batches: Iterable[Bat
 
 
 def reference_batches(stage: Stage) -> list[Batch]:
-    """The batches on which a reward model's scores are measured: the held-out ones or, if there are none, training data.
+    """The batches for the scores with which a reward model is normalised; each rank gets its own share.
 
-    The latter are the next training batches, until `REFERENCE_ROWS` rows or one epoch. Each rank gets its own share.
+    They are the held-out batches or, if there are none, the next training batches: `REFERENCE_ROWS` rows or one epoch.
     """
     batches = list(stage.held_out)
     if not batches:
