@@ -15,7 +15,7 @@ from rung.reward.outcome import Outcome, raised, timed_out
 
 @dataclass(slots=True)
 class Reply:
-    """The result of a call: the value returned, and what the function logged with TRL's `log_extra` and `log_metric`."""
+    """The result of a call: the value returned, and what the function logged with `log_extra` and `log_metric` (TRL)."""
 
     returned: object = None
     columns: dict[str, list[Any]] = field(default_factory=dict)
@@ -23,7 +23,7 @@ class Reply:
 
 
 def with_hooks(hooks: Sequence[str], arguments: Mapping[str, Any], step: int) -> tuple[dict[str, Any], Reply]:
-    """The arguments with those of TRL's hooks (`HOOKS`) that `hooks` names, and the reply to which these hooks write."""
+    """The arguments with the named ones of TRL's hooks (see `HOOKS`), and the reply to which these hooks write."""
     reply = Reply()
 
     def log_extra(column: str, values: Sequence[Any]) -> None:

@@ -63,7 +63,7 @@ def judged(returned: object, range: tuple[float, float] | None) -> Outcome:
 
 
 def judged_many(returned: object, count: int, range: tuple[float, float] | None) -> list[Outcome]:
-    """Converts the list returned for `count` completions to outcomes; all are errors if it is not a list of that length."""
+    """Converts the list returned for `count` completions to outcomes; all are errors if it has another length."""
     if not isinstance(returned, Sequence) or isinstance(returned, str):
         return [Outcome("error", note=f"returned a {type(returned).__name__}, not a list of {count} scores")] * count
     if len(returned) != count:

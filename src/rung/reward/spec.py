@@ -11,7 +11,7 @@ from rung.reward.decorator import Role
 
 
 class RewardSpec(BaseModel):
-    """The entry of one reward in a config; `label` is the name of the reward in metrics, by default `name`.
+    """The entry of one reward in a config; `label` is its name in metrics, by default `name` without module or file.
 
     If `role` is None, the role is the one that the function declares. A row passes a gate if `score >= threshold` or,
     without a threshold, if `score > 0`; otherwise its total is `fail_value`. `columns` maps parameters of the function
