@@ -15,7 +15,7 @@ from rung.reward.outcome import Outcome, raised, timed_out
 
 @dataclass(slots=True)
 class Reply:
-    """The result of a call: the value returned, and what the function logged with `log_extra` and `log_metric` (TRL)."""
+    """The result of a call: the value returned, and what the function logged with TRL's hooks (see `HOOKS`)."""
 
     returned: object = None
     columns: dict[str, list[Any]] = field(default_factory=dict)

@@ -68,12 +68,12 @@ class RewardSet:
             raise RewardError(what, "add another, or use `sum_then_normalize`")
 
     def check(self, columns: Collection[str]) -> None:
-        """Raises RewardError if the data lack a column that a reward requires; to be called before any computation."""
+        """Raises RewardError if the data lack a column that a reward requires; to be called before computation."""
         for reward in self.rewards:
             reward.check(columns)
 
     def check_policy(self, tokenizer: Any) -> None:
-        """Raises UserError if a reward cannot judge a policy with this tokenizer; to be called before any computation."""
+        """Raises UserError if a reward cannot judge a policy with this tokenizer; to be called before computation."""
         for reward in self.rewards:
             check = declaration(reward.function).check
             if check is not None:

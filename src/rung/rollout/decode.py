@@ -59,7 +59,7 @@ class StopCriteria:
         return torch.isin(tokens, torch.tensor(self.eos_ids, dtype=torch.long, device=tokens.device))
 
     def stopped(self, ids: Tensor) -> Tensor:
-        """(n,) bool: true for rows whose completion, `ids` (n, t), has a stop string at its end when decoded."""
+        """(n,) bool: true for rows whose completion, `ids` (n, t), has a stop string near its end when decoded."""
         if not self.stop:
             return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         tails = [self._end(row) for row in ids]

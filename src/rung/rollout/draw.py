@@ -47,9 +47,9 @@ def keep_top_k(logps: Tensor, top_k: int) -> Tensor:
 def keep_top_p(logps: Tensor, top_p: float) -> Tensor:
     """A mask that is true for the most likely tokens of each row, as few as have together `top_p` of the probability.
 
-    Probabilities are normalised by their sum over the row. The token that reaches `top_p` is kept, so at least one token
-    always is; tokens as likely as this one are kept too. Shapes: (n, V) -> (n, V) bool. `top_p` in (0, 1]. Raises
-    nothing. Source: arXiv 1904.09751, section 3.1.
+    Probabilities are normalised by their sum over the row. The token that reaches `top_p` is kept, so that at least one
+    is, and tokens as likely as this one are kept too. Shapes: (n, V) -> (n, V) bool. `top_p` in (0, 1]. Raises nothing.
+    Source: arXiv 1904.09751, section 3.1.
 
     >>> keep_top_p(torch.tensor([[0.5, 0.2, 0.3]]).log(), 0.6).tolist()
     [[True, False, True]]

@@ -23,7 +23,7 @@ from rung.sampling import Sampling
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A generation batch with rewards, metrics of its lengths and rewards, and its rows as text to be shown (`table`)."""
+    """A generation batch with rewards, metrics of lengths and rewards, and its rows in readable form (`table`)."""
 
     batch: Batch
     table: list[dict[str, Any]]

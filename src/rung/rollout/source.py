@@ -58,7 +58,7 @@ class RolloutSource:
         self.rollouts = 0
         self.update = 0  # steps taken on the current rollout
         self.rollout: Batch | None = None
-        self.place = torch.zeros(0, dtype=torch.long)  # (N,) the index of each row's group among the groups of all ranks
+        self.place = torch.zeros(0, dtype=torch.long)  # (N,) the index of each row's group among those of all ranks
         self.state: State = algorithm.initial_state()
         self._metrics: dict[str, Metric] = {}
         self._table: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ class RolloutSource:
             yield self.rollout.select(turn[self.place] * self.minibatches // self.batch_size == minibatch)
 
     def pop_report(self) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
-        """The metrics (over all ranks) and the completions (of this rank) since the last call; all ranks must call it."""
+        """The metrics (over all ranks) and completions (of this rank) since the last call; all ranks must call it."""
         metrics = merge(decode(part) for part in self.ranks.gather(encode(self._metrics)))
         table, self._metrics, self._table = self._table, {}, []
         return metrics, table
@@ -113,7 +113,7 @@ class RolloutSource:
         return {**mine, "rollout": to_tree(rollout.select(dealt)), "place": place[dealt]}
 
     def _group_order(self, epoch: int) -> list[int]:
-        """The position of each group in an epoch: the order of sampling in the first epoch, then a random permutation."""
+        """The position of each group in an epoch: the sampling order in the first epoch, then a random permutation."""
         if epoch == 0:
             return list(range(self.batch_size))
         return order(self.seed + self.rollouts, epoch, self.batch_size)

@@ -18,8 +18,8 @@ class Sampler(Protocol):
     """Samples completions of prompts, from the policy itself or from a server that has a copy of the policy.
 
     A sampler class that a config refers to must have an attribute `name`, and is constructed with the model that is
-    trained, its tokenizer, and the dtype in which training computes log-probs: `MySampler(model, tokenizer,
-    training_dtype=torch.float32)`.
+    trained, its tokenizer, and the dtype in which training computes log-probs:
+    `MySampler(model, tokenizer, training_dtype=torch.float32)`.
     """
 
     def sample(
