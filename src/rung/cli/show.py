@@ -115,7 +115,7 @@ def default_sources(algorithm: type[Algorithm]) -> dict[str, str]:
     """The source (paper or library) of the default of each field of an algorithm, by field name.
 
     Sources are read from a paragraph in the docstring of the class, such as
-    `Defaults: beta, loss_type (arXiv 2305.18290); lam (TRL).`; those of inherited fields are read from the base classes.
+    `Defaults: beta, loss_type (arXiv 2305.18290); lam (TRL).`; those of inherited fields come from the base classes.
     """
     found: dict[str, str] = {}
     for cls in reversed(algorithm.__mro__):

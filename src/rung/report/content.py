@@ -213,7 +213,7 @@ def _gate_pair(report: Report, record: StageRecord) -> tuple[Entry | None, Entry
 
 
 def _moved(before: Evaluation, after: Evaluation, name: str, goal: Goal) -> Iterator[tuple[str, ...]]:
-    """Table rows for the items whose score fell most, then for those whose score rose most."""
+    """Table rows for the items that got worse most, then for those that improved most."""
     sign = 1 if goal == "max" else -1
     moved: list[tuple[float, Row, Row]] = []
     for old, new in zip(before.rows, after.rows, strict=True):

@@ -27,7 +27,7 @@ _NOISY = 4  # a line is noisy if its total up and down movement exceeds this man
 _DOTS = 12  # a line with at most this many points shows a dot at each of them
 _BUCKETS = 300  # a band is drawn with at most this many points, each for the extremes of several steps
 _EDGE = 3  # pixels by which a dot may extend beyond the edge of the plot
-_FAR = 4  # outliers are cut off if the full range exceeds this many times the range without the extreme 1 % on each side
+_FAR = 4  # outliers (1 % on each side) are cut off if the range with them is more than this many times as large
 _NEAR = 0.4  # the y axis begins at 0 if the lowest value is below this share of the highest
 
 Floats = NDArray[np.float64]
@@ -94,7 +94,7 @@ def _paint_line(axes: Axes, line: Line, curve: Line, colour: str) -> Line2D:
 
 
 def _filled(low: Line, high: Line) -> tuple[Floats, Floats, Floats]:
-    """The steps and the lower and upper edge of a band, reduced to the extremes of each bucket if there are many steps."""
+    """The steps and the two edges of a band; if there are many steps, reduced to the extremes of each bucket."""
     starts = np.unique(np.linspace(0, len(low.steps) - 1, _BUCKETS, dtype=int))
     return low.steps[starts], np.fmin.reduceat(low.values, starts), np.fmax.reduceat(high.values, starts)
 
