@@ -35,7 +35,7 @@ class BatchSource(Protocol):
         ...
 
     def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
-        """This rank's state if a run is resumed with another number of ranks; `states` are those of all earlier ranks."""
+        """This rank's state if a run is resumed with another number of ranks; `states` has those of all old ranks."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The training loop, which is the same for data sets and rollouts; logging, evaluation and saving are left to callers."""
+"""The training loop, which is the same for data sets and rollouts; the caller logs, evaluates and saves."""
 
 from __future__ import annotations
 

@@ -79,4 +79,4 @@ def _identity(tensor: Tensor) -> tuple:
 
 
 def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")  # as in a JSON pointer (RFC 6901), so that two paths are never equal
+    return key.replace("~", "~0").replace("/", "~1")  # as in a JSON pointer (RFC 6901); keeps paths distinct

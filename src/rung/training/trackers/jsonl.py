@@ -16,7 +16,7 @@ METRICS, TIMING, COMPLETIONS = "metrics.jsonl", "timing.jsonl", "completions.jso
 
 
 class JsonLines:
-    """Writes JSON lines: one per step to metrics.jsonl and timing.jsonl, one per sampled completion to completions.jsonl.
+    """Writes JSON lines: one per step to metrics.jsonl and timing.jsonl, one per completion to completions.jsonl.
 
     metrics.jsonl and completions.jsonl contain no times, so that equal runs write equal bytes. A number that is not
     finite is written as null, because JSON has no such numbers.

@@ -24,5 +24,5 @@ TRACKERS = OpenKind(
 def make_trackers(
     names: Sequence[str], folder: Path, *, project: str, run_name: str, base: Path | None = None
 ) -> list[Tracker]:
-    """Makes the trackers with these names, each once, for the folder of a stage. Raises ConfigError for unknown names."""
+    """Makes the trackers with these names, each once, for a stage's folder. Raises ConfigError for an unknown name."""
     return [TRACKERS.find(name, base)(folder, project, run_name) for name in dict.fromkeys(names)]
