@@ -1,4 +1,4 @@
-"""rung: preference alignment and RL post-training in stages, each decided by a gate."""
+"""rung: preference alignment and RL post-training in stages; a gate decides whether the model of a stage is kept."""
 
 from __future__ import annotations
 

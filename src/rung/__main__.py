@@ -1,4 +1,4 @@
-"""`python -m rung`: runs the command line."""
+"""The entry point of `python -m rung`, which is the command `rung`."""
 
 from rung.cli.main import main
 

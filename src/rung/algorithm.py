@@ -37,11 +37,11 @@ RENAMED_HOOKS = {
 
 
 class ForwardPasses(Protocol):
-    """The forward passes that `prepare` may run: outputs without a gradient, (N, T) unless stated otherwise."""
+    """The forward passes that `prepare` may run; they return tensors without a gradient, (N, T) unless stated."""
 
     @property
     def ranks(self) -> Ranks:
-        """The ranks that prepare their shares of the same step."""
+        """The ranks (processes) that train together; each one prepares its own share of a step."""
         ...
 
     def logps(self, batch: Batch) -> Tensor:
@@ -53,27 +53,28 @@ class ForwardPasses(Protocol):
         ...
 
     def readout(self, batch: Batch, readout: Readout) -> Tensor:
-        """A readout of the logits under the current weights; 0 at tokens that are not trained."""
+        """The result of a readout (a function of logits) for the current weights; 0 at tokens that are not trained."""
         ...
 
     def values(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Values of the state before each trained token (N, T), and of the state after the last attended one (N,)."""
+        """The values of the states before each trained token (N, T), and after the last attended token (N,)."""
         ...
 
 
 class Algorithm(BaseModel):
-    """The base of every algorithm: a subclass sets `name` and implements `data_kind`, `terms` and `loss`.
+    """The base class of algorithms: a subclass sets `name` and implements `data_kind`, `terms` and `loss`.
 
-    `name`             the name in a config.
-    `keep_together`    what is never split between parts of a step: a `row`, or a `group` whose rows the loss couples.
+    `name`             the name of the algorithm in a config.
+    `keep_together`    the unit that is never split when a step is divided into parts (micro-batches): a `row`, or a
+                       `group`, for a loss that compares the rows of a group.
     `group_size`       the number of completions per prompt in `pairs` data; None allows two or more.
     `least_batch_size` the smallest number of examples per step for which the loss is defined.
-    `reads_logps`      False where `loss` reads neither log-probs nor readouts: the LM head is then not computed.
-    `reads_rewards`    False where the loss on sampled completions does not depend on rewards, which are then optional
+    `reads_logps`      False if `loss` reads neither log-probs nor readouts: the LM head is then not computed.
+    `reads_rewards`    False if the loss on sampled completions does not depend on rewards: they are then optional
                        and only logged.
 
-    The defaults of the fields are the objective of the paper. A variant is a subclass with other defaults and its own
-    name. Hooks are methods, so that what they return can depend on settings.
+    The fields of a subclass are its settings, and their defaults give the objective of the paper. A variant is a
+    subclass with other defaults and its own name. Hooks are methods, so that their results can depend on settings.
     """
 
     model_config = ConfigDict(
@@ -88,7 +89,7 @@ class Algorithm(BaseModel):
     reads_rewards: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Raises TypeError for a hook that is no method, or has the name that it had in an earlier version."""
+        """Raises TypeError if the subclass defines a hook that is not a method, or under its name of an old version."""
         super().__init_subclass__(**options)
         own = vars(cls)
         for old, new in RENAMED_HOOKS.items():
@@ -99,51 +100,61 @@ class Algorithm(BaseModel):
                 raise TypeError(f"{cls.__name__}: `{hook}` is a method: write `def {hook}(self): return ...`")
 
     def data_kind(self) -> DataKind | None:
-        """The kind of data that it trains on; None where it trains nothing.
+        """The kind of data that the algorithm trains on; None if it trains nothing.
 
-        `text` has completions to imitate, `pairs` completions in order of preference, `unpaired` completions labelled
-        good or bad, and `prompts` prompts to sample completions for.
+        `text`: completions to imitate. `pairs`: completions in order of preference. `unpaired`: completions labelled
+        good or bad. `prompts`: prompts, for which completions are sampled.
         """
         return None
 
     def needs(self) -> frozenset[Need]:
         """What the engine must provide besides the data.
 
-        `reference`, `old_logps`, `values`: outputs that `prepare` computes. `teacher`: a second model in the forward
-        pass. `score_head`: a scalar head at the last token. `sampled_logps`: the sampler's own log-probs in
-        `Batch.extras`. `separate_rewards`: the individual rewards in `Batch.separate_rewards`.
+        `reference`, `old_logps`, `values`: the reference model's log-probs, the old log-probs and the critic's values,
+        which `prepare` computes. `teacher`: the logits of a teacher model. `score_head`: a scalar head at the last
+        token. `sampled_logps`: the sampler's own log-probs in `Batch.extras`. `separate_rewards`: the individual
+        rewards in `Batch.separate_rewards`.
         """
         return frozenset()
 
     def terms(self) -> Mapping[str, Denominator]:
-        """The names of the sums that `loss` returns, with the denominator of each over the whole optimizer step."""
+        """The names of the sums that `loss` returns, each with its denominator over the whole optimizer step."""
         return {}
 
     def readouts(self) -> Mapping[str, Readout]:
-        """Pure functions of a chunk of logits, (n, V) -> (n,), by name; `loss` reads their results from `Outputs`."""
+        """The readouts by name: pure functions of a chunk of logits, (n, V) -> (n,), such as the entropy.
+
+        `loss` finds their results in `Outputs.readouts`.
+        """
         return {}
 
     def teacher_readouts(self) -> Mapping[str, TeacherReadout]:
-        """As `readouts`, of the policy's logits and the teacher's, both (n, V); the teacher's have no gradient."""
+        """Like `readouts`, but functions of two arguments: the policy's logits and the teacher's, both (n, V).
+
+        The teacher's logits have no gradient.
+        """
         return {}
 
     def makes_policy(self) -> bool:
-        """Whether the trained model is a policy; with a score head it is a reward model."""
+        """Whether the trained model is a policy; False if it is a reward model, that is, if it has a score head."""
         return "score_head" not in self.needs()
 
     def unused_settings(self) -> Mapping[str, str]:
-        """Settings that have no effect given the other settings, each with the reason; setting one is an error."""
+        """The settings that have no effect given the other settings, each with the reason.
+
+        A config that changes such a setting from its default is rejected.
+        """
         return {}
 
     def check_settings(self) -> None:
-        """Raises ConfigError for settings that are in range but that no stage should be trained with."""
+        """Raises ConfigError for settings that are each in range, but with which no stage should be trained."""
 
     def samples_per_prompt(self) -> int:
         """The number of completions that are sampled per prompt."""
         return 1
 
     def generation_limit(self) -> int:
-        """The maximum number of generation batches per rollout until enough groups are kept; 0 = no limit."""
+        """The maximum number of generation batches that may be sampled to fill a rollout with groups; 0 = no limit."""
         return 0
 
     def trains_on(self) -> Literal["assistant", "all"]:
@@ -151,16 +162,16 @@ class Algorithm(BaseModel):
         return "assistant"
 
     def notes(self, updates_per_rollout: int) -> list[str]:
-        """Notes on these settings, which the user reads before training; one sentence each."""
+        """Notes on the settings that the user is shown before training, one sentence each."""
         return []
 
     def initial_state(self) -> State:
-        """The initial state that `credit` updates at each rollout (adaptive coefficients, baselines); JSON values."""
+        """The initial value of the state (adaptive coefficients, baselines) that `credit` updates; JSON values."""
         return {}
 
     @torch.no_grad()
     def prepare(self, batch: Batch, policy: ForwardPasses) -> Batch:
-        """The batch with the outputs in `needs`, computed once without a gradient, before it is split into parts."""
+        """The batch with the model outputs named in `needs`: computed once per batch, without a gradient."""
         needs = self.needs()
         if "reference" in needs and batch.ref_logps is None:
             batch = replace(batch, ref_logps=policy.reference_logps(batch))
@@ -172,21 +183,27 @@ class Algorithm(BaseModel):
         return batch
 
     def keep_groups(self, rollout: Batch) -> Tensor:
-        """(groups,) bool: which groups of a rollout are trained on; the engine samples new ones for the others."""
+        """(groups,) bool: true for groups of the rollout to train on; the engine samples new groups for the others."""
         return torch.ones(rollout.num_groups, dtype=torch.bool)
 
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
-        """The rollout with advantages (N, T) from its rewards, before the split into updates, and the new state."""
+        """The rollout with the advantages (N, T) that follow from its rewards, and the updated state.
+
+        Called once per rollout, before it is split into optimizer steps.
+        """
         return rollout, state
 
     def rollout_metrics(self, rollout: Batch, state: State) -> Metrics:
-        """Metrics of a rollout over all ranks after `credit`, which received `state`; logged with its first update."""
+        """Metrics of a rollout over all ranks, logged with the first optimizer step on it.
+
+        `rollout` is the result of `credit`, and `state` is the state that `credit` received.
+        """
         return {}
 
     def active_rows(self, batch: Batch) -> Tensor:
-        """(N,) bool: rows with a gradient; the others count in the denominators, but get no forward pass."""
+        """(N,) bool: true for rows with a gradient; other rows count in the denominators, but get no forward pass."""
         return torch.ones(batch.num_rows, dtype=torch.bool)
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
-        """The sums named in `terms` over one part of a step, and metrics."""
+        """The sums that `terms` declares, over one part (micro-batch) of a step, and metrics."""
         raise NotImplementedError(f"{type(self).__name__} trains no weights")

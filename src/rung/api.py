@@ -1,4 +1,7 @@
-"""The Python API: `rung.train` for one stage in a loop of your own, `rung.run` for a path, as with the command."""
+"""The Python API: `rung.train` trains one stage in your own loop, `rung.run` runs a path like the command `rung run`.
+
+A path is a sequence of training stages, defined by a config.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +37,13 @@ def train(
     rewards: RewardSource | Iterable[RewardSource] = (),
     **settings: Any,
 ) -> Stage:
-    """A stage that trains while it is iterated: `for step in rung.train("dpo", model="tiny:base", data="pairs.jsonl")`.
+    """A stage that trains while you iterate over it: `for step in rung.train("dpo", model="tiny:base", data="x.csv")`.
 
-    `model` is a name, a folder, or a loaded model with its tokenizer, which is then trained in place. `data` is an
-    entry as in a config, or a list of rows. `rewards` is one or several names, entries as in a config, or functions.
-    `settings` are keys of a stage in a config, such as `learning_rate` or `max_steps`. No files are written: log,
-    evaluate and save between steps; the model being trained is `stage.policy.model`. Raises UserError for every fault
-    that can be found before training.
+    `model` is a name, a folder, or a pair of a loaded model, which is trained in place, and its tokenizer. `data` is
+    what a config accepts as data, or a list of rows. `rewards` is one reward or several: a name, an entry as in a
+    config, or a function. `settings` are keys of a stage in a config, such as `learning_rate` or `max_steps`. No files
+    are written: your loop logs, evaluates and saves between steps; the model being trained is `stage.policy.model`.
+    Raises UserError for every mistake that can be found before training.
     """
     named = model if isinstance(model, str) else "given"
     stage = {
@@ -80,13 +83,16 @@ def train(
 
 
 def _several(rewards: RewardSource | Iterable[RewardSource]) -> tuple[RewardSource, ...]:
-    """One or several rewards as a tuple; a string is the name of one reward."""
+    """The rewards as a tuple, also if only one is given; a string is the name of one reward."""
     alone = isinstance(rewards, str | Mapping) or callable(rewards)
     return (cast(RewardSource, rewards),) if alone else tuple(cast("Iterable[RewardSource]", rewards))
 
 
 def run(config: str | Path, *overrides: str, new: bool = False, fully_shard: bool = False) -> Run:
-    """Runs a path as `rung run CONFIG OVERRIDE ...` does: stages, gates, lineage and report. Raises UserError."""
+    """Runs all stages of a path, as the command `rung run CONFIG OVERRIDE ...` does. Raises UserError.
+
+    `new` and `fully_shard` correspond to the flags `--new` and `--fully-shard`.
+    """
     from rung.pipeline.runner import run_path
 
     return run_path(load_config(config, overrides), new=new, fully_shard=fully_shard)

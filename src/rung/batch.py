@@ -1,8 +1,8 @@
-"""The records of the training loop: prompts and completions, the policy's outputs on them, and a loss as sums.
+"""The records of the training loop: prompts and completions, the policy's outputs for them, and a loss as sums.
 
-Letters: P distinct prompts, S prompt width, N completions (rows), T completion width.
-**Column t of every (N, T) tensor is about completion token t**: its log-prob, the value of the state before it,
-its advantage. Column 0 is the first completion token, which is predicted at the prompt's last position and is trained.
+Dimensions: P distinct prompts, S prompt width, N completions (rows), T completion width, V vocabulary.
+**Column t of every (N, T) tensor belongs to completion token t**: its log-prob, its advantage, the value of the state
+before it. Column 0 belongs to the first completion token, which the model predicts at the prompt's last position.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch import Tensor
 from rung.metrics import Metrics
 
 FinishReason = Literal["eos", "stop", "length"]
-Readout = Callable[[Tensor], Tensor]  # logits (n, V) -> (n,)
+Readout = Callable[[Tensor], Tensor]  # a function of logits, (n, V) -> (n,), such as the entropy
 TeacherReadout = Callable[[Tensor, Tensor], Tensor]  # logits of the policy and of the teacher -> (n,)
 Denominator = Literal["tokens", "rows", "groups"] | float | Callable[["Batch"], Tensor]
 Denominators = Mapping[str, Tensor]
 
-_REWARD = "reward/"  # prefix of the extras that hold one reward each
+_REWARD = "reward/"  # prefix in `extras` of the individual rewards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """P distinct prompts and N completions; masks are true where a token takes part.
+    """A batch of P distinct prompts and N completions (rows).
 
-    Rows of a group are adjacent, those of a preference pair with the chosen one first; groups of a prompt are adjacent.
-    A group is the set of rows that a loss couples: one row for SFT, two for a pair, K samples for the GRPO family. One
-    prompt may have several groups. `completion_mask` marks real tokens (attended), `loss_mask` the trained ones:
-    tool output and user turns inside a completion are attended but not trained.
+    A group is a set of rows of one prompt that a loss compares: one row for SFT, two for a preference pair (the chosen
+    row first), K samples for the GRPO family. The rows of a group are adjacent, and so are the groups of a prompt,
+    which may have several. `completion_mask` is true at real tokens (attended), `loss_mask` at trained tokens: tool
+    output and user turns inside a completion are attended but not trained.
     """
 
     prompt_ids: Tensor  # (P, S) int64, left-padded
@@ -42,7 +42,7 @@ class Batch:
     completion_ids: Tensor  # (N, T) int64, right-padded
     completion_mask: Tensor  # (N, T) bool
     loss_mask: Tensor  # (N, T) bool, within completion_mask
-    row_ids: tuple[str, ...]  # (N,) the source of each row, for messages to the user
+    row_ids: tuple[str, ...]  # (N,) the file and row that each row comes from, for messages to the user
     prompt_inputs: Mapping[str, Tensor] = field(default_factory=dict)  # reserved for images
     max_completion_length: int = 0  # the sampler's limit in tokens; 0 for a data set
     truncated: Tensor | None = None  # (N,) bool: cut off at that limit
@@ -52,19 +52,19 @@ class Batch:
     old_logps: Tensor | None = None  # (N, T) under the weights that sampled the rollout
     ref_logps: Tensor | None = None  # (N, T)
     values: Tensor | None = None  # (N, T)
-    end_values: Tensor | None = None  # (N,) of the state after the last attended token
+    end_values: Tensor | None = None  # (N,) value of the state after the last attended token
     returns: Tensor | None = None  # (N, T)
-    reward_weights: Mapping[str, float] = field(default_factory=dict)  # of `separate_rewards`, by name
-    extras: Mapping[str, Tensor] = field(default_factory=dict)  # (N,) or (N, T) tensors of an algorithm, by name
+    reward_weights: Mapping[str, float] = field(default_factory=dict)  # the weight of each of `separate_rewards`
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # further tensors (N,) or (N, T), by name
 
     @property
     def num_rows(self) -> int:
-        """N."""
+        """The number of rows (completions), N."""
         return len(self.prompt_of)
 
     @property
     def num_prompts(self) -> int:
-        """P."""
+        """The number of distinct prompts, P."""
         return len(self.prompt_ids)
 
     @property
@@ -74,13 +74,14 @@ class Batch:
 
     @property
     def lengths(self) -> Tensor:
-        """(N,) number of attended completion tokens of each row."""
+        """(N,) the number of attended completion tokens of each row."""
         return self.completion_mask.sum(1)
 
     def select(self, rows: Tensor) -> Batch:
-        """The batch of the rows at indices (n,) or a mask (N,); prompts and groups are renumbered, widths trimmed.
+        """The batch of the selected rows; `rows` has their indices (n,), or is a mask (N,).
 
-        The indices must keep the rows of a group adjacent.
+        Prompts and groups are renumbered from 0, and padding that is no longer needed is removed. Indices must be in
+        an order that keeps the rows of a group adjacent.
         """
         rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
         prompts, prompt_of = self.prompt_of[rows].unique_consecutive(return_inverse=True)
@@ -103,16 +104,19 @@ class Batch:
         )
 
     def replace_extras(self, **tensors: Tensor) -> Batch:
-        """The batch with additional tensors of an algorithm in `extras`, each (N,) or (N, T)."""
+        """The batch with `tensors`, each (N,) or (N, T), added to `extras` by name."""
         return replace(self, extras={**self.extras, **tensors})
 
     @property
     def separate_rewards(self) -> dict[str, Tensor]:
-        """Each reward (N,) by name, NaN where it or its row is unscored; empty unless the algorithm needs them."""
+        """The individual rewards (N,) by name; empty unless the algorithm needs them.
+
+        A value is NaN if this reward has no score for the row, or if the row as a whole is unscored.
+        """
         return {name.removeprefix(_REWARD): one for name, one in self.extras.items() if name.startswith(_REWARD)}
 
     def with_separate_rewards(self, rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -> Batch:
-        """The batch with each individual reward (N,), and the weights of their sum."""
+        """The batch with the individual rewards, each (N,), and their weights in the total reward."""
         extras = {f"{_REWARD}{name}": one for name, one in rewards.items()}
         return replace(self, reward_weights=dict(weights), extras={**self.extras, **extras})
 
@@ -139,9 +143,9 @@ _NOT_BY_ROW = frozenset(
 
 
 def concat(batches: Sequence[Batch]) -> Batch:
-    """Concatenates batches that have the same fields; widths are padded to the widest, groups stay whole.
+    """Concatenates batches that have the same fields, and pads them to the width of the widest.
 
-    Prompts are not merged across batches: equal prompts of two batches stay two.
+    Equal prompts of different batches are not merged: each is stored once per batch.
     """
     first = batches[0]
     names = first._row_tensors()
@@ -174,32 +178,36 @@ def concat(batches: Sequence[Batch]) -> Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """The outputs of the policy on a part of a step; 0 where `loss_mask` is false."""
+    """The outputs of the policy for one part (micro-batch) of a step; 0 at tokens where `loss_mask` is false."""
 
-    logps: Tensor  # (N, T) nats, at the sampling temperature; NaN where the algorithm does not read them
-    readouts: Mapping[str, Tensor] = field(default_factory=dict)  # (N, T) each, by the names of the algorithm
+    logps: Tensor  # (N, T) nats, at the sampling temperature; all NaN if the algorithm does not read them
+    readouts: Mapping[str, Tensor] = field(default_factory=dict)  # (N, T) each, by the names in `Algorithm.readouts`
     values: Tensor | None = None  # (N, T) value of the state before token t
     scores: Tensor | None = None  # (N,) output of the score head at the last attended token
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A loss as named sums over a part; each is divided by a denominator that is counted over the whole step."""
+    """A loss as named sums over one part (micro-batch) of a step, each to be divided by its denominator.
+
+    Denominators are counted over the whole optimizer step, so the loss does not depend on how a step is split.
+    """
 
     terms: Mapping[str, Tensor]  # scalars
     metrics: Metrics = field(default_factory=dict)
 
     def over(self, denominators: Denominators) -> Tensor:
-        """The scalar to call backward on: the sum of the terms over their denominators."""
+        """The scalar to call `backward` on: each term divided by its denominator, summed over the terms."""
         assert self.terms.keys() == denominators.keys(), "a loss returns the terms that its algorithm declares"
         shares = [total / denominators[name] for name, total in self.terms.items()]
         return torch.stack(shares).sum()
 
 
 def count_denominators(terms: Mapping[str, Denominator], batch: Batch) -> dict[str, Tensor]:
-    """The denominator of each term over a batch, from masks alone: float64 scalars, to be summed over ranks.
+    """The denominator of each term for a batch: float64 scalars, counted from masks, without a forward pass.
 
-    A number is a constant, the same on every rank; a function of the batch computes any other denominator.
+    `tokens`, `rows` and `groups` are counted and, like the result of a function, are to be summed over ranks. A number
+    is a constant, which is the same on every rank and is not summed.
     """
     counted = {
         "tokens": lambda: batch.loss_mask.sum(),
@@ -217,7 +225,7 @@ def count_denominators(terms: Mapping[str, Denominator], batch: Batch) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled completion: its ids (including EOS if it was sampled), their log-probs and why it ended."""
+    """One sampled completion: its token ids (including EOS if sampled), their log-probs and the reason why it ended."""
 
     ids: tuple[int, ...]
     logps: tuple[float, ...]
@@ -225,7 +233,7 @@ class Completion:
 
 
 def placeholder(device: torch.device) -> Batch:
-    """A batch on `device` with one prompt of one token and one completion of one token."""
+    """A dummy batch on `device`: one prompt of one token and one completion of one token."""
     one, number = torch.ones((1, 1), dtype=torch.bool), torch.zeros(1, dtype=torch.long)
     empty = Batch(
         prompt_ids=number[None],

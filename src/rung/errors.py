@@ -32,7 +32,7 @@ class DataError(UserError):
 
 
 class RewardError(UserError):
-    """A reward that cannot be called, or that fails too often to train on."""
+    """A reward function that cannot be called, or that fails too often to train on."""
 
 
 class SamplingError(UserError):
@@ -45,7 +45,7 @@ class CheckpointError(UserError):
 
 @contextmanager
 def error_context(place: str) -> Iterator[None]:
-    """Prefixes UserErrors raised inside with a place: the stage, the key or the file that they are about.
+    """A context manager that puts `place` (a stage, a key or a file) before the text of UserErrors raised inside it.
 
     >>> with error_context("stage `sft`"):
     ...     raise ConfigError("`beta` is -1", "make it positive")

@@ -1,4 +1,4 @@
-"""Metrics with their own denominators, so that those of parts and ranks can be merged without error."""
+"""Metrics that keep their sums and counts, so that metrics of micro-batches and ranks can be merged exactly."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Mean:
     count: float
 
     def merge(self, other: Mean) -> Mean:
-        """The mean over the items of both."""
+        """The mean over the items of `self` and `other`."""
         return Mean(self.total + other.total, self.count + other.count)
 
     def value(self) -> float | None:
-        """The mean; None where nothing was counted."""
+        """The mean; None if `count` is 0."""
         return self.total / self.count if self.count else None
 
 
@@ -35,7 +35,7 @@ class Std:
     count: float
 
     def merge(self, other: Std) -> Std:
-        """The standard deviation over the items of both."""
+        """The standard deviation over the items of `self` and `other`."""
         return Std(self.total + other.total, self.squares + other.squares, self.count + other.count)
 
     def value(self) -> float | None:
@@ -47,12 +47,12 @@ class Std:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """A count or an amount, which is added over parts and ranks."""
+    """A count or an amount that is summed over micro-batches and ranks."""
 
     total: float
 
     def merge(self, other: Sum) -> Sum:
-        """The sum of both."""
+        """The sum of `self` and `other`."""
         return Sum(self.total + other.total)
 
     def value(self) -> float | None:
@@ -62,31 +62,31 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Max:
-    """The largest of several values; None where there are none."""
+    """The largest of several values; `largest` is None if there are none."""
 
     largest: float | None
 
     def merge(self, other: Max) -> Max:
-        """The larger of both."""
+        """The larger of `self` and `other`."""
         return Max(max((x for x in (self.largest, other.largest) if x is not None), default=None))
 
     def value(self) -> float | None:
-        """The largest, or None."""
+        """The largest value; None if there are none."""
         return self.largest
 
 
 @dataclass(frozen=True, slots=True)
 class Min:
-    """The smallest of several values; None where there are none."""
+    """The smallest of several values; `smallest` is None if there are none."""
 
     smallest: float | None
 
     def merge(self, other: Min) -> Min:
-        """The smaller of both."""
+        """The smaller of `self` and `other`."""
         return Min(min((x for x in (self.smallest, other.smallest) if x is not None), default=None))
 
     def value(self) -> float | None:
-        """The smallest, or None."""
+        """The smallest value; None if there are none."""
         return self.smallest
 
 
@@ -98,12 +98,12 @@ class Quantile:
     q: float
 
     def merge(self, other: Quantile) -> Quantile:
-        """The same quantile over the values of both."""
+        """The same quantile over the values of `self` and `other`."""
         assert self.q == other.q, "quantiles of one metric share q"
         return Quantile(self.values + other.values, self.q)
 
     def value(self) -> float | None:
-        """The quantile; None where there are no values."""
+        """The quantile; None if there are no values."""
         if not self.values:
             return None
         ordered = sorted(self.values)
@@ -115,7 +115,10 @@ Metrics = Mapping[str, Metric]
 
 
 def mean_of(values: Tensor, mask: Tensor | None = None) -> Mean:
-    """The mean of `values` where `mask` is true (everywhere without one); any shape, detached."""
+    """The mean of a tensor of any shape, over the entries where `mask` (same shape) is true; detached.
+
+    Without a mask, the mean over all entries.
+    """
     values = values.detach().double()
     if mask is None:
         return Mean(float(values.sum()), float(values.numel()))
@@ -123,13 +126,13 @@ def mean_of(values: Tensor, mask: Tensor | None = None) -> Mean:
 
 
 def std_of(values: Tensor) -> Std:
-    """The standard deviation of all values; any shape, detached."""
+    """The standard deviation of all entries of a tensor of any shape; detached."""
     values = values.detach().double()
     return Std(float(values.sum()), float((values**2).sum()), float(values.numel()))
 
 
 def merge(many: Iterable[Metrics]) -> dict[str, Metric]:
-    """Merges the metrics of several parts, steps or ranks; each name is merged over the mappings that have it."""
+    """Merges the metrics of several micro-batches, steps or ranks by name; a name may be missing from some of them."""
     merged: dict[str, Metric] = {}
     for metrics in many:
         for name, metric in metrics.items():
@@ -141,7 +144,7 @@ def merge(many: Iterable[Metrics]) -> dict[str, Metric]:
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """The value of each metric by name; metrics without items are left out."""
+    """The value of each metric by name; metrics whose value is None are left out."""
     read = {name: metric.value() for name, metric in metrics.items()}
     return {name: value for name, value in read.items() if value is not None}
 
@@ -152,7 +155,7 @@ _KINDS: dict[str, type[Mean | Std | Sum | Max | Min | Quantile]] = {
 
 
 def encode(metrics: Metrics) -> dict[str, list[object]]:
-    """Metrics as JSON values: `{name: [kind, field, ...]}`."""
+    """Metrics as JSON values: `{name: [class name, field values, ...]}`."""
     return {name: [type(m).__name__, *(getattr(m, f.name) for f in fields(m))] for name, m in metrics.items()}
 
 

@@ -1,7 +1,8 @@
-"""Resolves a name in a config to an object: a registered one, `pkg.module:attribute`, or `./file.py:attribute`.
+"""Finds the object that a config refers to: by a registered name, `pkg.module:attribute`, or `./file.py:attribute`.
 
-All kinds that users can extend (algorithms, rewards, data formats, trackers, samplers) are looked up here. Registered
-are the public objects of rung's modules, and the objects that other packages list in the entry points `rung.<kind>`.
+Users can add algorithms, rewards, data formats, trackers and samplers; all of these are looked up here. Two sorts of
+objects are registered: the public objects of rung's own modules, and those in the entry point group `rung.<kind>`
+(such as `rung.rewards`) of any installed package.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from rung.utils.messages import did_you_mean
 
 
 def load_object(spec: str, base: Path | None = None) -> object:
-    """The object that `pkg.module:attribute` or `./file.py:attribute` names.
+    """The object that `spec` refers to, `pkg.module:attribute` or `./file.py:attribute`.
 
-    A file is relative to `base` (default: the working folder). Loading runs the module's code, so `spec` must come from
-    the user's own config or flag. Raises ConfigError where the file, the module or the attribute does not exist (the
-    remedy lists those that do), or where the module fails on import.
+    The path of a file is relative to `base` (default: the working folder). Loading runs the module's code, so `spec`
+    must come from the user's own config or flag. Raises ConfigError if the file, the module or the attribute does not
+    exist (the message suggests names that do), or if the module fails on import.
     """
     source, _, attribute = spec.rpartition(":")
     if not source or not attribute:
@@ -38,7 +39,7 @@ def load_object(spec: str, base: Path | None = None) -> object:
         return getattr(module, attribute)
     except AttributeError:
         own = [name for name, value in _public(module) if callable(value)]
-        public = own or getattr(module, "__all__", ())  # a package may only pass on what its modules define
+        public = own or getattr(module, "__all__", ())  # a package may only re-export what its modules define
         raise ConfigError(f"`{spec}`: {source} has no `{attribute}`", did_you_mean(attribute, public)) from None
 
 
@@ -51,10 +52,11 @@ def package_modules(package: str) -> Iterator[ModuleType]:
 
 
 def registered(kind: str, modules: Iterator[ModuleType], name_of: Callable[[Any], str | None]) -> dict[str, Any]:
-    """The objects of a kind by name: those of the given modules, and those of the entry point group `rung.<kind>`.
+    """The registered objects of a kind, by name: from the given modules and from the entry point group `rung.<kind>`.
 
-    `name_of` returns the name of an object of this kind, and None for any other object. An entry point names one
-    object, or a module whose public objects are all registered. Raises ConfigError where two objects have one name.
+    `name_of` returns the name of an object of this kind, and None for any other object. An entry point refers to one
+    object, or to a module, whose public objects are then all registered. Raises ConfigError if two objects have the
+    same name.
     """
     found: dict[str, Any] = {}
     for value in _members(kind, modules):
@@ -67,10 +69,12 @@ def registered(kind: str, modules: Iterator[ModuleType], name_of: Callable[[Any]
 
 @dataclass(frozen=True, slots=True)
 class OpenKind:
-    """A kind of object that users may add by file, module or entry point; each object has a `name`.
+    """A kind of object that users can add from a file, a module or an entry point; each object has a `name`.
 
-    `plural` names it in errors and in the entry point group `rung.<plural>`; `package` contains the built-in objects,
-    one per module; `accepts` tests whether an object is of this kind, and `description` describes such an object.
+    `plural`: the name of the kind in error messages and in the entry point group `rung.<plural>`.
+    `package`: the package with the built-in objects, one per module.
+    `accepts`: a function that tests whether an object is of this kind.
+    `description`: a description of such objects for error messages.
     """
 
     plural: str
@@ -79,7 +83,7 @@ class OpenKind:
     description: str
 
     def all(self) -> dict[str, Any]:
-        """Every registered object by name; raises ConfigError where two have one name."""
+        """All registered objects by name; raises ConfigError if two have the same name."""
 
         def name_of(value: object) -> str | None:
             name = getattr(value, "name", None) if self.accepts(value) else None
@@ -88,7 +92,7 @@ class OpenKind:
         return registered(self.plural, package_modules(self.package), name_of)
 
     def find(self, name: str, base: Path | None = None) -> Any:
-        """The registered object of that name, or the one of `pkg.module:attr` or `./file.py:attr`, relative to `base`.
+        """The object called `name`: a registered name, `pkg.module:attr`, or `./file.py:attr` relative to `base`.
 
         Raises ConfigError for an unknown name, or an object of another kind.
         """
@@ -117,13 +121,16 @@ def _members(kind: str, modules: Iterator[ModuleType]) -> Iterator[object]:
 
 @cache
 def _entry_points(kind: str, path: tuple[str, ...]) -> tuple[tuple[str, str, str], ...]:
-    """Value, module and attribute of each entry point of a group; cached, since reading all packages takes 50 ms."""
+    """The value, module and attribute of each entry point of the group `rung.<kind>`.
+
+    Cached for each `sys.path` (the argument `path`), since reading the metadata of all packages takes 50 ms.
+    """
     points = importlib.metadata.entry_points(group=f"rung.{kind}")
     return tuple((point.value, point.module, point.attr) for point in points)
 
 
 def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
-    """The public names of a module with their values; functions and classes only if they are defined in it."""
+    """The public names of a module with their values; imported functions and classes are left out."""
     for name, value in vars(module).items():
         imported = callable(value) and _module_of(value) != module.__name__
         if not (name.startswith("_") or imported or isinstance(value, ModuleType)):
@@ -151,7 +158,7 @@ def _import(spec: str, module: str) -> ModuleType:
 
 
 def _file_module(spec: str, source: str, base: Path | None) -> ModuleType:
-    """Imports a file as a module; its name has a hash of path and text, so that an unchanged file is loaded once."""
+    """Imports a file as a module whose name has a hash of path and text, so that an unchanged file is loaded once."""
     path = ((base or Path.cwd()) / source).resolve()
     try:
         text = path.read_bytes()
@@ -166,7 +173,7 @@ def _file_module(spec: str, source: str, base: Path | None) -> ModuleType:
     assert module_spec is not None, "a .py file has a spec"
     assert module_spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(module_spec)
-    sys.modules[name] = module  # annotations of dataclasses and pydantic models are looked up there
+    sys.modules[name] = module  # dataclasses and pydantic models look up their annotations in sys.modules
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The sampling settings: the sampler and the forward pass read the temperature from the same record."""
+"""The sampling settings, one record for the sampler and for the forward pass, which uses the same temperature."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rung.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How completions are sampled; raises ConfigError for a value out of range."""
+    """The settings with which completions are sampled; raises ConfigError for a value out of range."""
 
     max_completion_length: int  # tokens, EOS included
     temperature: float = 1.0  # 0: greedy decoding
     top_p: float = 1.0  # (0, 1]
     top_k: int = 0  # 0: all tokens
-    min_p: float = 0.0  # [0, 1], relative to the likeliest token
-    stop: tuple[str, ...] = ()  # texts that end a completion and are kept in it
+    min_p: float = 0.0  # [0, 1], relative to the probability of the most likely token
+    stop: tuple[str, ...] = ()  # stop strings; the completion ends with the one that was generated
 
     def __post_init__(self):
         allowed = {
@@ -33,5 +33,5 @@ class Sampling:
 
     @property
     def untruncated(self) -> bool:
-        """Whether tokens are sampled from the policy's full distribution, so that its log-probs are the sampler's."""
+        """Whether tokens are sampled from the policy's full distribution: no greedy decoding, top-p, top-k or min-p."""
         return self.temperature > 0 and self.top_p == 1.0 and self.top_k == 0 and self.min_p == 0.0

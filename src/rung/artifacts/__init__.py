@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, its lineage, its models."""
+"""The files of a run: its folder, its lineage (the record of its stages) and its models."""

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, its files, and the check that it was written by the same config."""
+"""The folder of a run: its name, the names of its files, and a check that its config has not changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FINISHED = "report.html"  # the last file that a run writes
 
 
 def run_folder(config: PathConfig, new: bool) -> Path:
-    """The folder of a run by its name; with `new` the first of `name`, `name-2`, `name-3` ... that does not exist."""
+    """The folder of a run, `output/name`; with `new`, the first of `name`, `name-2`, `name-3` ... that is not taken."""
     root = Path(config.output)
     folder, number = inside(root, config.name), 2
     while new and folder.exists():
@@ -29,9 +29,10 @@ def run_folder(config: PathConfig, new: bool) -> Path:
 
 
 def refuse_changes(config: PathConfig, folder: Path) -> None:
-    """Raises ConfigError, naming the changed keys, where the folder holds a run of another config; both are resolved.
+    """Raises ConfigError, naming the changed keys, if `folder` has a run with another config than `config`.
 
-    Keys that the earlier config lacks have their defaults; renamed keys are compared under their new names.
+    Both configs are resolved (without `auto`). Keys that are missing in the earlier config are compared by their
+    defaults, renamed keys under their new names.
     """
     if not (folder / CONFIG).exists():
         return
@@ -43,7 +44,7 @@ def refuse_changes(config: PathConfig, folder: Path) -> None:
 
 
 def _current(written: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved config that an earlier version wrote, with current keys; unchanged where it is no longer valid."""
+    """A config that an earlier version of rung wrote, with today's keys; only renamed if it is no longer valid."""
     renamed = spelling().renamed
 
     def translated(value: object) -> object:
@@ -59,7 +60,7 @@ def _current(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """The dotted keys whose values differ; stages are compared by name, and `output` is ignored."""
+    """The dotted keys whose values differ; lists of named entries are compared by name, and `output` is ignored."""
     for key in {*before, *now} - {"output"}:
         old, new = _by_name(before.get(key)), _by_name(now.get(key))
         if isinstance(old, Mapping) and isinstance(new, Mapping) and (key != "stages" or list(old) == list(new)):

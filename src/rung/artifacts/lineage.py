@@ -1,4 +1,4 @@
-"""Where every model of a run came from: `lineage.json`."""
+"""The lineage of a run, `lineage.json`: for each stage, the model that it started from and the outcome."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from rung.utils.files import sha256_file, write_text
 
 
 class StageRecord(BaseModel):
-    """The record of one stage: its start, its outcome and how often it read each evaluation set.
+    """The record of one stage: the model it started from, its outcome, and how often each evaluation set was read.
 
-    `start` is a stage of this run (`sft`), of another (`run:NAME/sft`), a folder or the name of a model. A stage
-    without a gate is promoted without a decision; a reward model is `trained`, and no stage starts from it. `weights`
-    is `hash_weights` of the stage's model, None where it trains nothing.
+    `start` is a stage of this run (`sft`) or of another run (`run:NAME/sft`), a folder, or the name of a model.
+    `outcome` is that of the gate; a stage without a gate is `promoted`, and one that trains a reward model is
+    `trained`: no stage starts from it. `weights` is the `hash_weights` of the trained model, None if the stage trains
+    nothing. `decision` is None for a stage without a gate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,7 +33,7 @@ class StageRecord(BaseModel):
 
 
 class Lineage(BaseModel):
-    """The stages of a run so far, in order.
+    """The records of the finished stages of a run, in order.
 
     >>> sft = StageRecord(stage="sft", start="tiny:base", outcome="promoted", reads={"validation": 1})
     >>> dpo = StageRecord(stage="dpo", start="sft", outcome="kept", reads={"validation": 1})
@@ -46,7 +47,7 @@ class Lineage(BaseModel):
     stages: tuple[StageRecord, ...] = ()
 
     def with_stage(self, record: StageRecord) -> Lineage:
-        """The lineage with one more record; an earlier record of the same stage is replaced in its position."""
+        """A copy of the lineage with `record` at the end, or in place of the existing record of the same stage."""
         if any(known.stage == record.stage for known in self.stages):
             stages = tuple(record if known.stage == record.stage else known for known in self.stages)
         else:
@@ -54,15 +55,15 @@ class Lineage(BaseModel):
         return Lineage(stages=stages)
 
     def stage(self, name: str) -> StageRecord | None:
-        """The record of a stage, or None."""
+        """The record of the stage called `name`; None if there is none."""
         return next((record for record in self.stages if record.stage == name), None)
 
     def last_promoted(self) -> StageRecord | None:
-        """The newest stage that was promoted, or None."""
+        """The record of the stage that was promoted most recently; None if no stage was."""
         return next((record for record in reversed(self.stages) if record.outcome == "promoted"), None)
 
     def reads(self, evaluation_set: str) -> int:
-        """How often the scores of an evaluation set were read over all stages."""
+        """How often the scores of an evaluation set were read, summed over all stages."""
         return sum(record.reads.get(evaluation_set, 0) for record in self.stages)
 
     def save(self, path: Path) -> None:
@@ -71,7 +72,7 @@ class Lineage(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Lineage:
-        """Reads a lineage; empty where there is no file. Raises CheckpointError where the file is damaged."""
+        """The lineage in a file, or an empty one if there is no file. Raises CheckpointError for a damaged file."""
         if not path.exists():
             return cls()
         try:
@@ -84,9 +85,9 @@ class Lineage(BaseModel):
 
 
 def hash_weights(folder: Path) -> str:
-    """The SHA-256 over the names and contents of a model folder's safetensors files, 64 hex digits.
+    """The SHA-256 (64 hex digits) of the names and contents of all safetensors files in a model folder.
 
-    Raises CheckpointError where the folder holds none.
+    Raises CheckpointError if there are none.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:

@@ -1,4 +1,4 @@
-"""Finds the location of a model: `tiny:<name>`, a folder, a hub id, a run or one of its stages."""
+"""Finds a model by the name that a config or command gives: `tiny:<name>`, a folder, a hub id, a run, or a stage."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 def locate(spec: str, *, base: Path, runs: Path) -> str:
-    """The location that a model is loaded from: an absolute folder, or `spec` itself for a `tiny:` name or a hub id.
+    """The location from which to load the model `spec`: an absolute folder, or `spec` itself (`tiny:` name or hub id).
 
-    A folder is relative to `base`; it holds a model or an adapter, or is the folder of a run or stage. `run:NAME/stage`
-    means a stage of a run in the folder `runs`; `run:NAME` and a run's folder mean its last promoted stage. Raises
-    ConfigError where the folder, run or stage does not exist or holds no model, and where it has not finished.
+    `spec` may be a folder relative to `base`, with a model or an adapter in it, or the folder of a run or of a stage.
+    `run:NAME/stage` is a stage of a run in the folder `runs`. `run:NAME`, like the folder of a run, stands for its last
+    promoted stage. Raises ConfigError if the folder, run or stage does not exist, has no model, or has not finished.
     """
     if spec.startswith(TINY):
         return spec
@@ -40,7 +40,7 @@ def locate(spec: str, *, base: Path, runs: Path) -> str:
 
 
 def suggest_models(spec: str, runs: Path) -> str:
-    """The remedy for the name of an unknown model: runs, stages and tiny models with similar names."""
+    """The second line of the error for an unknown model: runs, stages and tiny models with similar names."""
     stages = [f"{run}/{stage}" for run in _runs(runs) for stage in _stages(runs / run)]
     full = {name: f"{RUN}{name}" for name in (*_runs(runs), *stages)} | {name: f"{TINY}{name}" for name in NAMES}
     return _nearest(spec, [*full, *full.values()], full)
@@ -111,7 +111,7 @@ def _resume_advice(run: Path) -> str:
 
 
 def _stages(run: Path) -> list[str]:
-    """The stages of the run in a folder, in order; empty where there is no run."""
+    """The names of the stages of the run in a folder, in order; empty if the folder has no run."""
     if not (run / CONFIG).is_file():
         return []
     stages = read_yaml(run / CONFIG).get("stages")
@@ -127,6 +127,9 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _nearest(word: str, known: Sequence[str], full: dict[str, str] | None = None) -> str:
-    """The remedy for an unknown name: similar known names, each in full, else the ways to name a model."""
+    """The second line of the error for an unknown name: similar known names, else the ways to refer to a model.
+
+    `full` maps known names to the form in which they are suggested.
+    """
     found = dict.fromkeys((full or {}).get(name, name) for name in difflib.get_close_matches(word, known, n=3))
     return f"did you mean {' or '.join(f'`{name}`' for name in found)}? otherwise {REMEDY}" if found else REMEDY

@@ -1,4 +1,4 @@
-"""Finds the reward models that rewards name in their setting `model`, which accepts what `model` of a path accepts."""
+"""Finds the reward models that rewards use: their setting `model` accepts what the key `model` of a config accepts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ STAGE = "stage:"
 
 
 def locate_reward_models(rewards: Sequence[RewardSource], config: PathConfig, stage: str | None) -> list[RewardSource]:
-    """The rewards of a stage with each setting `model` replaced by its location: an absolute folder, or a hub id.
+    """The rewards of a stage, with the location (an absolute folder or a hub id) in each setting `model`.
 
-    `stage:NAME` is the model of an earlier stage, which may not be trained yet; `run:NAME/stage` and folders are
-    resolved by `rung.artifacts.locate`. For the metrics of an evaluation `stage` is None. Raises ConfigError for a
-    stage that is not an earlier one, or trains no reward model, and for a folder without a model.
+    `stage:NAME` stands for the model of an earlier stage, which may not be trained yet; other values are resolved by
+    `rung.artifacts.locate`. `stage` is None for the metrics of an evaluation. Raises ConfigError if `stage:NAME` is not
+    an earlier stage or does not train a reward model, and if a folder has no model.
     """
     return [_located(reward, config, stage) for reward in rewards]
 
 
 def is_pending(reward: RewardSource) -> bool:
-    """Whether a located reward uses a model that an earlier stage has not trained yet."""
+    """Whether a reward (from `locate_reward_models`) uses a model that an earlier stage has not trained yet."""
     model = _model(reward)
     return model is not None and Path(model).is_absolute() and not Path(model).exists()
 

@@ -38,7 +38,7 @@ Output = Annotated[Path, typer.Option(help="The folder of all runs.")]
 
 
 class Listed(StrEnum):
-    """The kinds that `rung list` can show."""
+    """The argument of `rung list`: what to list."""
 
     algorithms = "algorithms"
     rewards = "rewards"
@@ -51,7 +51,7 @@ class Listed(StrEnum):
 
 
 class EvaluationSetName(StrEnum):
-    """The evaluation sets of a config."""
+    """The name of an evaluation set: a key of `evaluate` in a config."""
 
     validation = "validation"
     test = "test"
@@ -193,8 +193,8 @@ def generate(
 
 
 def main() -> None:
-    """Runs the command line; a UserError is printed in two lines on stderr, with exit code 2."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the only bar is that of a stage
+    """Runs the command line; prints a UserError in two lines on stderr and exits with code 2."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the training steps are the only progress bar
     try:
         app()
     except UserError as error:
@@ -203,7 +203,7 @@ def main() -> None:
 
 
 def _disable_loading_bars() -> None:
-    """Disables the bars that transformers shows for each model it reads or writes; a run shows one for its steps."""
+    """Disables the progress bars that transformers shows when it loads or saves a model."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -211,7 +211,10 @@ def _disable_loading_bars() -> None:
 
 @contextmanager
 def _located(model: str, runs: Path) -> Iterator[str]:
-    """The location of a model named on the command line; the error for an unknown name suggests similar names."""
+    """A context manager that gives the location of a model named on the command line.
+
+    A ConfigError about an unknown model, also one raised inside the block, is raised again with similar names.
+    """
     from rung.artifacts.locate import locate, suggest_models
     from rung.errors import ConfigError
     from rung.models.names import REMEDY

@@ -1,4 +1,4 @@
-"""The output of the commands: runs, their stages, the names that a config can use, and completions of any model."""
+"""What the commands print: reports of runs, metrics of stages, the names that a config can use, and completions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _NAMED_SOURCE = re.compile(r"([\w,\s]+)\s\(([^)]+)\)")
 
 
 def find_run(name: str, output: Path) -> Path:
-    """The folder of a run, given as a folder or as a name in `output`; ConfigError where it does not exist."""
+    """The folder of a run; `name` is this folder or its name in `output`. Raises ConfigError if it does not exist."""
     folder = Path(name) if (Path(name) / CONFIG).is_file() else inside(output, name)
     if not (folder / CONFIG).is_file():
         runs = [file.parent.name for file in output.glob(f"*/{CONFIG}")]
@@ -48,7 +48,7 @@ def find_run(name: str, output: Path) -> Path:
 
 
 def report(folder: Path) -> Rendered:
-    """The report of a finished run, for a rich console; for an unfinished run, the outcomes of its stages so far."""
+    """The report of a finished run, or the outcomes so far of an unfinished one, to be printed by rich."""
     from rung.artifacts.lineage import Lineage
     from rung.report import Section, Table, read, render
 
@@ -65,7 +65,10 @@ def report(folder: Path) -> Rendered:
 
 
 def training(folder: Path, stage: str) -> list[dict[str, Any]]:
-    """The first and last value and a sparkline of each metric in a stage's metrics.jsonl; ConfigError without any."""
+    """A row for each metric in a stage's metrics.jsonl: its first and last value and a sparkline.
+
+    Raises ConfigError if the stage has no metrics.
+    """
     from rung.report import read_metrics
     from rung.utils.console import spark
 
@@ -80,19 +83,19 @@ def training(folder: Path, stage: str) -> list[dict[str, Any]]:
 
 
 def completions(folder: Path, stage: str, limit: int = 4) -> list[dict[str, Any]]:
-    """The logged completions of the last step that has any; a conversation is shown as the text of its last turn."""
+    """The logged completions (at most `limit`) of the last step with any; of a conversation, only the last turn."""
     rows = _rows(inside(folder, stage) / COMPLETIONS)
     last = [row for row in rows if row["step"] == rows[-1]["step"]][:limit]
     return [{key: _last_turn(value) for key, value in row.items()} for row in last]
 
 
 def catalogue(kind: str) -> list[dict[str, str]]:
-    """The names of a kind that a config can use, with a line about each."""
+    """The names of one kind (`rewards`, `formats`, ...) that a config can use, each with a short description."""
     return [{"name": name, "about": about} for name, about in _CATALOGUES[kind]().items()]
 
 
 def algorithms() -> list[dict[str, str]]:
-    """Every registered algorithm: a line about it, its data, its needs, its defaults and its page in the docs."""
+    """A row for each registered algorithm: a short description, its data, needs, defaults and page in the docs."""
     from rung.config.algorithms import algorithm_classes
 
     return [
@@ -109,10 +112,10 @@ def algorithms() -> list[dict[str, str]]:
 
 
 def default_sources(algorithm: type[Algorithm]) -> dict[str, str]:
-    """The sources of the defaults of an algorithm, by field.
+    """The source (paper or library) of the default of each field of an algorithm, by field name.
 
-    A class states them in a paragraph of its docstring, `Defaults: beta, loss_type (arXiv 2305.18290); lam (TRL).`;
-    sources of other fields are inherited from its bases.
+    Sources are read from a paragraph in the docstring of the class, such as
+    `Defaults: beta, loss_type (arXiv 2305.18290); lam (TRL).`; those of inherited fields come from the base classes.
     """
     found: dict[str, str] = {}
     for cls in reversed(algorithm.__mro__):
@@ -123,7 +126,7 @@ def default_sources(algorithm: type[Algorithm]) -> dict[str, str]:
 
 
 def scores(evaluation: Evaluation) -> Rendered:
-    """A table with the scores of one evaluation, for a rich console, and the reasons why items have no score."""
+    """A table of the scores of one evaluation, with the reasons why items have no score, to be printed by rich."""
     from rung.report import measured, render
 
     return render([measured(evaluation)])
@@ -138,7 +141,7 @@ def sampled(
     max_completion_length: int,
     temperature: float,
 ) -> list[list[str]]:
-    """The completions that a model samples, `num_generations` per prompt; DataError for a prompt without a token."""
+    """Completions sampled from a model, `num_generations` per prompt. Raises DataError for an empty prompt."""
     from rung.data.encode import encode_prompt
     from rung.data.records import BadRow
     from rung.models.load import load_model, to_device
@@ -220,7 +223,7 @@ def _configs() -> dict[str, str]:
 
 
 def _example(algorithm: type[Algorithm]) -> Algorithm:
-    """An instance with the defaults; not validated where a setting has no default."""
+    """An instance of the algorithm with its defaults; not validated if some setting has no default."""
     required = any(field.is_required() for field in algorithm.model_fields.values())
     return algorithm.model_construct() if required else algorithm()
 
@@ -239,7 +242,7 @@ def _data(algorithm: type[Algorithm]) -> str:
 
 
 def _defaults(algorithm: type[Algorithm]) -> str:
-    """Settings with their defaults, grouped by source; settings without a source, most of them off, come last."""
+    """The settings with their defaults, grouped by the source of the default; those without a source come last."""
     sources = default_sources(algorithm)
     groups: dict[str, list[str]] = {}
     for name, field in algorithm.model_fields.items():
@@ -256,7 +259,10 @@ def _formatted(value: object) -> str:
 
 
 def _page(algorithm: type[Algorithm]) -> str:
-    """The docs page of a built-in algorithm, from the repository root; README for one that trains nothing."""
+    """The path of the docs page of a built-in algorithm from the repository root; empty for other algorithms.
+
+    An algorithm that trains nothing has no page of its own: the path is that of the README.
+    """
     package, _, module = algorithm.__module__.rpartition(".")
     if package != "rung.algorithms":
         return ""

@@ -1,4 +1,4 @@
-"""The config: a path of stages in YAML, which is read, merged, validated and completed with defaults by model size."""
+"""The config of a path (a sequence of stages): YAML that is read, merged, validated and completed with defaults."""
 
 from rung.config.defaults import resolve
 from rung.config.load import find_config, load_config, parse_config, shipped_configs

@@ -1,4 +1,4 @@
-"""Finds and validates the algorithm of a config; errors suggest the nearest name or setting."""
+"""Finds and validates the algorithm in a config; errors suggest similar names."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rung.utils.messages import did_you_mean, faulty_key, settings_error
 
 
 def algorithm_classes() -> dict[str, type[Algorithm]]:
-    """Every registered algorithm by name: subclasses of Algorithm that set a `name` of their own.
+    """All registered algorithms by name: the subclasses of Algorithm that set a `name` of their own.
 
-    Raises ConfigError where two classes have the same name.
+    Raises ConfigError if two classes have the same name.
     """
 
     def named(value: object) -> str | None:
@@ -34,9 +34,9 @@ def algorithm_names() -> list[str]:
 
 
 def algorithm_class(name: str, base: Path | None = None) -> type[Algorithm]:
-    """The class of a registered algorithm, or the one that `pkg.module:Class` or `./file.py:Class` names.
+    """The algorithm class called `name`: a registered name, `pkg.module:Class`, or `./file.py:Class`.
 
-    Raises ConfigError for an unknown name or an object that is not an algorithm.
+    A file is relative to `base`. Raises ConfigError for an unknown name or an object that is not an algorithm.
     """
     if ":" not in name:
         classes = algorithm_classes()
@@ -52,9 +52,10 @@ def algorithm_class(name: str, base: Path | None = None) -> type[Algorithm]:
 
 
 def make_algorithm(spec: str | Mapping[str, Any] | Algorithm, base: Path | None = None) -> Algorithm:
-    """The algorithm of a config entry: a name, or a mapping of `name` and settings; an Algorithm is returned as it is.
+    """The algorithm that a config entry (a name, or a mapping with `name` and settings) describes.
 
-    Raises ConfigError for an unknown name, an unknown key (naming the nearest) or a value out of range.
+    An Algorithm is returned unchanged. Raises ConfigError for an unknown name, an unknown setting (with similar names
+    in the message) or a value out of range.
     """
     if isinstance(spec, Algorithm):
         return spec
@@ -70,7 +71,7 @@ def make_algorithm(spec: str | Mapping[str, Any] | Algorithm, base: Path | None 
 
 
 def _algorithm_error(name: str, cls: type[Algorithm], error: ValidationError) -> ConfigError:
-    """`settings_error` with advice about keys of TRL, and with the description of the setting in the remedy."""
+    """The result of `settings_error`, with advice about keys of TRL or with the description of the setting."""
     fault = error.errors()[0]
     found = settings_error(f"algorithm `{name}`", error, cls.model_fields)
     key = faulty_key(fault)
@@ -85,6 +86,6 @@ def _algorithm_error(name: str, cls: type[Algorithm], error: ValidationError) ->
 
 
 def _as_clause(sentence: str) -> str:
-    """A docstring in the form that stands in parentheses: on one line, lower-case at the start, without a full stop."""
+    """A docstring as text in parentheses: on one line, with a lower-case first letter and without a full stop."""
     words = " ".join(sentence.split()).removesuffix(".")
     return words[0].lower() + words[1:]

@@ -1,8 +1,8 @@
-"""Values of `auto` by model size, from `configs/defaults/`.
+"""Replaces `auto` in a config by values that depend on the model size, from `configs/defaults/`.
 
-A file has sections, and later ones override earlier ones: `all`, the data kind of the algorithm (`text`, `pairs`,
-`unpaired`, `prompts`), the names of its base classes, and its own name. Settings of the objective are not in these
-files: they are field defaults of the algorithm.
+The file of a size has several sections, of which a stage uses the following; each overrides those before it: `all`,
+the data kind of its algorithm (`text`, `pairs`, `unpaired`, `prompts`), the names of the algorithm's base classes, and
+the name of the algorithm. Settings of the objective are not in these files: they are field defaults of the algorithm.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Block = TypeVar("Block", RolloutConfig, UpdatesConfig)
 
-SIZES = {"tiny": 50_000_000, "small": 1_000_000_000}  # upper bounds on parameters, exclusive; else `large`
+SIZES = {"tiny": 50_000_000, "small": 1_000_000_000}  # a model with fewer parameters has this size, others are `large`
 AUTO = tuple(name for name, key in StageConfig.model_fields.items() if key.default == "auto")
 
 
@@ -37,10 +37,10 @@ def size_of(num_parameters: int) -> str:
 
 
 def resolve(config: PathConfig, size: str, algorithms: Mapping[str, Algorithm] | None = None) -> PathConfig:
-    """The config with a value for every `auto` and a length for every stage; values that are set are kept.
+    """The config with a value in place of every `auto`, and with a number of epochs for stages without a length.
 
-    `size` selects the defaults: `tiny`, `small` or `large`. `algorithms` (by stage name) replace those of the config,
-    so that a Python program can pass objects. Settings that a stage's algorithm does not read stay `auto`.
+    `size` selects the defaults: `tiny`, `small` or `large`. `algorithms` (by stage name) are objects that a Python
+    program passes in place of those of the config. Settings that a stage's algorithm does not read stay `auto`.
     """
     algorithms = algorithms or {stage.name: algorithm_of(stage, config.base) for stage in config.stages}
     file = defaults_file(size)
@@ -54,13 +54,13 @@ def resolve(config: PathConfig, size: str, algorithms: Mapping[str, Algorithm] |
 
 
 def algorithm_of(stage: StageConfig, base: Path) -> Algorithm:
-    """The algorithm of a stage; raises ConfigError, naming the stage, for an unknown name or invalid settings."""
+    """The algorithm of a stage. Raises ConfigError, naming the stage, for an unknown name or invalid settings."""
     with error_context(f"stage `{stage.name}`"):
         return make_algorithm(stage.algorithm, base)
 
 
 def defaults_file(size: str) -> Path:
-    """The YAML file with the defaults of a size."""
+    """The YAML file with the defaults for models of a size (`tiny`, `small` or `large`)."""
     return next(
         file for root in rung.__path__ if (file := Path(root) / "configs" / "defaults" / f"{size}.yaml").is_file()
     )
@@ -90,7 +90,7 @@ def _stage_values(stage: StageConfig, algorithm: Algorithm, defaults: Mapping[st
 
 
 def native_precision() -> str:
-    """`bf16` where the hardware supports it natively (a GPU, or a CPU with avx512_bf16 or amx), else `fp32`."""
+    """`bf16` if the hardware supports it natively (a GPU, or a CPU with avx512_bf16 or amx), else `fp32`."""
     import torch
 
     if torch.cuda.is_available():
@@ -104,7 +104,10 @@ def _filled(block: Block, values: Mapping[str, Any]) -> Block:
 
 
 def _prompts_per_step(stage: StageConfig, rollout_size: Any, minibatches: Any) -> int:
-    """Prompts per optimizer step: rollout size / minibatches; raises ConfigError where `batch_size` differs."""
+    """The number of prompts per optimizer step, rollout size / minibatches.
+
+    Raises ConfigError if the stage sets another `batch_size`.
+    """
     if rollout_size < minibatches:
         prompts = f"`rollout.batch_size` {rollout_size} is too few prompts"
         what = f"stage `{stage.name}`: {prompts} for {minibatches} minibatches of at least one prompt"

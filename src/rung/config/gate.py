@@ -1,4 +1,4 @@
-"""The config of a gate: its metric, its guards, and what follows a stage that is not promoted."""
+"""The config of a gate, which decides after a stage whether its model replaces the previous one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFl
 
 
 class Guard(BaseModel):
-    """A metric that must not fall by `tolerance` or more, in the metric's unit (for a rate, 0.02 is two points)."""
+    """A metric that must not get worse by `tolerance` or more, in its own unit (0.02 of a rate is two points)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -24,10 +24,10 @@ def _no_repeats(guards: tuple[Guard, ...]) -> tuple[Guard, ...]:
 
 
 class GateConfig(BaseModel):
-    """The conditions for promoting a stage: `metric` gains more than `min_gain`, and all guards hold.
+    """The conditions for promoting a stage: `metric` improves by more than `min_gain`, and all guards hold.
 
-    `on_gate` decides what follows a stage that is not promoted: with `continue` the next stage starts from the last
-    promoted model, with `stop` no further stage is trained.
+    `on_gate` is what happens after a stage that is not promoted: with `continue`, the next stage starts from the last
+    promoted model; with `stop`, no further stage is trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

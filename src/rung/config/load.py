@@ -1,9 +1,9 @@
-"""Loads a config from a file or by a shipped name: `extends`, overrides, and errors that name the file and the key.
+"""Loads a config from a file, or a config that comes with rung by its name, and applies `extends` and overrides.
 
-Merging is deep: mappings are merged; any other value, also a list, is replaced. A mapping merged into a list of named
-entries (`stages`, `rewards`, `metrics`) changes the entries with those names, so that in a config with `extends`
-`stages: {NAME: {num_train_epochs: 16}}` changes one value of one stage. A config with `algorithm` in place of `stages`
-is a path of one stage, whose keys are written beside those of the path.
+Configs are merged recursively: mappings are merged; any other value, also a list, is replaced. A mapping that is
+merged into a list of named entries (`stages`, `rewards`, `metrics`) changes the entries with those names: in a config
+with `extends`, `stages: {NAME: {num_train_epochs: 16}}` changes one value of one stage. A config with `algorithm` in
+place of `stages` is a path of one stage, whose keys are written at the top level together with those of the path.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _EXCLUSIVE = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}
 
 
 def load_config(name_or_file: str | Path, overrides: Sequence[str] = ()) -> PathConfig:
-    """Loads a YAML file or a shipped config, with the overrides `key.sub=value` and `<stage>.key=value` applied.
+    """Loads a YAML file or a config that comes with rung, and applies overrides: `key.sub=value`, `<stage>.key=value`.
 
     Override values are YAML. Relative paths are resolved against the folder of the file, or against the working folder
-    for a shipped config. Raises ConfigError, naming file and key, for an unreadable file, an unknown key, or a value
-    out of range.
+    for a config that comes with rung. Raises ConfigError, naming file and key, for an unreadable file, an unknown key,
+    or a value out of range.
     """
     file = find_config(name_or_file)
     raw = _extended(file, ())
@@ -43,7 +43,7 @@ def load_config(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Path
 
 
 def parse_config(raw: Mapping[str, Any], *, source: str, base: Path) -> PathConfig:
-    """Validates a mapping as a path; `source` names it in errors, and relative paths are resolved against `base`."""
+    """Validates the content of a config; `source` is its name in errors, and relative paths are relative to `base`."""
     single = "algorithm" in raw and "stages" not in raw
     raw = _single_stage_path(raw) if single else dict(raw)
     try:
@@ -53,13 +53,16 @@ def parse_config(raw: Mapping[str, Any], *, source: str, base: Path) -> PathConf
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The files of the configs that come with rung, by `folder/name`."""
+    """The files of the configs that come with rung, by their names, such as `paths/pharmacy`."""
     files = (file for root in _roots() for folder in FOLDERS for file in sorted((root / folder).glob("*.yaml")))
     return {f"{file.parent.name}/{file.stem}": file for file in files}
 
 
 def find_config(name_or_file: str | Path) -> Path:
-    """The file of a config: the given .yaml file, or the shipped config of that name (`pharmacy`, `tiny/base`)."""
+    """The file of a config: the given .yaml file, or that of the config with this name that comes with rung.
+
+    The folder may be left out: `pharmacy` is `paths/pharmacy`. Raises ConfigError if there is no such file or name.
+    """
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
@@ -79,7 +82,9 @@ def find_config(name_or_file: str | Path) -> Path:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """`over` merged into `base` by the rules at the top of this module; `source` names `over` in errors.
+    """A copy of `base` with `over` merged into it, as described at the top of this module.
+
+    `source` is the name of `over` in errors.
 
     >>> merge({"rollout": {"top_p": 1, "top_k": 5}}, {"rollout": {"top_k": 0}}, "an example")
     {'rollout': {'top_p': 1, 'top_k': 0}}
@@ -131,7 +136,7 @@ def _extended(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """`a.b=value` as {a: {b: value}}; if the first key is the name of a stage, the override applies to that stage."""
+    """Parses the override `a.b=value` to {a: {b: value}}; if `a` is the name of a stage, it applies to that stage."""
     dotted, equals, value = text.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
@@ -153,14 +158,14 @@ def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _single_stage_name(raw: Mapping[str, Any]) -> str:
-    """The name of the only stage of a path: the algorithm's name, or `stage` for a class from a module or a file."""
+    """The name of the stage of a one-stage path: that of its algorithm, or `stage` for a class in a module or file."""
     algorithm = as_named(raw.get("algorithm"))
     name = str(algorithm.get("name")) if isinstance(algorithm, Mapping) else ""
     return name if name.isidentifier() else "stage"
 
 
 def _single_stage_path(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Moves `data` and the keys that only a stage has into the one stage of the path."""
+    """The config of a one-stage path with `data` and all keys that only a stage has moved into `stages`."""
     own = StageConfig.model_fields.keys() - PathConfig.model_fields.keys() | {"from"}
     stage = {"name": _single_stage_name(raw), **{key: raw[key] for key in raw if key in own}}
     path = {key: value for key, value in raw.items() if key not in own}
@@ -170,9 +175,9 @@ def _single_stage_path(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _config_error(error: ValidationError, raw: Mapping[str, Any], source: str, single: bool) -> UserError:
-    """The first fault as an error of two lines; unknown keys are reported before invalid values.
+    """The first fault of a ValidationError as an error for the user; unknown keys are reported before invalid values.
 
-    `single`: the keys of the only stage were written beside those of the path.
+    `single`: the config is a one-stage path, with the keys of the stage at the top level.
     """
     faults = error.errors()
     fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
@@ -210,7 +215,7 @@ def _key_advice(loc: tuple[int | str, ...], raw: Mapping[str, Any], single: bool
 
 
 def _settings(loc: tuple[int | str, ...], raw: Mapping[str, Any]) -> set[str]:
-    """The settings of the algorithm of the stage that `loc` belongs to; empty where the algorithm is unknown."""
+    """The names of the settings of the algorithm of the stage at `loc`; empty if the algorithm is unknown."""
     try:
         return set(algorithm_class(as_named(raw["stages"][loc[1]]["algorithm"])["name"]).model_fields)
     except (UserError, LookupError, TypeError):
@@ -218,7 +223,10 @@ def _settings(loc: tuple[int | str, ...], raw: Mapping[str, Any]) -> set[str]:
 
 
 def _dotted(loc: tuple[int | str, ...], raw: Any) -> str:
-    """A pydantic location as users write it: stages and rewards by name, without pydantic's labels of union members."""
+    """A pydantic error location as a dotted key, with names of stages and rewards instead of indices.
+
+    The labels that pydantic adds for members of a union are left out.
+    """
     words: list[str] = []
     for step in loc:
         if isinstance(raw, Mapping):

@@ -1,4 +1,4 @@
-"""Advice about keys of TRL, of older scripts and of earlier versions, from `configs/spelling.yaml`."""
+"""Advice on what to write in place of keys of TRL, older scripts and earlier versions, from `configs/spelling.yaml`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ ADVICE = {"write": "write ", "leave out": "leave it out because "}
 
 
 class Spelling(NamedTuple):
-    """Advice by key, by prefix of a key (`families`), and by key and value (`methods`); new names by old name."""
+    """The tables of `configs/spelling.yaml`.
+
+    `keys`: advice for a key. `families`: advice for all keys with a prefix. `methods`: advice for a key with a certain
+    value. `renamed`: the new names of renamed keys.
+    """
 
     keys: Mapping[str, str]
     families: Mapping[str, str]
@@ -28,7 +32,7 @@ class Spelling(NamedTuple):
 
 @cache
 def spelling() -> Spelling:
-    """The tables of `configs/spelling.yaml`, with the advice looked up by key."""
+    """Reads the tables of `configs/spelling.yaml`, which lists the keys under each piece of advice."""
     files = (Path(root) / "configs" / "spelling.yaml" for root in rung.__path__)
     table = yaml.safe_load(next(file for file in files if file.is_file()).read_text(encoding="utf-8"))
     advice = {
@@ -56,12 +60,12 @@ def old_advice(key: str) -> str | None:
 
 
 def method_advice(key: str, value: object) -> str | None:
-    """Advice for a value that is a separate algorithm in rung, such as `loss_type: dapo`; None for any other value."""
+    """Advice for a value that is an algorithm of its own in rung, such as `loss_type: dapo`; None for other values."""
     return spelling().methods.get((key, value)) if isinstance(value, str) else None
 
 
 def successor(key: str, known: Collection[str], value: object = None) -> str:
-    """Advice for an unknown key: its name in rung, else the nearest known key.
+    """Advice for an unknown key: the name that it has in rung, else similar keys among `known`.
 
     >>> successor("num_iterations", [])
     'write `updates.epochs`'
@@ -72,7 +76,7 @@ def successor(key: str, known: Collection[str], value: object = None) -> str:
 
 
 def setting_successor(key: str, known: Collection[str], value: object) -> str:
-    """`successor` for an unknown key inside `algorithm`, which may be a misplaced key of the stage."""
+    """Advice for an unknown key inside `algorithm`: like `successor`, but the key may also be one of the stage."""
     if key in STAGE_KEYS:
         return f"it is a key of the stage: write `{key}` beside `algorithm`"
     return successor(key, known, value)

@@ -1,6 +1,6 @@
-"""The config keys of a path and of its stages, as frozen pydantic models that reject unknown keys.
+"""The keys of a config (those of the path and those of its stages), as frozen pydantic models.
 
-The value of `auto` depends on the model size; `rung.config.defaults` reads it from `configs/defaults/`.
+`auto` stands for a value that depends on the model size; `rung.config.defaults` reads it from `configs/defaults/`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "pol
 
 
 def as_named(value: Any) -> Any:
-    """Expands a string to the mapping `{name: string}`; returns anything else unchanged."""
+    """Converts a string to the mapping `{"name": string}`; returns anything else unchanged."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -46,7 +46,7 @@ RewardSpecs = tuple[Annotated[RewardSpec, BeforeValidator(as_named)], ...]
 
 
 class Section(BaseModel):
-    """The base of all config blocks: frozen, and unknown keys are an error."""
+    """The base class of all config blocks: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -58,9 +58,9 @@ class TokenBatch(Section):
 
 
 class RolloutConfig(Section):
-    """The sampling of completions for training. `batch_size` counts prompts per rollout over all ranks.
+    """How completions are sampled for training. `batch_size` is the number of prompts per rollout, over all ranks.
 
-    `sampler` is `local` (the policy itself), `pkg.module:Class`, `./file.py:Class` or a registered name.
+    `sampler` is a registered name, `pkg.module:Class` or `./file.py:Class`; `local` samples from the policy itself.
     """
 
     batch_size: PositiveInt | Auto = "auto"
@@ -81,9 +81,9 @@ class UpdatesConfig(Section):
 
 
 class Adapter(Section):
-    """Trains an adapter instead of the whole model; `lora` has the keys of `peft.LoraConfig`.
+    """The adapter that a stage trains instead of the whole model; `lora` has the keys of `peft.LoraConfig`.
 
-    With `load_in_4bit` the base weights are quantised while the stage trains (QLoRA).
+    With `load_in_4bit`, the base weights are quantised while the stage trains (QLoRA).
     """
 
     lora: dict[str, Any]
@@ -91,7 +91,7 @@ class Adapter(Section):
 
 
 class EarlyStopping(Section):
-    """Stops training when the held-out loss has not fallen by more than `threshold` in `patience` evaluations."""
+    """Stops training if the held-out loss does not fall by more than `threshold` in `patience` evaluations in a row."""
 
     threshold: NonNegativeFloat = 0.0
     patience: PositiveInt = 1
@@ -100,14 +100,14 @@ class EarlyStopping(Section):
 class StageConfig(Section):
     """One stage: an algorithm, its data and its training settings.
 
-    `start` is the key `from`: an earlier stage, `run:NAME/stage` or a folder; by default the last promoted policy.
-    `batch_size` counts prompts, pairs or rows per optimizer step over all ranks. At most one of `num_train_epochs` and
-    `max_steps` may be set. `reference` is `start` (the weights that this stage starts from), an earlier stage, or a
-    reference that is updated every `ref_model_sync_steps` steps: `sync` copies the policy into it, `ema` averages the
-    policy into it with weight `ref_model_mixup_alpha` (TR-DPO, arXiv 2404.09656). `critic` is `head` (a value head on
-    the policy), `start` (a separate model, initialised with the weights that this stage starts from), or an earlier
-    stage that initialises a separate model, such as a reward model. `teacher` is the model to distill: an earlier
-    stage, or anything that `model` of a path accepts.
+    `start` (in YAML `from`) is the model to train: an earlier stage, `run:NAME/stage` or a folder; by default the last
+    promoted policy. `batch_size` is the number of prompts, pairs or rows per optimizer step, over all ranks. At most
+    one of `num_train_epochs` and `max_steps` may be set. `reference` is `start` (the weights that this stage starts
+    from), an earlier stage, or a word for a reference that is updated every `ref_model_sync_steps` steps: `sync` sets
+    it to the policy, `ema` to an average with weight `ref_model_mixup_alpha` for the policy (TR-DPO, arXiv 2404.09656).
+    `critic` is `head` (a value head on the policy), or a separate model, initialised from `start` (the weights that
+    this stage starts from) or from an earlier stage, such as a reward model. `teacher` is the model to distill: an
+    earlier stage, or whatever the key `model` of the path accepts.
     """
 
     name: str
@@ -171,11 +171,11 @@ class StageConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """The evaluation of every stage. Gates read `validation`; `test` is read once, after the last stage.
+    """How the stages are evaluated. Gates use the data `validation`; `test` is used once, after the last stage.
 
     `metrics` has the same entries as `rewards`. `shots` lists numbers of few-shot examples, which are drawn from the
-    data `shots_from` and put before each question; each number is a separate evaluation, and gates read the first.
-    Decoding is greedy at temperature 0.
+    data `shots_from` and put before each question; the evaluation is repeated for each number, and gates use the
+    first. Temperature 0 is greedy decoding.
     """
 
     validation: DataEntry | None = None
@@ -190,10 +190,10 @@ class EvaluateConfig(Section):
 
 
 class PathConfig(Section):
-    """A path: a model, its data, rewards and evaluation, and the stages that train it one after another.
+    """The config of a path: a model and the stages that train it one after another, with data, rewards and evaluation.
 
-    `data` maps names to the data that stages refer to; a stage may also define its data inline. `rewards`, `gate` and
-    `seed` apply to every stage that does not set its own. Runs are written to `output`/`name`.
+    `data` gives names to data sets, to which stages refer; a stage may also define its data itself. `rewards`, `gate`
+    and `seed` apply to every stage that does not set its own. The files of a run are written to `output`/`name`.
     """
 
     name: str
@@ -222,12 +222,12 @@ class PathConfig(Section):
         return copied
 
     def with_stages(self, stages: Mapping[str, Mapping[str, Any]]) -> PathConfig:
-        """A copy of the config with values of stages replaced, by stage name; the new values are not validated."""
+        """A copy of the config with new values for stages, `{stage name: {key: value}}`, which are not validated."""
         changed = tuple(stage.model_copy(update=dict(stages.get(stage.name, {}))) for stage in self.stages)
         return self.model_copy(update={"stages": changed})
 
     def data_of(self, spec: DataEntry) -> DataEntry:
-        """The data of an entry: that of its name in `data` where there is one, else the entry itself.
+        """The data that an entry refers to: if it is a name in `data`, the data of that name, else the entry itself.
 
         Raises ConfigError for a plain word that is neither a name in `data` nor a file.
         """
@@ -238,19 +238,19 @@ class PathConfig(Section):
         return spec
 
     def rewards_of(self, stage: StageConfig) -> tuple[RewardSpec, ...]:
-        """The rewards of a stage: its own or the path's."""
+        """The rewards of a stage: its own if it sets any, else those of the path."""
         return self.rewards if stage.rewards is None else stage.rewards
 
     def gate_of(self, stage: StageConfig) -> GateConfig | None:
-        """The gate of a stage: its own or the path's."""
+        """The gate of a stage: its own if it sets one, else that of the path, which may be None."""
         return self.gate if stage.gate is None else stage.gate
 
     def shots_of(self, stage: StageConfig) -> tuple[int, ...]:
-        """The numbers of shots that a stage is evaluated with: its own or those of `evaluate`."""
+        """The numbers of shots with which a stage is evaluated: its own if it sets any, else those of `evaluate`."""
         return self.evaluate.shots if stage.shots is None else stage.shots
 
     def seed_of(self, stage: StageConfig) -> int:
-        """The seed of a stage: its own or the path's."""
+        """The seed of a stage: its own if it sets one, else that of the path."""
         return self.seed if stage.seed is None else stage.seed
 
     def dump(self) -> dict[str, Any]:

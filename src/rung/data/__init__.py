@@ -1,1 +1,1 @@
-"""Rows become examples, examples become token ids, token ids become batches; every dropped row is counted."""
+"""Data: reads rows, converts them to examples, encodes them as token ids and collates batches; counts dropped rows."""

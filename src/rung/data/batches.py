@@ -1,4 +1,4 @@
-"""Batches from a fixed data set, which the training loop of an offline algorithm iterates over."""
+"""Batches from a fixed data set, for algorithms that do not sample completions."""
 
 import hashlib
 import random
@@ -29,9 +29,10 @@ class RankInfo(Protocol):
 
 
 def order(seed: int, epoch: int, n: int) -> list[int]:
-    """A permutation of range(n); a pure function of its arguments.
+    """A random permutation of range(n), the order of n items in an epoch; it depends only on the arguments.
 
-    Sorts by `random.random()`, whose sequence Python keeps for a seed across versions; `shuffle` has no such guarantee.
+    Items are sorted by numbers from `random.random()`, since Python guarantees that these stay the same in future
+    versions for the same seed; it does not guarantee this for `random.shuffle`.
 
     >>> sorted(order(0, 3, 4)), order(0, 3, 4) == order(0, 3, 4)
     ([0, 1, 2, 3], True)
@@ -42,12 +43,13 @@ def order(seed: int, epoch: int, n: int) -> list[int]:
 
 
 class Dataset:
-    """Endless iterator over the batches of this rank, one per optimizer step.
+    """An endless iterator over this rank's share of the batches of a data set, one per optimizer step.
 
-    An integer `batch_size` counts the examples of all ranks; the last batch of an epoch may be smaller. With
-    `{"tokens": n}` a batch is filled until it has at least n tokens (prompts and completions), and the examples left at
-    the end of an epoch join its last batch. The batch of all ranks does not depend on their number; rank r of w takes
-    every w-th example of it, from the r-th on. Raises `ConfigError` where a rank would get no example.
+    An integer `batch_size` is the number of examples per step over all ranks; the last batch of an epoch may be
+    smaller. With `{"tokens": n}`, a batch takes examples until it has at least n tokens (prompts and completions), and
+    examples that are left at the end of an epoch are added to its last batch. The batches do not depend on the number
+    of ranks: rank r of w takes examples r, r + w, r + 2w ... of each. Raises `ConfigError` if a rank would get no
+    example.
     """
 
     def __init__(self, encoded: Sequence[Encoded], *, batch_size: BatchSize, seed: int, pad_id: int, ranks: RankInfo):
@@ -64,7 +66,7 @@ class Dataset:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of the first epoch; with a batch size in tokens, later epochs may differ slightly."""
+        """The number of steps in the first epoch; with a batch size in tokens, later epochs may differ slightly."""
         return len(self._plan(0))
 
     def __iter__(self) -> "Dataset":
@@ -72,7 +74,7 @@ class Dataset:
         return self
 
     def __next__(self) -> Batch:
-        """The batch of the next optimizer step, without reference or old log-probs."""
+        """This rank's share of the batch of the next optimizer step, without reference or old log-probs."""
         if self._index == len(self._plan(self._epoch)):
             self._epoch, self._index = self._epoch + 1, 0
         share = self._plan(self._epoch)[self._index][self._rank :: self._world]
@@ -80,11 +82,11 @@ class Dataset:
         return collate([self._encoded[i] for i in share], pad_id=self._pad_id)
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch and the number of its batches already returned, as JSON values."""
+        """The position as JSON values: the epoch, and the number of its batches that were returned."""
         return {"epoch": self._epoch, "index": self._index}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Resumes from the position that `state_dict` saved."""
+        """Restores the position that `state_dict` returned."""
         self._epoch, self._index = state["epoch"], state["index"]
 
     def _make_plan(self, epoch: int) -> list[list[int]]:

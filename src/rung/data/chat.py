@@ -1,4 +1,4 @@
-"""Conversations rendered with the chat template, and the character spans of their assistant turns."""
+"""Renders conversations with the chat template, and finds the character spans of their assistant turns."""
 
 import re
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def render(messages: Messages, tokenizer: "PreTrainedTokenizerBase", *, add_generation_prompt: bool) -> str:
-    """Renders the conversation with the tokenizer's chat template.
+    """The conversation as text, rendered with the tokenizer's chat template.
 
-    Raises `DataError` where the tokenizer has no template, `BadRow` where the template rejects the messages.
+    Raises `DataError` if the tokenizer has no template, and `BadRow` if the template rejects the messages.
     """
     if tokenizer.chat_template is None:
         raise DataError(
@@ -35,10 +35,11 @@ def render(messages: Messages, tokenizer: "PreTrainedTokenizerBase", *, add_gene
 
 
 def assistant_spans(messages: Messages, rendered: str, tokenizer: "PreTrainedTokenizerBase") -> list[Span]:
-    """Character spans of the assistant turns in `rendered`, with their end-of-turn tokens where the template has them.
+    """The character spans of the assistant turns in `rendered`, including their end-of-turn tokens if there are any.
 
-    The spans come from the template's `{% generation %}` marks if it has them, else from renderings of growing prefixes
-    of the conversation. Raises `BadRow` where the template renders an earlier turn differently when later turns follow.
+    If the template has `{% generation %}` marks, these give the spans; otherwise the conversation is rendered up to
+    each turn and the results are compared. Raises `BadRow` if the template renders a turn differently when other turns
+    follow.
     """
     if re.search(r"\{%-?\s*generation\s*-?%\}", tokenizer.get_chat_template()):
         return _marked_spans(messages, tokenizer)
@@ -58,9 +59,10 @@ def assistant_spans(messages: Messages, rendered: str, tokenizer: "PreTrainedTok
 
 
 def close_turns(ids: Sequence[int], trained: Sequence[bool], stop: int | None) -> list[bool]:
-    """The loss mask with every trained span ending at its stop token, since a sampler generates nothing after it.
+    """The loss mask, changed so that each trained span ends with its stop token, after which nothing is sampled.
 
-    A span that contains stop tokens is cut after the last one; a span that ends just before one is extended by it.
+    A span with stop tokens in it is cut after the last of them; a span that is followed by a stop token is extended to
+    include it.
 
     >>> close_turns([7, 8, 1, 5, 9, 1], [True, True, True, True, False, False], 1)
     [True, True, True, False, False, False]

@@ -1,4 +1,4 @@
-"""Collates encoded examples into a padded `Batch` that has each distinct prompt once."""
+"""Collates encoded examples into a padded `Batch` in which each distinct prompt is stored once."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from rung.data.records import Encoded
 
 
 def collate(encoded: Sequence[Encoded], *, pad_id: int) -> Batch:
-    """One batch from at least one example with completions; the completions of one example form a group.
+    """The batch of one or more examples with completions; the completions of one example form a group.
 
     Prompts with equal ids are stored once, in order of first appearance, and their groups are adjacent. `extras` has
-    `margin` (rows,) float32 where an example has a margin (0 for examples without one), and `label` (rows,) bool where
-    all examples are labelled.
+    `margin` (rows,) float32 if some example has a margin (0 for examples without one), and `label` (rows,) bool if all
+    examples have a label.
     """
     assert encoded, "a batch has at least one example"
     assert all(one.answers for one in encoded), "prompts without completions are for sampling, not for collating"
@@ -46,7 +46,9 @@ def collate(encoded: Sequence[Encoded], *, pad_id: int) -> Batch:
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Pads rows of integers to one int64 tensor (rows, longest); its mask is true except at padding.
+    """Pads rows of integers to an int64 tensor (rows, longest), on the left or the right; also returns its mask.
+
+    The mask is true except at padding.
 
     >>> padded([[5, 6], [7]], 0, left=True)[0].tolist()
     [[5, 6], [0, 7]]

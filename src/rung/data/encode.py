@@ -1,4 +1,4 @@
-"""Encodes examples as token ids: start and end of the completion, loss mask, length limits."""
+"""Encodes examples as token ids with loss masks, and applies the length limits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 OnOverlong = Literal["drop", "error", "truncate"]
 SEPARATE = "the joint token ids do not begin with those of the prompt: the completion is tokenised separately"
 NO_STOP = "the last trained token is not the stop token: the model may not learn to stop"
-BALANCED = (0.35, 0.65)  # share of pairs whose chosen side is longer; outside, length alone predicts the preference
-MIN_PAIRS = 50  # with fewer pairs, that share is too noisy to report
+BALANCED = (0.35, 0.65)  # warn if the share of pairs whose chosen side is longer is outside: length predicts preference
+MIN_PAIRS = 50  # with fewer pairs, that share is too noisy for a warning
 
 
 class OverLong(BadRow):
-    """A row that exceeds a length limit; `on_overlong` decides what happens to it."""
+    """Raised for a row that exceeds a length limit; `on_overlong` decides what happens to the row."""
 
 
 def encode(
@@ -35,13 +35,13 @@ def encode(
     on_bad_row: Literal["error", "skip", "quarantine"] = "error",
     assistant_only: bool = True,
 ) -> list[Encoded]:
-    """Encodes examples as token ids, in order; dropped rows are counted in `report` by cause.
+    """Encodes examples as token ids, in order; rows that are dropped are counted in `report` by cause.
 
-    `max_prompt_length` limits the prompt, `max_length` the prompt with its longest completion, in tokens. `truncate`
-    cuts the end of completions; a prompt is never cut, since training and sampling would then see different prompts.
-    `assistant_only` trains only the assistant turns of a conversation, otherwise everything after its prompt. Raises
-    `DataError`, naming the row, for chat data without a chat template, and for bad or over-long rows where the settings
-    are `error`.
+    `max_prompt_length` limits the length of the prompt, `max_length` that of the prompt with its longest completion,
+    in tokens. `on_overlong="truncate"` cuts the end of completions; a prompt is never cut, since training and sampling
+    would then see different prompts. With `assistant_only`, the assistant turns of a conversation are trained,
+    otherwise everything after its prompt. Raises `DataError`, naming the row, for chat data if the tokenizer has no
+    chat template, for bad rows if `on_bad_row` is `error`, and for over-long rows if `on_overlong` is `error`.
     """
     if not tokenizer.is_fast:
         raise DataError(
@@ -78,17 +78,17 @@ def encode(
 
 
 def encode_prompt(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """Token ids of a prompt (at least one), the same for training and sampling.
+    """The token ids of a prompt (at least one), which are the same in training and in sampling.
 
-    Messages are rendered with the generation prompt; a string is tokenised as is, with BOS where the tokenizer adds it.
-    Raises `BadRow` for a prompt without a token, `DataError` for messages without a chat template.
+    Messages are rendered with the generation prompt; a string is tokenised as it is, with BOS if the tokenizer adds it.
+    Raises `BadRow` for a prompt without tokens, and `DataError` for messages if the tokenizer has no chat template.
     """
     return tuple(_prepare_prompt(prompt, tokenizer).ids)
 
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """A prompt as in the data, as the text that is tokenised, and as token ids."""
+    """A prompt in three forms: as given in the data, as the text that is tokenised, and as token ids."""
 
     given: Text
     text: str
@@ -137,7 +137,10 @@ def _encode(
 
 
 def _raw_text(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], Answer]:
-    """The prompt is BOS if the tokenizer has one (even if it does not add it by itself), else the first token."""
+    """The prompt ids and the answer of raw text, which has no prompt of its own.
+
+    The prompt is BOS if the tokenizer has a BOS token (even one that it does not add by itself), else the first token.
+    """
     ids = with_eos(tokens(text, tokenizer, special=False)[0], tokenizer)
     bos = tokenizer.bos_token_id
     if isinstance(bos, int) and ids[:1] != [bos]:
@@ -150,7 +153,10 @@ def _raw_text(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[in
 def _answer(
     prompt: _Prompt, completion: Text, tokenizer: "PreTrainedTokenizerBase", by_turn: bool
 ) -> tuple[Answer, list[str]]:
-    """The completion's token ids and loss mask, and its notices for the data report."""
+    """The token ids and loss mask of a completion, and remarks on it for the data report.
+
+    `by_turn`: only the assistant turns of the completion are trained.
+    """
     if isinstance(prompt.given, str):
         ids, _, joint = _ids_after(prompt, prompt.text + cast(str, completion), tokenizer)
         ids = with_eos(ids, tokenizer)
@@ -168,11 +174,12 @@ def _answer(
 
 
 def _ids_after(prompt: _Prompt, whole: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[Span], bool]:
-    """Token ids after the prompt in `whole`, their character spans, and whether they come from joint tokenisation.
+    """The token ids after the prompt in the text `whole`, their character spans, and whether tokenisation was joint.
 
-    Where the joint ids do not begin with those of the prompt, the text after the prompt is tokenised separately and
-    without the space that some tokenizers add before every text. Where the template renders the generation prompt
-    differently from the start of an assistant turn, the completion begins at the first token that differs.
+    If the ids of `whole` do not begin with those of the prompt, the text after the prompt is tokenised separately (not
+    jointly), without the space that some tokenizers add before every text. If `whole` does not begin with the text of
+    the prompt, because the chat template renders the generation prompt differently from an assistant turn, the
+    completion begins at the first token that differs.
     """
     ids, spans = tokens(whole, tokenizer, special=isinstance(prompt.given, str))
     n = len(prompt.ids)

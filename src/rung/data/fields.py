@@ -1,4 +1,4 @@
-"""Validated columns of a row: texts, conversations, labels. Every check raises `BadRow` with the column's name."""
+"""Reads and checks columns of a row: texts, conversations, labels. Every check raises `BadRow`, naming the column."""
 
 import math
 import re
@@ -11,12 +11,12 @@ Columns = Mapping[str, Any]
 
 
 def has(row: Columns, *names: str) -> bool:
-    """Whether the row has all these columns, none of them null."""
+    """Whether the row has all of the named columns, and none of them is null."""
     return all(row.get(name) is not None for name in names)
 
 
 def roles(row: Columns) -> list[str]:
-    """The roles in the column `messages`, in order; empty where there are no messages."""
+    """The roles of the messages in the column `messages`, in order; empty if there are no messages."""
     messages = row.get("messages")
     if not isinstance(messages, list):
         return []
@@ -24,17 +24,17 @@ def roles(row: Columns) -> list[str]:
 
 
 def unused_columns(row: Columns, *used: str) -> dict[str, Any]:
-    """The columns of the row except those that the conversion used."""
+    """The columns of the row except the named ones, which a conversion has used."""
     return {name: value for name, value in row.items() if name not in used}
 
 
 def with_truth(columns: dict[str, Any], truth: object) -> dict[str, Any]:
-    """The columns with the gold answer as `ground_truth`, unless the row has a `ground_truth` already."""
+    """The columns with `truth`, the gold answer, added as `ground_truth` unless they have a `ground_truth` already."""
     return columns if columns.get("ground_truth") is not None else columns | {"ground_truth": truth}
 
 
 def string(value: object, name: str) -> str:
-    """The value as a string that is not blank."""
+    """The value, checked to be a string that is not blank and that UTF-8 can encode."""
     if not isinstance(value, str):
         raise BadRow(f"`{name}` is not a string", f"found {type(value).__name__}")
     if not value.strip():
@@ -45,7 +45,7 @@ def string(value: object, name: str) -> str:
 
 
 def number(value: object, name: str) -> float:
-    """The value as a finite number; CSV has numbers as strings."""
+    """The value as a finite number; strings are converted, since CSV files have only strings."""
     try:
         found = math.nan if isinstance(value, bool) else float(cast(str, value))
     except (TypeError, ValueError):
@@ -56,7 +56,7 @@ def number(value: object, name: str) -> float:
 
 
 def block_text(content: object, name: str) -> str:
-    """The content of a message as one string, with text blocks joined; empty where the message only calls tools."""
+    """The content of a message as one string: content blocks are joined, and None (only tool calls) becomes empty."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -69,7 +69,7 @@ def block_text(content: object, name: str) -> str:
 
 
 def conversation(value: object, name: str) -> Messages:
-    """A list of messages, each with a role and with content or tool calls; keys with null values are removed."""
+    """The value as messages, each checked to have a role and content or tool calls; null values are removed."""
     if not isinstance(value, list) or not value:
         raise BadRow(f"`{name}` is not a list of messages")
     turns = []
@@ -87,34 +87,34 @@ def conversation(value: object, name: str) -> Messages:
 
 
 def text_of(row: Columns, name: str) -> Text:
-    """A column that is a string in standard data and a list of messages in conversational data."""
+    """The value of a column as a string (TRL's standard format) or as messages (TRL's conversational format)."""
     return text(row.get(name), name)
 
 
 def text(value: object, name: str) -> Text:
-    """The value as a string or as a list of messages."""
+    """The value as a string that is not blank or, if it is a list, as messages."""
     return conversation(value, name) if isinstance(value, list) else string(value, name)
 
 
 def check_not_mixed(**texts: Text) -> None:
-    """Raises `BadRow` where one column is a string and another a list of messages, which TRL reads arbitrarily."""
+    """Raises `BadRow` if some columns are strings and others are lists of messages: their meaning would be unclear."""
     if len({type(text) for text in texts.values()}) > 1:
         kinds = ", ".join(f"`{name}` {'text' if isinstance(text, str) else 'messages'}" for name, text in texts.items())
         raise BadRow("texts and lists of messages are mixed", f"{kinds}; write the text as [{{role, content}}]")
 
 
 def gold(text: Text) -> str:
-    """The gold answer in a completion: the string, or the content of the last message."""
+    """The text of a completion, as the gold answer: the string itself, or the content of the last message."""
     return text if isinstance(text, str) else text[-1]["content"]
 
 
 def system_first(row: Columns) -> Messages:
-    """The messages, with the column `system` as the first turn where the row has one, as in Amazon Bedrock's format."""
+    """The column `messages`, after the column `system` as a system message if the row has one (Amazon Bedrock)."""
     return with_system(conversation(row.get("messages"), "messages"), row)
 
 
 def with_system(messages: Messages, row: Columns) -> Messages:
-    """The messages, with the column `system` as the first turn where it is not empty."""
+    """The messages, after the column `system` of the row as a system message if it is not empty."""
     if not row.get("system"):
         return messages
     if messages[0]["role"] == "system":
@@ -123,7 +123,7 @@ def with_system(messages: Messages, row: Columns) -> Messages:
 
 
 def answered(messages: Messages, name: str) -> Messages:
-    """The conversation, unchanged; raises `BadRow` where it does not end with an assistant turn, or begins with one."""
+    """The messages, unchanged; raises `BadRow` if the last one is not an assistant turn, or if the first one is."""
     if messages[-1]["role"] != "assistant":
         raise BadRow(f"`{name}` does not end with an assistant turn", f"but with a {messages[-1]['role']} turn")
     if messages[0]["role"] == "assistant":
@@ -132,7 +132,7 @@ def answered(messages: Messages, name: str) -> Messages:
 
 
 def margin(row: Columns) -> float | None:
-    """How much better the preferred completion is, or None where the row has no `margin`."""
+    """The column `margin`, by how much the preferred completion is better; None if the row does not have it."""
     return number(row["margin"], "margin") if has(row, "margin") else None
 
 
@@ -149,7 +149,7 @@ def gsm8k_number(solution: str) -> str:
 
 
 def truth_value(value: object) -> bool | None:
-    """The value as true or false, also from a word (CSV has only strings); None for anything else."""
+    """The value as a bool; the strings `true` and `false` are converted (for CSV files). None for other values."""
     if isinstance(value, str):
         return {"true": True, "false": False}.get(value.lower())
     return value if isinstance(value, bool) else None

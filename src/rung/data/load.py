@@ -1,4 +1,4 @@
-"""Loads examples from the `data` of a config: reads rows, detects their format, converts and counts them."""
+"""Loads the examples of a data set in a config: reads rows, detects their format, converts them and reports on them."""
 
 import re
 from collections import Counter
@@ -22,7 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ShareSpec(BaseModel):
-    """A slice of the data: the groups whose hash is in [`from`, `to`), out of [0, 1)."""
+    """A slice of the data: the examples whose group has a position (`splits.position`, in [0, 1)) in [`from`, `to`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -32,18 +32,18 @@ class ShareSpec(BaseModel):
 
 
 class DataSpec(BaseModel):
-    """Settings of one data set: its location, and what rung cannot detect from its rows.
+    """The settings of one data set in a config: where it is, how to read it, and which part of it to use.
 
-    `columns` maps rung's column names to those of the data; `columns: {group: document}` names the column whose equal
-    values mark rows that a split keeps together.
+    `columns` maps rung's column names to those of the data. `columns: {group: document}` has a special meaning: rows
+    with the same value in the column `document` are never separated by a split.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str | None = None  # a file or folder, or task:NAME/SPLIT
     name: str | None = None  # a hub id
-    subset: str | None = None  # of a hub data set
-    split: str | None = None  # of a hub data set or a folder
+    subset: str | None = None  # a subset (configuration) of a hub data set
+    split: str | None = None  # a split of a hub data set or a folder
     format: str | None = None
     columns: dict[str, str] = {}
     share: ShareSpec | None = None
@@ -65,12 +65,13 @@ def load_examples(
     base: Path | None = None,
     seed: int = 0,
 ) -> tuple[list[Example], DataReport]:
-    """Loads the examples of a data set, with a report on its rows.
+    """Loads the examples of a data set, and a report on its rows.
 
-    `spec` is a file, a folder, a hub id, `task:NAME/SPLIT`, a mapping (`DataSpec`), or the rows themselves. Paths are
-    relative to `base`. A bad row is an error, or is dropped and counted (`skip`); `quarantine` also keeps it in the
-    report. A share of bad rows above `max_bad_share` is always an error. `seed` determines the rows of a task and the
-    sample for `limit`. Raises `DataError` (file, row, remedy) and `ConfigError` (an unknown key or format).
+    `spec` is a file, a folder, a hub id, `task:NAME/SPLIT`, a mapping with the keys of `DataSpec`, or the rows
+    themselves. Paths are relative to `base`. `on_bad_row`: with `error`, a bad row raises DataError; with `skip`, it is
+    dropped and counted; with `quarantine`, the report also keeps the row. A share of bad rows above `max_bad_share` is
+    always an error. `seed` determines the rows of a task and the sample that `limit` draws. Raises `DataError` for data
+    that cannot be used, and `ConfigError` for an unknown key or format.
     """
     if isinstance(spec, str | Mapping | DataSpec):
         settings = _settings(cast("str | Mapping[str, Any] | DataSpec", spec), base)
@@ -140,7 +141,7 @@ def _given(number: int, item: object) -> Row:
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    """The row with columns renamed to rung's names; `group` is not renamed, since it is no column of an example."""
+    """The row with its columns renamed to rung's names, except `group`, which is not a column of an example."""
     if row.fault is not None or not columns:
         return row
     names = {theirs: ours for ours, theirs in columns.items() if ours != "group"}
@@ -155,7 +156,7 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
 
 
 def _with_all_columns(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the union of all columns, null where one is missing, so that rewards find them in every row."""
+    """The rows, each with the columns of all rows (null where missing), so that rewards find them in every row."""
     names = dict.fromkeys(name for row in rows for name in row.columns)
     return [replace(row, columns=dict.fromkeys(names) | dict(row.columns)) for row in rows]
 
@@ -184,7 +185,7 @@ def _convert(
 
 
 def _check_bad_rows(bad: Mapping[int, BadRow], rows: Sequence[Row], on_bad_row: OnBadRow, max_bad_share: float) -> None:
-    """Raises `DataError`, naming the first bad row, where `on_bad_row` is `error` or too many rows are bad."""
+    """Raises `DataError`, naming the first bad row, if `on_bad_row` is `error` or if too many rows are bad."""
     if not bad:
         return
     first = min(bad)
@@ -204,7 +205,10 @@ def _quarantined(row: Row, fault: BadRow) -> dict[str, Any]:
 
 
 def _finish(examples: list[Example], form: Format, report: DataReport) -> list[Example]:
-    """Finds what takes all examples together: repeated prompts, the label set, exact duplicates."""
+    """The examples after the steps that need all of them: repeated prompts, the label set, and exact duplicates.
+
+    Prompts that both sides of every pair repeat are removed from them; labels and duplicates go into the report.
+    """
     if form.name == "preference":
         stripped = strip_repeated_prompts(examples)
         for example in stripped or ():

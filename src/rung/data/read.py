@@ -1,7 +1,7 @@
-"""Reads files, folders and hub data sets as rows that record their file and number.
+"""Reads files, folders and hub data sets as rows, each with its file and row number.
 
 A fault in one line (invalid JSON, bytes that are not UTF-8) is stored in its row, so that `on_bad_row` applies to it; a
-fault of the whole file (empty, truncated compressed stream, not the format that its name says) is raised at once.
+fault of the whole file (empty, compressed and truncated, not of the type in its name) is raised at once as `DataError`.
 """
 
 import csv
@@ -18,12 +18,15 @@ from typing import Any, BinaryIO, cast
 from rung.data.records import BadRow
 from rung.errors import DataError
 
-MAX_CSV_FIELD = 2**31 - 1  # the default of 128 KiB is shorter than many documents
+MAX_CSV_FIELD = 2**31 - 1  # Python's default of 128 KiB is too short for many documents
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as read: its file, its number (from 1; in a JSONL file, the line), and its columns or its fault."""
+    """A row as read from a file: its columns or, if it cannot be read, its fault.
+
+    `number` counts from 1; in a JSONL file it is the number of the line.
+    """
 
     file: str
     number: int
@@ -32,20 +35,20 @@ class Row:
 
     @property
     def source(self) -> str:
-        """The location in short form, as in `pairs.jsonl:12`."""
+        """The file and number in short form, as in `pairs.jsonl:12`."""
         return f"{self.file}:{self.number}"
 
     @property
     def place(self) -> str:
-        """The location for a message, as in `pairs.jsonl, row 12`."""
+        """The file and number in words, for error messages, as in `pairs.jsonl, row 12`."""
         return f"{self.file}, row {self.number}"
 
 
 def read_path(path: Path, *, split: str | None = None) -> Iterator[Row]:
-    """The rows of a file, or of all files of a known type under a folder, sorted by name.
+    """The rows of a file, or of all files of a known type in a folder and its subfolders, sorted by path.
 
-    `split` selects the files of a folder whose name, or whose subfolder's name, begins with it (`train-00001.parquet`).
-    Raises `DataError` where nothing can be read.
+    `split` selects files of a folder: those whose name, or a subfolder's name, is `split` or begins with it, as in
+    `train-00001.parquet`. Raises `DataError` if there is nothing that can be read.
     """
     if not path.exists():
         raise DataError(
@@ -66,9 +69,9 @@ def read_path(path: Path, *, split: str | None = None) -> Iterator[Row]:
 
 
 def read_hub(name: str, *, subset: str | None = None, split: str | None = None) -> Iterator[Row]:
-    """The rows of a hub data set (or of any folder that `datasets` can load); `split` defaults to `train`.
+    """The rows of a hub data set, or of whatever `datasets.load_dataset` can load; `split` defaults to `train`.
 
-    Raises `DataError` where it cannot be loaded: no such data set, subset or split, or no connection.
+    Raises `DataError` if the data set, subset or split does not exist, or if there is no connection.
     """
     import datasets
 

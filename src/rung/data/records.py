@@ -1,4 +1,4 @@
-"""The records that rows are converted to: `Example` (text), then `Encoded` (token ids)."""
+"""The records to which rows are converted: first `Example` (text), then `Encoded` (token ids)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = Literal["text", "messages", "prompt-completion", "preference", "ranking",
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One message of a conversation, as in TRL's conversational format."""
 
     role: str
     content: str
@@ -27,7 +27,10 @@ Text = str | Messages
 
 
 class BadRow(ValueError):
-    """A row that cannot be used; the data report counts rows by `cause`, and `detail` is specific to this row."""
+    """Raised for a row that cannot be used; `cause` names the kind of fault, `detail` is about this row.
+
+    The data report counts rows by `cause`.
+    """
 
     def __init__(self, cause: str, detail: str = ""):
         super().__init__(f"{cause} ({detail})" if detail else cause)
@@ -36,21 +39,22 @@ class BadRow(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A row in rung's own format; `kind` determines which fields are set.
+    """A training or evaluation example, converted from a row; which fields are set depends on `kind`.
 
-    `columns` has every column that the conversion did not use, and the gold answer as `ground_truth` where the format
-    has one; rewards and metrics read them. A split keeps examples of equal `group` together (default: equal prompts).
+    `columns` has the columns that the conversion did not use, and, if the format has a gold answer, that answer as
+    `ground_truth`; rewards and metrics read them. Splits never separate examples with equal `group`; by default these
+    are the examples with equal prompts.
     """
 
     kind: Kind
     source: str  # file and row, as in "pairs.jsonl:12"
-    id: str  # 16 hex digits of the content
+    id: str  # a hash of the content, 16 hex digits
     group: str
     prompt: Text | None = None
     completion: Text | None = None
     chosen: Text | None = None
     rejected: Text | None = None
-    completions: tuple[Text, ...] | None = None  # of a ranking, the best one first
+    completions: tuple[Text, ...] | None = None  # those of a ranking, the best one first
     text: str | None = None
     messages: Messages | None = None
     label: bool | None = None
@@ -60,7 +64,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The token ids of one completion and its loss mask, of equal length."""
+    """One completion: its token ids and its loss mask (`trained`), which have the same length."""
 
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
@@ -68,10 +72,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An example as token ids: a prompt of at least one token and its answers.
+    """An example as token ids: a prompt of at least one token, and its completions (`answers`).
 
-    A text or a completion has one answer, a pair has two (chosen first), a ranking has all (best first), a prompt to
-    sample from has none.
+    There is one answer for raw text and for a prompt with a completion, two for a pair (chosen first), all completions
+    for a ranking (best first), and none for a prompt for which completions are to be sampled.
     """
 
     id: str
@@ -82,12 +86,12 @@ class Encoded:
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and completion tokens together."""
+        """The number of tokens of the prompt and all completions."""
         return len(self.prompt_ids) + sum(len(answer.ids) for answer in self.answers)
 
 
 def digest(*content: Any) -> str:
-    """A hash of 16 hex digits that depends on the content only, not on the process or the order of keys.
+    """A hash (16 hex digits) of JSON-like values; it is the same in every process and for any order of keys.
 
     >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     True
@@ -119,7 +123,7 @@ def make_example(
     (False, True)
     """
     known = {name: value for name, value in columns.items() if value is not None}
-    answers = () if completions is None else (completions,)  # leaves the ids of other kinds unchanged
+    answers = () if completions is None else (completions,)  # so that examples of other kinds keep their ids
     shown = first_turns(messages) if messages is not None else prompt if prompt is not None else text
     return Example(
         kind=kind,
@@ -150,7 +154,9 @@ def first_turns(messages: Messages) -> Messages:
 
 
 def as_unpaired(example: Example) -> list[Example]:
-    """A pair as two examples, chosen labelled true and rejected labelled false; an unpaired example is unchanged.
+    """Converts a pair to two unpaired examples: the chosen completion with label true, the rejected one with false.
+
+    An example that is unpaired already is returned unchanged.
 
     >>> pair = make_example("preference", "x.jsonl:1", {}, prompt="2 + 2?", chosen="4", rejected="5")
     >>> [(one.completion, one.label) for one in as_unpaired(pair)]
@@ -175,9 +181,10 @@ def as_unpaired(example: Example) -> list[Example]:
 
 
 def as_prompt(example: Example) -> Example:
-    """The example as a prompt to sample from, with the same id; the prompt of a conversation is all but its last turn.
+    """Converts an example to one that has only a prompt, for which completions are sampled; the id stays the same.
 
-    The last turn becomes the column `ground_truth` where the row has none. Raises `DataError` for raw text.
+    The prompt of a conversation is everything before its last turn, and the last turn becomes the column
+    `ground_truth`, unless the row has this column already. Raises `DataError` for raw text.
     """
     if example.kind == "text":
         raise DataError(

@@ -1,4 +1,4 @@
-"""The data report: how many rows were read, how many were dropped and why, and which need attention."""
+"""The data report: how many rows were read, how many were dropped and why, and which rows need attention."""
 
 import json
 import math
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-QUANTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}  # percentiles
+QUANTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}  # in per cent
 NUM_NAMED = 5  # rows listed per cause
 
 
 @dataclass(slots=True)
 class Tally:
-    """The number of rows with one cause, and the first few of them."""
+    """The number of rows that were dropped or noticed for one cause, and the sources of the first few of them."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def add(self, source: str) -> None:
-        """Counts one row."""
+        """Counts a row, and keeps its source if it is among the first."""
         self.count += 1
         if len(self.first) < NUM_NAMED:
             self.first.append(source)
@@ -27,7 +27,7 @@ class Tally:
 
 @dataclass(slots=True)
 class DataReport:
-    """Counts by cause with the first rows of each, token lengths, and the label set of classification data.
+    """A report on the rows of a data set: counts by cause, token lengths, and the labels of classification data.
 
     >>> report = DataReport(rows=2, examples=1)
     >>> report.drop("prompt is empty", "a.jsonl:2")
@@ -57,15 +57,15 @@ class DataReport:
         self.dropped.setdefault(cause, Tally()).add(source)
 
     def notice(self, what: str, source: str) -> None:
-        """Counts a row that was kept and needs attention."""
+        """Counts a row that was kept but needs attention, under the text `what`."""
         self.noticed.setdefault(what, Tally()).add(source)
 
     def measure(self, name: str, num_tokens: int) -> None:
-        """Records the length of a prompt or completion."""
+        """Records the length of one text; `name` is `prompt` or `completion`."""
         self.lengths.setdefault(name, []).append(num_tokens)
 
     def merge(self, other: "DataReport") -> "DataReport":
-        """One report on the rows of both reports."""
+        """A new report on the rows of both reports."""
         merged = DataReport(
             rows=self.rows + other.rows,
             examples=self.examples + other.examples,
@@ -86,7 +86,7 @@ class DataReport:
         return merged
 
     def write_quarantine(self, file: Path) -> None:
-        """Writes the quarantined rows as JSON lines; writes no file where there are none."""
+        """Writes the quarantined rows as JSON lines; writes no file if there are none."""
         if self.quarantined:
             file.parent.mkdir(parents=True, exist_ok=True)
             lines = [json.dumps(line, default=str) + "\n" for line in self.quarantined]
@@ -123,7 +123,7 @@ class DataReport:
 
 
 def quantiles(values: Iterable[int]) -> dict[str, int]:
-    """Median, 90th and 99th percentile (nearest rank) and maximum of at least one integer.
+    """The median, the 90th and 99th percentile (nearest rank) and the maximum of one or more integers.
 
     >>> quantiles(range(1, 101))
     {'p50': 50, 'p90': 90, 'p99': 99, 'max': 100}

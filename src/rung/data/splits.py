@@ -1,4 +1,4 @@
-"""Splits and samples by a hash of the content, so that a new row never moves an existing one."""
+"""Splits and samples data by a hash of the content, so that adding a row never moves another to a different part."""
 
 import hashlib
 import math
@@ -9,7 +9,7 @@ from rung.errors import ConfigError
 
 
 def position(group: str, salt: str) -> float:
-    """Position of a group in [0, 1): the upper 53 bits of the sha256 of salt and group.
+    """A pseudo-random position in [0, 1) for a group: the upper 53 bits of the SHA-256 of salt and group.
 
     >>> position("a", "") == position("a", ""), 0 <= position("a", "x") < 1
     (True, True)
@@ -19,9 +19,9 @@ def position(group: str, salt: str) -> float:
 
 
 def split(examples: Sequence[Example], shares: Mapping[str, float], salt: str = "") -> dict[str, list[Example]]:
-    """Splits examples by shares and keeps their order; all examples of a group go to the same part.
+    """Splits examples into named parts with the given shares; all examples of a group go to the same part.
 
-    Raises `ConfigError` where the shares are not positive numbers that sum to 1.
+    The order of the examples is kept. Raises `ConfigError` if the shares are not positive numbers that sum to 1.
     """
     if not shares or min(shares.values()) <= 0 or not math.isclose(sum(shares.values()), 1.0):
         raise ConfigError(
@@ -40,11 +40,11 @@ def split(examples: Sequence[Example], shares: Mapping[str, float], salt: str = 
 
 
 def between(examples: Sequence[Example], low: float, high: float, salt: str = "") -> list[Example]:
-    """The examples whose group has a position in [low, high)."""
+    """The examples whose group has a `position` in [low, high)."""
     return [example for example in examples if low <= position(example.group, salt) < high]
 
 
 def sample(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
-    """A sample of at most `n` examples, drawn by the hash of seed and id, in their original order."""
+    """A sample of at most `n` examples, those with the lowest hash of seed and id, in their original order."""
     drawn = sorted(range(len(examples)), key=lambda i: (position(examples[i].id, f"sample {seed} "), i))[:n]
     return [examples[i] for i in sorted(drawn)]

@@ -1,4 +1,4 @@
-"""Token ids of texts with their character spans, for every family of tokenizers."""
+"""Tokenises text to token ids and their character spans, in the same way for all kinds of fast tokenizers."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]  # characters [start, end)
 
-ANCHORS = ("\n", "|", ".")  # at least one of them does not merge with the text after it into one token
+ANCHORS = ("\n", "|", ".")  # texts to try in `continuation_tokens`; one must stay a token of its own before the text
 
 
 def tokens(text: str, tokenizer: "PreTrainedTokenizerBase", *, special: bool) -> tuple[list[int], list[Span]]:
-    """Token ids of a text and their character spans; `special` adds BOS or EOS where the tokenizer does so."""
+    """The token ids of a text and their character spans; `special` is the tokenizer's `add_special_tokens`."""
     out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     return cast(list[int], out["input_ids"]), cast(list[Span], out["offset_mapping"])
 
 
 def continuation_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[Span]]:
-    """Token ids and character spans of a text that continues another one.
+    """The token ids and character spans of a text that continues another text.
 
-    SentencePiece and similar tokenizers add a space before every text, which is wrong in the middle of a text. With
-    these, the text is tokenised after an anchor, whose ids are removed.
+    SentencePiece and similar tokenizers add a space before every text, which is wrong for a continuation. With such a
+    tokenizer, the text is tokenised with a short text (an anchor) before it, whose ids are then removed.
     """
     if not _adds_space(tokenizer):
         return tokens(text, tokenizer, special=False)
@@ -37,13 +37,13 @@ def continuation_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> tupl
 
 
 def with_eos(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The ids with EOS at the end: added where it is missing and the tokenizer has one."""
+    """The ids with EOS at the end; unchanged if they end with EOS already or the tokenizer has no EOS token."""
     eos = stop_id(tokenizer)
     return [*ids, eos] if eos is not None and ids[-1:] != [eos] else ids
 
 
 def stop_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """Id of the token that ends a completion (EOS), or None."""
+    """The id of the token that ends a completion (EOS); None if the tokenizer has none."""
     return cast("int | None", tokenizer.eos_token_id)
 
 
@@ -53,7 +53,8 @@ def overlapping(spans: Sequence[Span], targets: Sequence[Span]) -> list[bool]:
     >>> overlapping([(0, 2), (2, 3), (3, 5)], [(1, 3)])
     [True, True, False]
     """
-    until = np.zeros(max((end for _, end in (*spans, *targets)), default=0) + 1, dtype=int)  # target characters before
+    # after `cumsum`, until[i] is the number of target characters before position i
+    until = np.zeros(max((end for _, end in (*spans, *targets)), default=0) + 1, dtype=int)
     for start, end in targets:
         until[start + 1 : end + 1] = 1
     until = until.cumsum()

@@ -1,1 +1,1 @@
-"""Evaluate a model on held-out items, compare two evaluations, decide a gate."""
+"""Evaluation: scores a model on held-out items, compares two evaluations, and decides gates."""

@@ -1,4 +1,4 @@
-"""Two evaluations of the same items, compared item by item."""
+"""Compares two evaluations of the same items, item by item."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ ALPHA = 0.05
 
 
 class Comparison(BaseModel):
-    """The change of a metric between two evaluations; a positive gain is an improvement, whatever the metric's goal.
+    """The change of a metric between two evaluations; a positive `gain` is an improvement, also if lower is better.
 
-    Numbers are None if no item was scored in both. `variance` is that of one item's change: `statistics.items_needed`
-    computes from it how many items are needed to detect a given gain.
+    `low`, `high` and `p` are the interval of the gain and its p-value. They, `gain` and `variance` are None if no item
+    was scored in both evaluations. `variance` is that of the change of single items, from which
+    `statistics.items_needed` computes how many items are needed to detect a given gain.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     metric: str
     goal: Goal
-    n: int  # items scored in both
-    unscored: int  # items excluded because one of the two has no score
+    n: int  # items scored in both evaluations
+    unscored: int  # items excluded because they have no score in one of the evaluations
     clusters: int
     gain: float | None = None
     low: float | None = None
     high: float | None = None
     p: float | None = None
-    gained: int = 0  # items that improved, wrong -> right for a 0/1 metric
+    gained: int = 0  # items that improved; for a 0/1 metric, from wrong to right
     lost: int = 0  # items that got worse
     variance: float | None = None
     span: float = 1.0  # 1 for scores within [0, 1], else the observed range of scores
 
     @property
     def caveat(self) -> str:
-        """A warning about the interval, as a clause; empty if there is none."""
+        """A warning about the interval, as part of a sentence; empty if there is nothing to warn of."""
         unscored = f"{self.unscored} items without a score in one of the two are left out" if self.unscored else ""
         few = f"only {self.clusters} independent items, so the interval is too narrow"
         return "; ".join(filter(None, [unscored, few if self.clusters < statistics.FEW_CLUSTERS else ""]))
@@ -51,9 +52,10 @@ def compare(
 ) -> Comparison:
     """The paired change of one metric over the items that both evaluations scored.
 
-    `goals` gives the goal of each metric, `max` if absent (see `RewardSet.goals`); `level` is that of the interval. The
-    p-value is exact McNemar for 0/1 scores of independent items, else that of the bootstrap; the interval is always the
-    paired bootstrap over clusters. Raises UserError if the two are not comparable or lack the metric.
+    `goals` has the goal of each metric (see `RewardSet.goals`), by default `max`; `level` is the confidence level of
+    the interval. The interval comes from the paired bootstrap over clusters; the p-value comes from the exact McNemar
+    test for 0/1 scores of independent items, otherwise from the bootstrap. Raises UserError if the evaluations are not
+    comparable or do not have the metric.
     """
     check_comparable(before, after)
     if metric not in before.metrics:
@@ -86,17 +88,17 @@ def compare(
 
 
 def paired_scores(before: Evaluation, after: Evaluation, metric: str) -> list[tuple[float, float, str]]:
-    """The scores of the items that both evaluations scored, before and after, each with its group."""
+    """(score before, score after, group) of each item that has a score in both evaluations."""
     aligned = zip(before.rows, after.rows, strict=True)
     pairs = [(old.scores[metric], new.scores[metric], old.group) for old, new in aligned]
     return [(old, new, group) for old, new, group in pairs if old is not None and new is not None]
 
 
 def pooled_ratio(runs: Iterable[tuple[Evaluation, Evaluation]], metric: str) -> statistics.Bootstrap | None:
-    """The ratio of a metric after to before, with a 95 % interval, pooled over runs such as several seeds of one path.
+    """The ratio of a metric after training to before, with a 95 % interval, pooled over runs (such as several seeds).
 
-    Items of one group are resampled together, in all runs that contain them. None if the metric is 0 before. Raises
-    UserError if the two evaluations of a run are not comparable.
+    Each run is a pair of evaluations, before and after. Items of one group are resampled together, in all runs that
+    contain them. None if the metric is 0 before. Raises UserError if the evaluations of a run are not comparable.
     """
     kept: list[tuple[float, float, str]] = []
     for before, after in runs:
@@ -109,7 +111,7 @@ def pooled_ratio(runs: Iterable[tuple[Evaluation, Evaluation]], metric: str) -> 
 
 
 def check_comparable(before: Evaluation, after: Evaluation) -> None:
-    """Raises UserError, naming the differences, unless both used the same items and the same setup."""
+    """Raises UserError, naming the differences, if the evaluations differ in their items or their setup."""
     if before.hash == after.hash:
         return
     names = before.measured.keys() | after.measured.keys()

@@ -1,4 +1,4 @@
-"""Evaluation: one completion of every item, scored by every metric, with intervals and a record of the setup."""
+"""Evaluates a model: samples one completion per item, scores it with all metrics, and records scores and setup."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rung.sampling import Sampling
 
 OUTPUT_TOKENS, TRUNCATED = "output_tokens", "truncated"
-BUILT_IN_GOALS: Mapping[str, Goal] = {OUTPUT_TOKENS: "min", TRUNCATED: "min"}  # metrics of every evaluation
+BUILT_IN_GOALS: Mapping[str, Goal] = {OUTPUT_TOKENS: "min", TRUNCATED: "min"}  # metrics that every evaluation has
 _ROWS = "rows"
 
 
@@ -37,18 +37,21 @@ class _Record(BaseModel):
 
 
 class Estimate(_Record):
-    """The mean score of a metric over the `n` items that it scored, with a 95 % interval; None if it scored none."""
+    """The mean of a metric over the `n` items with a score, and its 95 % interval; all three are None if `n` is 0.
+
+    `low` and `high` are also None if an interval cannot be computed.
+    """
 
     value: float | None
     low: float | None
     high: float | None
     n: int
     lost: float = 0.0  # fraction of items without a score; they are excluded, not counted as 0
-    failure: str = ""  # why the first item failed, not counting abstentions
+    failure: str = ""  # the error of the first item on which the metric failed; an abstention is no failure
 
 
 class Lengths(_Record):
-    """Output tokens, EOS included, over all items."""
+    """Statistics of the number of output tokens (EOS included) per item."""
 
     mean: float
     median: float
@@ -59,7 +62,7 @@ class Lengths(_Record):
 
 
 class Row(_Record):
-    """One item: its prompt, expected answer and completion, and its scores by metric; None = not scored."""
+    """The result for one item: prompt, expected answer, completion, and scores by metric (None: not scored)."""
 
     id: str
     source: str
@@ -72,10 +75,11 @@ class Row(_Record):
 
 
 class Evaluation(_Record):
-    """Results of a model on a set of items. Two with equal `hash` used the same setup and can be compared by row.
+    """The results of a model on a set of items.
 
-    `measured` holds the digests that form the hash: of the items, the prompts as rendered (which depend on chat
-    template and tokenizer), the shots, the decoding and the scorers.
+    Two evaluations with equal `hash` have the same items and setup, so that they can be compared row by row. `measured`
+    has the digests from which the hash is computed: those of the items, the rendered prompts (which depend on chat
+    template and tokenizer), the shots, the decoding and the metrics.
     """
 
     hash: str
@@ -86,7 +90,7 @@ class Evaluation(_Record):
     rows: tuple[Row, ...]
 
     def save(self, path: Path) -> None:
-        """Writes `path` (JSON) and the rows next to it (`.jsonl`), each atomically, the rows first."""
+        """Writes the evaluation to `path` (JSON) and its rows to a `.jsonl` file beside it, each atomically."""
         lines = "".join(row.model_dump_json() + "\n" for row in self.rows)
         rows = path.with_suffix(".jsonl")
         write_text(rows, lines)
@@ -96,7 +100,7 @@ class Evaluation(_Record):
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
-        """Reads what `save` wrote; raises CheckpointError if a file is missing, damaged or of another evaluation."""
+        """Reads an evaluation that `save` wrote. Raises CheckpointError if a file is missing, damaged or replaced."""
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
             lines = path.with_suffix(".jsonl").read_text(encoding="utf-8")
@@ -120,11 +124,12 @@ def evaluate(
     sampling: Sampling,
     key: Key,
 ) -> Evaluation:
-    """Samples one completion per item, after the shots, and scores it; metrics see the item's prompt without shots.
+    """Evaluates a model: samples one completion per item, with the shots before the prompt, and scores it.
 
-    `output_tokens` and `truncated` are always among the metrics. Visits are the positions of items, so two models use
-    the same random draws. Raises DataError for no items, for raw text and for a shot that is one of the items, and
-    RewardError if a metric cannot run on these columns, both before sampling.
+    Metrics see the prompt of the item without shots; `output_tokens` and `truncated` are always among the metrics. The
+    random draws depend on `key` and the position of the item, so they are the same for two models. Before sampling,
+    raises DataError for no items, for raw text and for a shot that is one of the items, and RewardError if the data
+    lack a column that a metric reads.
     """
     check_items(examples, shots)
     items = [as_prompt(example) for example in examples]
@@ -159,7 +164,7 @@ def evaluate(
 
 
 def estimate(scores: Sequence[float | None], groups: Sequence[str], failure: str = "") -> Estimate:
-    """The mean and 95 % interval of the scores that are not None; items of one group are not independent.
+    """The mean and 95 % interval of the scores that are not None; `groups` are the clusters of the interval.
 
     >>> estimate([1, 0, None, 1], list("abcd")).n
     3
@@ -175,7 +180,7 @@ def estimate(scores: Sequence[float | None], groups: Sequence[str], failure: str
 
 
 def check_items(examples: Sequence[Example], shots: Sequence[Example]) -> None:
-    """Raises DataError for no items, for raw text and for a shot that is one of the items."""
+    """Raises DataError if there are no items, for raw text, and for a shot that is one of the items."""
     if not examples:
         raise DataError("there is no item to evaluate", "name a data set with at least one row")
     for example in examples:
@@ -188,7 +193,7 @@ def check_items(examples: Sequence[Example], shots: Sequence[Example]) -> None:
 
 
 def _scores(metrics: RewardSet, samples: Sequence[Sample]) -> tuple[dict[str, list[float | None]], dict[str, str]]:
-    """Scores by metric in the order of the items, and the first failure of those metrics that failed."""
+    """The scores of the items by metric, and, for each metric that failed on an item, its first error."""
     by_metric = dict(metrics.score(samples).by_reward)
     missing = [name for name in BUILT_IN_GOALS if name not in by_metric]
     by_metric |= RewardSet(missing).score(samples).by_reward
@@ -227,7 +232,7 @@ def _lengths(lengths: Sequence[int]) -> Lengths:
 
 
 def _digest(value: Any) -> str:
-    """A short hash of JSON-like data; mappings are converted to dicts, other values that JSON lacks by `str`."""
+    """A hash (16 hex digits) of a value; what JSON cannot represent is converted to a dict (mappings) or a string."""
 
     def plain(other: object) -> object:
         return dict(other) if isinstance(other, Mapping) else str(other)

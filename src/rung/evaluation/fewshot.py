@@ -1,4 +1,4 @@
-"""Prompts that show worked examples before the question: few-shot prompting."""
+"""Few-shot prompts: solved examples (shots) before the question."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from rung.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SEPARATOR = "\n\n"  # between worked examples of a string prompt
+SEPARATOR = "\n\n"  # after each shot in a string prompt
 
 
 def question(example: Example) -> Text:
-    """The input of the model: the prompt, or a conversation up to its last turn. Raises DataError for raw text."""
+    """The prompt of an example, or its conversation without the last turn. Raises DataError for raw text."""
     asked = as_prompt(example).prompt
     assert asked is not None, "every example except raw text has a prompt"
     return asked
 
 
 def answer(example: Example) -> Text | None:
-    """The reference answer of an example, the preferred one of a pair; None if it has none."""
+    """The reference answer of an example (of a pair, the chosen completion); None if it has no answer."""
     if example.messages is not None:
         return example.messages[-1:]
     return example.completion if example.completion is not None else example.chosen
 
 
 def with_shots(example: Example, shots: Sequence[Example]) -> Text:
-    """The question of `example` after the questions and answers of `shots`, in their order.
+    """The few-shot prompt: the questions and answers of `shots`, in their order, and then the question of `example`.
 
-    Chat: the shots are earlier user and assistant turns, after the system message of `example`; their own system
-    messages are dropped. Strings: each shot's prompt and completion, concatenated, and a blank line. Raises DataError
-    for a shot without an answer, and for a mix of chat and string formats.
+    In chat format, the shots become user and assistant turns after the system message of `example`; their own system
+    messages are dropped. In string format, each shot is its prompt and completion, followed by a blank line. Raises
+    DataError for a shot without an answer, and for a mix of chat and string formats.
     """
     asked = question(example)
     if isinstance(asked, str):
@@ -44,7 +44,7 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Text:
 
 
 def encode_question(example: Example, shots: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The token ids of `with_shots`; DataError, naming the row, if it cannot be rendered or has no tokens."""
+    """The token ids of the few-shot prompt. Raises DataError, naming the row, if it cannot be rendered or is empty."""
     from rung.data.encode import encode_prompt
 
     asked = with_shots(example, shots)
@@ -57,7 +57,7 @@ def encode_question(example: Example, shots: Sequence[Example], tokenizer: PreTr
 
 
 def last_text(text: str | Sequence[Mapping[str, Any]]) -> str:
-    """The readable part of a prompt or an answer: the text, or that of the last message.
+    """A short form of a prompt or an answer for readers: the string itself, or the content of the last message.
 
     >>> last_text(({"role": "system", "content": "be brief"}, {"role": "user", "content": "2 + 2?"}))
     '2 + 2?'

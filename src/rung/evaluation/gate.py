@@ -1,4 +1,4 @@
-"""Gates: decide whether the model of a stage replaces the one that the stage started from."""
+"""Gates: they decide whether the model of a stage replaces the last promoted model."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 Outcome = Literal["promoted", "kept", "inconclusive"]
 Verdict = Literal["holds", "broken", "open"]
 
-# if none of n items failed, the 95 % upper bound of the failure rate is 3.7 / n (two-sided Clopper-Pearson)
+# If none of n items got worse, the 95 % upper bound of the rate of such items is 3.7 / n (two-sided Clopper-Pearson).
 ZERO_FAILURE_BOUND = 3.7
 ZERO_FAILURE_ITEMS = 370
-# the most by which the training reward may exceed the evaluation reward, on the 0..1 scale
+# The training reward may exceed the evaluation reward by at most this much, on the scale from 0 to 1.
 MAX_REWARD_GAP = 0.10
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A number of the training run that prevents promotion above `maximum`, such as a reward's error rate."""
+    """A measurement of the training run, such as a reward's error rate; above `maximum` it prevents promotion."""
 
     name: str
     value: float
@@ -37,15 +37,15 @@ class Limit:
 
 
 class Decision(BaseModel):
-    """The decision of a gate: its reasons in sentences, the comparisons behind them, and the items needed."""
+    """The decision of a gate: its outcome, the reasons in words, and the comparisons on which it is based."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     outcome: Outcome
     reasons: tuple[str, ...]
     gain: Comparison
-    changes: tuple[Comparison, ...] = ()  # those of the guards, in their order
-    items_needed: int | None = None  # if inconclusive, and if more items can decide
+    changes: tuple[Comparison, ...] = ()  # the comparisons of the guards, in their order
+    items_needed: int | None = None  # the items for a decision, if `inconclusive` and if more items would help
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,12 @@ def decide(
     goals: Mapping[str, Goal],
     limits: Sequence[Limit] = (),
 ) -> Decision:
-    """Promoted if every check holds, kept (the previous model stays) if one is broken, else inconclusive.
+    """Decides a gate: `promoted` if every check holds, `kept` (the previous model) if one is broken.
 
-    Bounds are those of two-sided 95 % intervals of paired changes, positive for an improvement; `goals` gives the goal
-    of each metric. Inconclusive does not mean equal. Raises UserError if the evaluations are not comparable or lack a
-    metric of the gate.
+    Otherwise `inconclusive`: the items are too few to decide, which does not mean that the models are equal. `before`
+    and `after` are evaluations of the previous and of the new model; `goals` has the goal of each metric. Checks
+    compare the bounds of two-sided 95 % intervals of paired changes, which are positive for an improvement. Raises
+    UserError if the evaluations are not comparable or do not have a metric of the gate.
     """
 
     def change(metric: str) -> Comparison:
@@ -91,10 +92,10 @@ def decide(
 
 
 def lower_bound(change: Comparison) -> float:
-    """The lower bound that a guard uses: -3.7 / n of the score's range if no item got worse.
+    """The lower bound of a change, as guards use it: if no item got worse, -3.7 / n times the range of the score.
 
-    A bootstrap cannot draw a failure that did not occur; n counts clusters, not items, because clusters are
-    independent.
+    The bootstrap has no such bound, since it cannot draw a loss that did not occur. n is the number of clusters, not
+    of items, because only clusters are independent.
     """
     assert change.low is not None
     return -ZERO_FAILURE_BOUND / change.clusters * change.span if change.lost == 0 else change.low
@@ -136,7 +137,7 @@ def _check_limit(limit: Limit) -> _Check:
 
 
 def _proves_no_loss(change: Comparison) -> bool:
-    """Whether nothing got worse among enough items for a tolerance of 0."""
+    """Whether no item got worse, among enough items to satisfy a guard with a tolerance of 0."""
     return change.lost == 0 and change.clusters >= ZERO_FAILURE_ITEMS
 
 
@@ -146,7 +147,7 @@ def _interval(change: Comparison) -> str:
 
 
 def _sizes(change: Comparison, needed: int | None) -> str:
-    """The detectable difference and the number of items needed, as a clause."""
+    """The detectable difference and the number of items needed, in words, to be added to a sentence."""
     if not change.variance:
         return "; no item moved apart from the others"
     seen = statistics.detectable_difference(change.variance, change.n)

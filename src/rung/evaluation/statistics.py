@@ -1,7 +1,8 @@
-"""Statistics of a test set: intervals for one model, paired comparisons of two, and sample sizes.
+"""Statistics of evaluations: intervals for one model, paired comparisons of two models, and sample sizes.
 
-Pure functions on numbers. An item is one question, a cluster the items that share a source (a document, a table);
-items of one cluster are not independent, so variances are taken between clusters and resampling draws whole clusters.
+All functions are pure. An item is one question of the evaluation set; a cluster is the set of items that share a source
+(a document, a table). Items of one cluster are not independent, so variances are computed between clusters, and the
+bootstrap resamples whole clusters.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 DRAWS = 10_000
-FEW_CLUSTERS = 20  # below this a bootstrap interval is too narrow to be trusted; reports say so
-_MAX_DISTINCT = 64  # up to so many distinct clusters, only their counts are drawn
+FEW_CLUSTERS = 20  # with fewer clusters a bootstrap interval is too narrow, and reports warn of it
+_MAX_DISTINCT = 64  # with at most this many distinct clusters, the bootstrap draws how often each of them occurs
 
 
 class Interval(NamedTuple):
-    """A two-sided interval."""
+    """A two-sided confidence interval."""
 
     low: float
     high: float
 
 
 class Bootstrap(NamedTuple):
-    """A paired difference or ratio with its percentile interval and two-sided p-value against no change."""
+    """A paired difference or ratio with its percentile interval and its two-sided p-value (null: no change)."""
 
     value: float
     interval: Interval
@@ -35,9 +36,10 @@ class Bootstrap(NamedTuple):
 
 
 def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
-    """Wilson score interval of a rate: `successes` of `n` independent items, both may be effective (fractional) counts.
+    """The Wilson score interval of the rate `successes` / `n` over independent items.
 
-    Raises ValueError without items. Source: Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.1.
+    Both counts may be fractional, as an effective sample size is. Raises ValueError if `n` is 0. Source: Wilson 1927;
+    Brown, Cai and DasGupta 2001, section 3.1.1.
 
     >>> [round(100 * bound, 1) for bound in wilson(515, 1319)]
     [36.4, 41.7]
@@ -52,9 +54,9 @@ def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
 
 
 def cluster_variance(values: ArrayLike, clusters: Sequence[str]) -> float:
-    """Variance of the mean of `values` (n,), robust to any dependence within `clusters` (n,); 0 for constant values.
+    """The cluster-robust variance of the mean of `values` (n,), which belong to `clusters` (n,).
 
-    If every item is its own cluster, it is the usual s^2 / n. Raises ValueError for fewer than two clusters.
+    If every item is a cluster of its own, this is the usual s^2 / n. Raises ValueError for fewer than two clusters.
     Source: Liang and Zeger 1986, with the C / (C - 1) correction for C clusters.
 
     >>> round(cluster_variance([0, 1, 2, 3], ["a", "a", "b", "b"]), 6)
@@ -69,11 +71,12 @@ def cluster_variance(values: ArrayLike, clusters: Sequence[str]) -> float:
 
 
 def mean_interval(values: ArrayLike, clusters: Sequence[str], level: float = 0.95) -> Interval | None:
-    """Interval of the mean of `values` (n,) whose items belong to `clusters` (n,); None for fewer than two clusters.
+    """The confidence interval of the mean of `values` (n,), which belong to `clusters` (n,).
 
-    0/1 values: Wilson with the effective sample size if items share clusters (n divided by the design effect; the
-    number of clusters if all values are equal, where it is unknown). Other values: Student's t on the cluster-robust
-    error. Source: Korn and Graubard 1998 for the effective size.
+    For 0/1 values: the Wilson interval with the effective sample size, n divided by the design effect; if all values
+    are equal, the design effect is unknown, and the number of clusters is used. For other values: Student's t with the
+    cluster-robust standard error, or None for fewer than two clusters. Source of the effective size: Korn and Graubard
+    1998.
     """
     array = np.asarray(values, dtype=float)
     num_clusters = len(set(clusters))
@@ -86,9 +89,10 @@ def mean_interval(values: ArrayLike, clusters: Sequence[str], level: float = 0.9
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided McNemar p-value of `gained` and `lost` flips between two models on the same independent items.
+    """The exact two-sided McNemar p-value for two models that were evaluated on the same independent items.
 
-    p = min(1, 2 * sum_{i <= min} C(flips, i) / 2^flips), and 1 without flips.
+    `gained` and `lost` are the numbers of items that only the second, or only the first, model solved; flips is their
+    sum, min the smaller of them. p = min(1, 2 * sum_{i <= min} C(flips, i) / 2^flips), and 1 without flips.
 
     >>> round(mcnemar(209, 152), 4), mcnemar(13, 13), mcnemar(0, 0)
     (0.0032, 1.0, 1.0)
@@ -99,10 +103,10 @@ def mcnemar(gained: int, lost: int) -> float:
 def paired_bootstrap(
     before: ArrayLike, after: ArrayLike, clusters: Sequence[str], *, level: float = 0.95, seed: int = 0
 ) -> Bootstrap:
-    """Mean of `after` - `before` (n,) on the same items, with a percentile interval over resampled clusters.
+    """The mean of `after` - `before`, both (n,) on the same items, with a bootstrap interval over clusters.
 
-    The p-value is twice the smaller share of draws on either side of 0, never below 2 / (draws + 1).
-    Raises ValueError on unequal lengths or no items. Source: Efron and Tibshirani 1993, chapters 13 and 15.
+    The p-value is twice the share of draws on one side of 0, whichever side has fewer, and at least 2 / (draws + 1).
+    Raises ValueError for unequal lengths or no items. Source: Efron and Tibshirani 1993, chapters 13 and 15.
 
     >>> paired_bootstrap([0, 0, 1], [1, 1, 2], ["a", "b", "c"]).interval
     Interval(low=1.0, high=1.0)
@@ -115,11 +119,11 @@ def paired_bootstrap(
 def paired_ratio(
     before: ArrayLike, after: ArrayLike, clusters: Sequence[str], *, level: float = 0.95, seed: int = 0
 ) -> Bootstrap:
-    """Sum of `after` over sum of `before` (n,), such as two error rates, with a percentile interval.
+    """The sum of `after` divided by that of `before`, both (n,) on the same items, with a bootstrap interval.
 
-    Runs with several seeds are pooled by joining their arrays: an item of several runs is one cluster with one name.
-    Draws in which `before` sums to 0 count as infinite. Raises ValueError on unequal lengths, on no items, or where
-    `before` sums to 0.
+    An example is the ratio of two error rates. Runs with several seeds are pooled by concatenating their arrays, with
+    the same cluster name for an item in all runs. A draw in which `before` sums to 0 counts as infinite. Raises
+    ValueError for unequal lengths, for no items, or if `before` sums to 0.
 
     >>> paired_ratio([1, 1, 1, 1], [1, 0, 1, 0], list("abcd")).value
     0.5
@@ -132,7 +136,7 @@ def paired_ratio(
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values, which control the family-wise error rate of the whole table.
+    """The p-values of several tests, by name, adjusted by Holm's method to control the family-wise error rate.
 
     Source: Holm 1979.
 
@@ -148,9 +152,10 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def detectable_difference(variance: float, n: int) -> float:
-    """The difference that `n` paired items detect with 80 % power at two-sided 5 %: 2.8 * sqrt(variance / n).
+    """The smallest difference that a paired comparison of `n` items detects: 2.8 * sqrt(variance / n).
 
-    `variance` is that of the per-item difference: for 0/1 scores the share of flips (0.25 is typical).
+    This is for 80 % power at the two-sided 5 % level. `variance` is that of the difference per item; for 0/1 scores it
+    is the share of items whose score changes (typically 0.25).
 
     >>> [round(detectable_difference(0.25, n), 3) for n in (50, 100, 200)]
     [0.198, 0.14, 0.099]
@@ -159,7 +164,9 @@ def detectable_difference(variance: float, n: int) -> float:
 
 
 def items_needed(variance: float, difference: float) -> int | None:
-    """How many paired items detect `difference` with 80 % power; None for a difference of 0.
+    """The number of items with which a paired comparison detects `difference`; None for a difference of 0.
+
+    This is the inverse of `detectable_difference`, for the same power and level.
 
     >>> items_needed(0.25, 0.05)
     784
@@ -175,7 +182,7 @@ def is_binary(values: ArrayLike) -> bool:
 
 
 def _effective_size(values: NDArray[np.float64], clusters: Sequence[str]) -> float:
-    """Effective sample size of a rate: the number of independent items with the same variance, at most n."""
+    """The effective sample size of a rate: how many independent items would give the same variance, at most n."""
     n, num_clusters = len(values), len(set(clusters))
     if num_clusters < 2 or not values.var():
         return num_clusters
@@ -184,7 +191,7 @@ def _effective_size(values: NDArray[np.float64], clusters: Sequence[str]) -> flo
 
 
 def _paired(before: ArrayLike, after: ArrayLike) -> NDArray[np.float64]:
-    """(2, n) float64, before and after."""
+    """`before` and `after` as one array (2, n) float64; raises ValueError for unequal lengths or no items."""
     pair = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     if pair[0].shape != pair[1].shape or pair[0].size == 0:
         raise ValueError(f"a paired comparison needs the same items twice, got {pair[0].shape} and {pair[1].shape}")
@@ -192,7 +199,7 @@ def _paired(before: ArrayLike, after: ArrayLike) -> NDArray[np.float64]:
 
 
 def _cluster_sums(values: NDArray[np.float64], clusters: Sequence[str]) -> NDArray[np.float64]:
-    """(C,) sums of (n,) values by cluster."""
+    """The sums (C,) of `values` (n,) over each of the C clusters."""
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
     return np.bincount(index, weights=values).astype(float)
 
@@ -200,11 +207,15 @@ def _cluster_sums(values: NDArray[np.float64], clusters: Sequence[str]) -> NDArr
 def _resample(
     numerators: NDArray[np.float64], denominators: NDArray[np.float64], clusters: Sequence[str], *, seed: int
 ) -> NDArray[np.float64]:
-    """(DRAWS,) ratios of the two sums over clusters, which are drawn with replacement, as many as there are."""
+    """The ratio of sum of numerators to sum of denominators in each bootstrap draw, (DRAWS,).
+
+    A draw takes as many clusters as there are, with replacement.
+    """
     columns = np.stack([_cluster_sums(array, clusters) for array in (numerators, denominators)], axis=1)
     distinct, counts = np.unique(columns, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
-    # equal clusters are interchangeable: with few distinct ones, such as 0/1 scores, drawing their counts is enough
+    # Clusters with equal sums are interchangeable: if few are distinct, as with 0/1 scores, it is enough to draw how
+    # often each distinct one occurs.
     if len(distinct) <= _MAX_DISTINCT:
         sums = rng.multinomial(len(columns), counts / len(columns), size=DRAWS) @ distinct
     else:
@@ -215,7 +226,7 @@ def _resample(
 
 
 def _draw_clusters(columns: NDArray[np.float64], rng: np.random.Generator, block: int = 200) -> NDArray[np.float64]:
-    """(DRAWS, 2) sums over resampled rows of (C, 2), in blocks of draws to limit memory."""
+    """The sums (DRAWS, 2) over resampled rows of `columns` (C, 2), computed in blocks of draws to limit memory."""
     num = len(columns)
     offsets = np.arange(block)[:, None] * num
     sums = np.empty((DRAWS, columns.shape[1]))
@@ -227,12 +238,15 @@ def _draw_clusters(columns: NDArray[np.float64], rng: np.random.Generator, block
 
 
 def _percentiles(drawn: NDArray[np.float64], level: float) -> Interval:
-    """The central `level` interval of the draws; no interpolation, because draws may be infinite."""
+    """The central interval with a share of `level` of the draws, without interpolation, since draws may be infinite."""
     low, high = np.quantile(drawn, (0.5 - level / 2, 0.5 + level / 2), method="inverted_cdf")
     return Interval(float(low), float(high))
 
 
 def _two_sided(drawn: NDArray[np.float64], null: float) -> float:
-    """Twice the smaller share of draws at or beyond `null`; the observed sample counts as one more draw."""
+    """The two-sided p-value: twice the share of draws on one side of `null`, whichever side has fewer.
+
+    Draws equal to `null` count on both sides; the observed sample counts as one more draw.
+    """
     beyond = min(int((drawn <= null).sum()), int((drawn >= null).sum()))
     return min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))

@@ -1,1 +1,1 @@
-"""From a config to a finished run: check the path, then build, train and evaluate each stage and decide its gate."""
+"""Runs a config: checks the path, then builds, trains and evaluates each stage and decides its gate."""

@@ -39,7 +39,7 @@ from rung.training.batch_source import BatchSource, DatasetSource
 from rung.training.optimizers import find_optimizer, make_optimizer, make_schedule
 from rung.training.stage import Stage
 
-HELD_OUT_BATCH = 64  # rows
+HELD_OUT_BATCH = 64  # rows per held-out batch
 
 
 def build_stage(
@@ -53,12 +53,13 @@ def build_stage(
     model: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
     data: StageData | None = None,
 ) -> Stage:
-    """Loads the models, reads the data and builds everything that training needs.
+    """Builds a stage that is ready to train: loads the models, reads the data, and makes the optimizer and schedule.
 
-    `start`, `reference`, `critic` and `teacher` are locations for `load_model`. Without a `reference` the policy is
-    compared with its initial weights; without a `critic` a value head is put on the policy. `model` is a loaded model
-    that replaces `start`. `data` that was read before is used only if it was encoded with the model's tokenizer.
-    Raises UserError for every fault that can be found before training.
+    `start`, `reference`, `critic` and `teacher` are locations for `load_model`. If `reference` is None, the policy's
+    initial weights are the reference; if `critic` is None, the critic is a value head on the policy. `model` (a model
+    and its tokenizer) is used in place of the one at `start`. `data` is used only if it was encoded with the tokenizer
+    of the model; otherwise the data are read again. Raises UserError for every mistake that can be found before
+    training.
     """
     config, algorithm = settings.config, settings.algorithm
     torch.manual_seed(settings.seed)  # for the initial weights of new adapters and heads
@@ -110,7 +111,10 @@ def build_stage(
 def build_policy(
     settings: StageSettings, model: PreTrainedModel, *, start: str, reference: str | None, ranks: Ranks
 ) -> Policy:
-    """The policy with its adapter and, if the algorithm needs one, a reference; None means the weights of `model`."""
+    """The policy with its adapter and, if the algorithm needs one, a reference model.
+
+    `reference` is the location of the reference; None stands for the weights of `model`.
+    """
     config = settings.config
     adapter = config.adapter
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -141,7 +145,7 @@ def build_policy(
 
 
 def reference_update(config: StageConfig) -> ReferenceUpdate | None:
-    """The schedule that updates a stage's reference, None for a fixed one; defaults are those of TR-DPO and TRL."""
+    """How the reference of a stage is updated; None if it is fixed. The defaults are those of TR-DPO and TRL."""
     if config.reference not in UPDATED_REFERENCES:
         return None
     share = 1.0 if config.reference == "sync" else config.ref_model_mixup_alpha or 0.6
@@ -149,11 +153,11 @@ def reference_update(config: StageConfig) -> ReferenceUpdate | None:
 
 
 def add_heads(policy: Policy, algorithm: Algorithm, critic: str | None, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Adds the heads that the algorithm needs, and a separate critic where `critic` names its initial model.
+    """Adds the heads that the algorithm needs and, if `critic` is the location of a model, a separate critic.
 
-    A score head is initialised with std 1/sqrt(H + 1), as in Stiennon et al. 2020 (arXiv 2009.01325); a value head is
-    initialised with 0, or with the head of the reward model that initialises the critic. Raises ConfigError for a model
-    that cannot be saved as a reward model.
+    A score head is initialised with std 1/sqrt(H + 1) for hidden size H, as in Stiennon et al. 2020 (arXiv 2009.01325).
+    A value head is initialised with 0 or, if the critic is initialised from a reward model, with the head of that
+    model. Raises ConfigError for a model that cannot be saved as a reward model.
     """
     needs = algorithm.needs()
     if "score_head" in needs:
@@ -170,7 +174,7 @@ def add_heads(policy: Policy, algorithm: Algorithm, critic: str | None, tokenize
 def build_dataset_source(
     settings: StageSettings, policy: Policy, tokenizer: PreTrainedTokenizerBase, data: StageData, ranks: Ranks
 ) -> tuple[BatchSource, float]:
-    """The batches of a data set, and the number of optimizer steps per epoch."""
+    """The source of batches from a data set, and the number of optimizer steps per epoch."""
     size = settings.config.batch_size
     batch_size = {"tokens": size.tokens} if isinstance(size, TokenBatch) else resolved(size)
     dataset = Dataset(data.train, batch_size=batch_size, seed=settings.seed, pad_id=_pad_id(tokenizer), ranks=ranks)
@@ -180,7 +184,7 @@ def build_dataset_source(
 def build_rollout_source(
     settings: StageSettings, policy: Policy, tokenizer: PreTrainedTokenizerBase, data: StageData, ranks: Ranks
 ) -> tuple[BatchSource, float]:
-    """The batches sampled from the policy, and the number of optimizer steps per epoch of the prompts."""
+    """The source of batches sampled from the policy, and the number of optimizer steps per epoch of the prompts."""
     rollout, updates = settings.config.rollout, settings.config.updates
     assert policy.sampling is not None, "a stage that samples has sampling settings"
     make_sampler = SAMPLERS.find(rollout.sampler, settings.base)

@@ -1,4 +1,4 @@
-"""`rung check`: all checks of a path that need no training and no generation."""
+"""Checks a path before it runs, without training or sampling: the command `rung check`."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A path that passed all checks: its resolved config, a summary row for each stage, and notes for the user.
+    """The result of `check`: the resolved config, a summary row for each stage, and notes for the user.
 
-    `data` (by stage) and `evaluations` were read for the checks and are used again by the run.
+    `data` (by stage) and `evaluations` were loaded for the checks and are used again by the run.
     """
 
     config: PathConfig
@@ -53,10 +53,10 @@ class Checked:
 
 
 def check(config: PathConfig) -> Checked:
-    """Resolves and checks a path; raises UserError for every fault that can be found before training.
+    """Resolves and checks a path; raises UserError for every mistake that can be found before training.
 
-    Reads the data, the tokenizer and the shapes of the model, and loads algorithms, rewards and metrics; no model is
-    run and nothing is written.
+    The data, the tokenizer, the shapes of the model, algorithms, rewards and metrics are loaded; no model is run, and
+    nothing is written.
     """
     config = resolve_by_model(config)
     make_trackers(config.trackers, Path(), project="", run_name="", base=config.base)
@@ -86,7 +86,7 @@ def check(config: PathConfig) -> Checked:
 
 
 def _notes(algorithm: Algorithm, stage: StageConfig) -> list[str]:
-    """The algorithm's notes on the settings of a stage."""
+    """The notes of a stage's algorithm on its settings (see `Algorithm.notes`)."""
     if algorithm.data_kind() != "prompts":
         return algorithm.notes(1)
     return algorithm.notes(resolved(stage.updates.epochs) * resolved(stage.updates.minibatches))
@@ -99,7 +99,7 @@ def _check_training(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> StageData:
-    """Checks the optimizer, adapter, sampler, data and rewards of a stage; returns the data that it will train on."""
+    """Checks the optimizer, adapter, sampler, data and rewards of a stage, and returns its data."""
     with error_context(f"stage `{stage.name}`"):
         find_optimizer(stage.optimizer, config.base)
         check_schedule(stage.lr_scheduler_type, resolved(stage.learning_rate))
@@ -134,7 +134,7 @@ def _check_gate(config: PathConfig, stage: StageConfig, evaluations: Evaluations
 def _check_evaluations(
     config: PathConfig, evaluations: Evaluations, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raises UserError for an evaluation item that does not fit the model at one of the numbers of shots."""
+    """Raises UserError for an evaluation item whose few-shot prompt does not fit the model, for any number of shots."""
     evaluations.metrics.check_policy(tokenizer)
     for num_shots in sorted({count for stage in config.stages for count in config.shots_of(stage)}):
         for evaluation_set in SETS:
@@ -143,7 +143,7 @@ def _check_evaluations(
 
 
 def _check_start(config: PathConfig, stage: StageConfig) -> None:
-    """Raises ConfigError where the start, reference or teacher is not a policy, or where the start does not exist."""
+    """Raises ConfigError if the start, reference or teacher of a stage is not a policy, or the start does not exist."""
     policies = (
         (stage.start, "starts from"),
         (stage.reference, "has the reference"),
@@ -170,7 +170,10 @@ def _check_start(config: PathConfig, stage: StageConfig) -> None:
 
 
 def _check_same_tokenizers(config: PathConfig, stage: StageConfig) -> None:
-    """Raises ConfigError where the stage of a reference, critic or teacher uses another tokenizer, as far as known."""
+    """Raises ConfigError if the reference, critic or teacher is a stage with another tokenizer than this stage.
+
+    Checked only if it is certain from which initial models both stages descend.
+    """
     for key in ("reference", "critic", "teacher"):
         other = next((each for each in config.stages if each.name == getattr(stage, key)), None)
         own, theirs = sorted(_origins(config, stage)), sorted(_origins(config, other) if other else ())
@@ -180,7 +183,10 @@ def _check_same_tokenizers(config: PathConfig, stage: StageConfig) -> None:
 
 
 def _origins(config: PathConfig, stage: StageConfig) -> set[str]:
-    """The initial models that a stage may descend from; several where it is open which stage will be promoted last."""
+    """The locations of the initial models from which a stage may descend.
+
+    There can be several, since it is not known before the run which stage will be the last promoted one.
+    """
     earlier = config.stages[: config.stages.index(stage)]
     named = next((other for other in earlier if other.name == stage.start), None)
     if named is not None:
@@ -193,7 +199,10 @@ def _origins(config: PathConfig, stage: StageConfig) -> set[str]:
 
 
 def _teacher_positions(config: PathConfig, stage: StageConfig) -> int | None:
-    """The number of positions of a teacher that is not a stage; ConfigError where its tokenizer is not the policy's."""
+    """The number of positions of a teacher that is not a stage; None if it is unlimited.
+
+    Raises ConfigError if the teacher has another tokenizer than the policy.
+    """
     assert stage.teacher is not None
     with error_context(f"stage `{stage.name}`: teacher"):
         location = locate(stage.teacher, base=config.base, runs=Path(config.output))

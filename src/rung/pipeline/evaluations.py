@@ -1,4 +1,4 @@
-"""The evaluations of a path: items, metrics, shots and decoding, which are the same for every evaluated model."""
+"""The evaluations of a path, with the same items, metrics, shots and decoding for every model."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ SETS: tuple[EvaluationSet, ...] = ("validation", "test")
 
 
 class Evaluations:
-    """The evaluations of a resolved config; data are read on first use.
+    """Evaluates models as the block `evaluate` of a resolved config says; the data are read on first use.
 
-    Raises UserError, naming key, file or row, where the data, the metrics or the shots are missing or unusable.
+    Raises UserError, naming key, file or row, if the data, the metrics or the shots are missing or cannot be used.
     """
 
     def __init__(self, config: PathConfig):
@@ -46,21 +46,21 @@ class Evaluations:
 
     @property
     def goals(self) -> dict[str, Goal]:
-        """The direction of every metric of an evaluation: `max` where higher is better, `min` where lower is better."""
+        """The goal of every metric of an evaluation: `max` if higher is better, `min` if lower is better."""
         return {**self.metrics.goals, **BUILT_IN_GOALS}
 
     @cached_property
     def validation(self) -> list[Example]:
-        """The validation items, which gates read; empty where the config has no validation set."""
+        """The validation items, on which gates decide; empty if the config has no validation set."""
         return self._examples("validation")
 
     @cached_property
     def test(self) -> list[Example]:
-        """The test items, which are read once after the last stage; empty where the config has no test set."""
+        """The test items, which are used once after the last stage; empty if the config has no test set."""
         return self._examples("test")
 
     def items(self, evaluation_set: EvaluationSet) -> list[Example]:
-        """The items of an evaluation set; empty where the config does not have it."""
+        """The items of an evaluation set; empty if the config does not have this set."""
         return self.validation if evaluation_set == "validation" else self.test
 
     @cached_property
@@ -72,7 +72,10 @@ class Evaluations:
         return load_examples(data, base=self.config.base, seed=self.config.seed)[0]
 
     def shots(self, count: int) -> list[Example]:
-        """`count` few-shot examples, among them those of any smaller count. Raises ConfigError for too many."""
+        """`count` few-shot examples, which include those of every smaller count.
+
+        Raises ConfigError if `evaluate.shots_from` has fewer examples or is not set.
+        """
         if count == 0:
             return []
         if count > len(self._shots_from):
@@ -81,7 +84,7 @@ class Evaluations:
         return sample(self._shots_from, count, self.config.seed)
 
     def check(self) -> None:
-        """Raises UserError for a metric that reads a missing column, and for metrics without a validation set."""
+        """Raises UserError if a metric reads a missing column, or if there are metrics but no validation set."""
         SAMPLERS.find(self.block.sampler, self.config.base)
         for evaluation_set in SETS:
             examples = self.items(evaluation_set)
@@ -92,7 +95,7 @@ class Evaluations:
                 raise ConfigError(what, "set `evaluate.validation` to the data to evaluate on")
 
     def check_set(self, evaluation_set: EvaluationSet) -> None:
-        """Raises ConfigError where the config has no items for an evaluation set."""
+        """Raises ConfigError if the config has no items for an evaluation set."""
         if not self.items(evaluation_set):
             what = f"`evaluate.{evaluation_set}` has no items"
             raise ConfigError(what, f"set it in the config, or by the override evaluate.{evaluation_set}=...")
@@ -104,7 +107,7 @@ class Evaluations:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
-        """Raises UserError, naming the row, for an item whose prompt with `num_shots` shots does not fit the model."""
+        """Raises UserError, naming the row, if the prompt of an item with `num_shots` shots does not fit the model."""
         examples, shots = self.items(evaluation_set), self.shots(num_shots)
         check_items(examples, shots)
         positions = num_positions(model)
@@ -125,7 +128,10 @@ class Evaluations:
     def evaluate(
         self, location: str, evaluation_set: EvaluationSet, num_shots: int, file: Path | None = None
     ) -> Evaluation:
-        """Evaluates a model on a set with `num_shots` shots; if `file` exists, the result is read, else saved there."""
+        """Evaluates a model on an evaluation set with `num_shots` shots.
+
+        If `file` exists, the evaluation is read from it instead; otherwise the result is saved there.
+        """
         if file is not None and file.exists():
             return Evaluation.load(file)
         shots = self.shots(num_shots)

@@ -1,4 +1,4 @@
-"""The size of a path's model, which determines its defaults."""
+"""The size of a path's model, which determines the values of `auto`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from rung.models.names import TINY
 
 
 def resolve_by_model(config: PathConfig) -> PathConfig:
-    """The config with a value for every `auto`, by the size of its model; raises what `size_of_model` raises."""
+    """The config with a value in place of every `auto`, for the size of its model.
+
+    Raises ConfigError if the model does not exist.
+    """
     return resolve(config, size_of_model(config))
 
 
 def size_of_model(config: PathConfig) -> str:
-    """The size class of a path's model; reads the model's config only, and nothing for a `tiny:` model.
+    """The size class (`tiny`, `small` or `large`) of a path's model, from the model's config, without its weights.
 
-    Raises ConfigError where the model does not exist.
+    Raises ConfigError if the model does not exist.
     """
     location = locate(config.model, base=config.base, runs=Path(config.output))
     return "tiny" if location.startswith(TINY) else size_of(num_parameters(location))
 
 
 def num_parameters(location: str) -> int:
-    """The number of parameters of a model, from its config alone; ConfigError where the model does not exist."""
+    """The number of parameters of a model, from its config alone. Raises ConfigError if the model does not exist."""
     return sum(parameter.numel() for parameter in meta_model(location).parameters())

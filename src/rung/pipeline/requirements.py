@@ -13,10 +13,10 @@ from rung.pipeline.unused_settings import check_unused_settings
 
 
 def check_requirements(algorithm: Algorithm, config: StageConfig) -> None:
-    """Raises ConfigError for settings of a stage that its algorithm cannot use.
+    """Raises ConfigError for settings of a stage with which its algorithm cannot train.
 
-    Examples are a critic or teacher that the algorithm does not read, a missing teacher, an adapter whose random
-    initialisation differs from the reference, and fewer examples per step than the loss is defined for.
+    Examples are a critic or teacher that the algorithm does not use, a missing teacher, an adapter whose random
+    initialisation makes the policy differ from its reference, and a batch size for which the loss is not defined.
     """
     with error_context(f"stage `{config.name}`"):
         algorithm.check_settings()
@@ -62,7 +62,7 @@ def check_requirements(algorithm: Algorithm, config: StageConfig) -> None:
 
 
 def check_reference_update(config: StageConfig) -> None:
-    """Raises ConfigError for update settings of a fixed reference, and for updates that an adapter does not allow."""
+    """Raises ConfigError for update settings of a reference that is fixed, and for `reference: ema` with an adapter."""
     stage, reference = f"stage `{config.name}`", config.reference
     if reference not in UPDATED_REFERENCES and config.ref_model_sync_steps is not None:
         what = f"{stage} has `ref_model_sync_steps`, but its reference `{reference}` is fixed"
@@ -77,7 +77,10 @@ def check_reference_update(config: StageConfig) -> None:
 
 
 def check_4bit(config: StageConfig, *, sharded: bool = False) -> None:
-    """Raises ConfigError where a stage could not train on a 4-bit base; a stage without `load_in_4bit` passes."""
+    """Raises ConfigError if a stage has `load_in_4bit` together with settings that do not allow it.
+
+    `sharded`: the weights are sharded over the ranks (`--fully-shard`).
+    """
     if config.adapter is None or not config.adapter.load_in_4bit:
         return
     stage = f"stage `{config.name}`: `load_in_4bit`"

@@ -1,7 +1,8 @@
-"""Runs a path: trains and evaluates its stages in order, decides a gate after each, and reads the test set at the end.
+"""Runs a path: trains and evaluates its stages in order, decides the gate of each, and reads the test set at the end.
 
-The files in a run folder show whether to start, to resume or to do nothing: a finished stage has the file `DONE`, a
-finished run has a report. Each is written last, so a run that was killed at any point resumes with the same command.
+The files in the folder of a run show whether the run is to be started or resumed, or has finished: a finished stage has
+the file `DONE`, a finished run has the report. These files are written last, so a run that was killed at any point is
+resumed by the same command.
 """
 
 from __future__ import annotations
@@ -33,19 +34,22 @@ from rung.utils.signals import EXIT_INCONCLUSIVE, EXIT_KEPT, EXIT_STOPPED, StopF
 from rung.utils.yaml_file import as_yaml
 
 HEAD = "head"
-START = "start"  # also the folder with the evaluations of the path's initial model
+START = "start"  # also the name of the folder with the evaluations of the path's initial model
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The state of a run: its folder, its stages so far, and whether it has finished or was stopped."""
+    """The result of `run_path`: the folder, the records of the stages, and whether the run finished or was stopped."""
 
     folder: Path
     lineage: Lineage
     finished: bool
 
     def exit_code(self, *, strict: bool) -> int:
-        """0; 75 where it was stopped; if `strict`, 3 where a stage was not promoted, 4 where one is inconclusive."""
+        """The exit code of the command: 0, or 75 if the run was stopped.
+
+        If `strict`, also 3 if a stage was not promoted, else 4 if a gate is inconclusive.
+        """
         if not self.finished:
             return EXIT_STOPPED
         outcomes = {record.outcome for record in self.lineage.stages}
@@ -55,12 +59,13 @@ class Run:
 
 
 def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False) -> Run:
-    """Runs a path, or resumes it where it stopped; `new` starts a new run in a folder beside an earlier one.
+    """Runs a path, or resumes it where it stopped; with `new`, starts a new run in a folder of its own.
 
-    With several processes (`torchrun` or `rung run --nproc`), all call it; with `fully_shard` each rank holds a shard
-    of the weights, else a replica. Neither the number of ranks nor sharding nor a resume changes the result. Everything
-    is checked before anything is computed or written. Raises UserError, for example where the folder holds a run of
-    another config; files of earlier runs are never lost.
+    If there are several processes (`torchrun` or `rung run --nproc`), all of them call this function. With
+    `fully_shard`, each rank has a shard of the weights, otherwise a replica. The result does not depend on the number
+    of ranks, on sharding, or on whether the run was resumed. Everything is checked before anything is computed or
+    written. Raises UserError, for example if the folder has a run of another config; the files of earlier runs are
+    always kept.
     """
     config = resolve_by_model(config)
     with init_ranks(fully_shard) as ranks, StopFlag() as stop:
@@ -81,7 +86,10 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
 
 
 class _PathRun:
-    """One run in its folder; all ranks train, rank 0 evaluates and writes, and the other ranks read its files."""
+    """Runs the stages of one run in its folder.
+
+    All ranks train; only rank 0 evaluates and writes files, which the other ranks then read.
+    """
 
     def __init__(self, checked: Checked, folder: Path, ranks: Ranks):
         self.config, self.folder, self.ranks = checked.config, folder, ranks
@@ -107,7 +115,7 @@ class _PathRun:
         return Run(self.folder, Lineage.load(self.folder / LINEAGE), finished=True)
 
     def _run_stage(self, stage: StageConfig, stop: StopFlag) -> bool:
-        """Trains and evaluates a stage; False where `stop` was requested."""
+        """Trains and evaluates a stage; returns False if it was stopped before it finished."""
         folder, start = self.folder / stage.name, self._start(stage)
         if self._trains(stage) and not self._train(stage, start, folder, stop):
             return False
@@ -119,7 +127,7 @@ class _PathRun:
         return True
 
     def _train(self, stage: StageConfig, start: str, folder: Path, stop: StopFlag) -> bool:
-        """Trains a stage or resumes its training; False where `stop` was requested."""
+        """Trains a stage or resumes its training; returns False if it was stopped before it finished."""
         if self.ranks.rank == 0:
             write_text(folder / CONFIG, as_yaml(stage.model_dump(mode="json", by_alias=True)))
         reference = None if stage.reference in (START, *UPDATED_REFERENCES) else self._model(stage.reference)
@@ -129,7 +137,7 @@ class _PathRun:
             reference=reference,
             critic=self._critic(stage, start),
             teacher=None if stage.teacher is None else self._located(stage.teacher),
-            data=self.data.pop(stage.name, None),  # frees the rows once the stage has finished
+            data=self.data.pop(stage.name, None),  # so that the rows are freed when the stage has finished
             trackers=self.config.trackers,
             run_name=f"{self.config.name}-{stage.name}",
             folder=folder,
@@ -138,7 +146,7 @@ class _PathRun:
         )
 
     def _decide(self, stage: StageConfig, start: str) -> None:
-        """Evaluates a stage on the validation set, decides its gate and records both."""
+        """Evaluates a stage on the validation set, decides its gate, and adds the stage to the lineage."""
         folder = self.folder / stage.name
         makes_policy = self._algorithm(stage).makes_policy()
         gate = self.config.gate_of(stage) if self._trains(stage) and makes_policy else None
@@ -160,14 +168,14 @@ class _PathRun:
         _print(self.ranks, f"{stage.name}: {record.outcome}", *(decision.reasons if decision else ()))
 
     def _baseline(self, num_shots: int) -> Evaluation:
-        """The validation scores of the last promoted policy, or of the path's model if none was promoted yet."""
+        """The validation results of the last promoted policy, or of the initial model if no stage was promoted yet."""
         promoted = self.lineage.last_promoted()
         location = self._model(promoted.stage) if promoted else self._located(self.config.model)
         file = self._file(promoted.stage if promoted else START, "validation", num_shots)
         return self.evaluations.evaluate(location, "validation", num_shots, file)
 
     def _finish(self) -> None:
-        """Evaluates all stages on the test set and writes the report, which marks the run as finished."""
+        """Evaluates all stages on the test set and writes the report, with which the run is finished."""
         import rich
 
         entries: dict[EvaluationSet, list[Entry]] = {"validation": [], "test": []}
@@ -195,31 +203,34 @@ class _PathRun:
                 yield self.evaluations.evaluate(location, evaluation_set, num_shots, file)
 
     def _file(self, owner: str, evaluation_set: EvaluationSet, num_shots: int) -> Path:
-        """`evaluation.json` or `test.json` at a stage's first number of shots; other numbers are in the file name."""
+        """The file of an evaluation: `evaluation.json` (validation) or `test.json` in the folder `owner`.
+
+        `owner` is a stage or `start`. If `num_shots` is not the first of its numbers of shots, the name contains it.
+        """
         stage = next((stage for stage in self.config.stages if stage.name == owner), None)
         first = self.config.shots_of(stage)[0] if stage else self.config.evaluate.shots[0]
         word = "evaluation" if evaluation_set == "validation" else evaluation_set
         return self.folder / owner / (f"{word}.json" if num_shots == first else f"{word}-{num_shots}-shot.json")
 
     def _start(self, stage: StageConfig) -> str:
-        """The start of a stage, as the lineage records it."""
+        """The model that a stage starts from, in the form that `StageRecord.start` has."""
         promoted = self.lineage.last_promoted()
         return stage.start or (promoted.stage if promoted else self.config.model)
 
     def _critic(self, stage: StageConfig, start: str) -> str | None:
-        """The model that initialises a stage's critic, or None for a head on the policy."""
+        """The location of the model that initialises a stage's critic; None if the critic is a head on the policy."""
         if stage.critic in (None, HEAD):
             return None
         return self._located(start) if stage.critic == START else self._model(stage.critic)
 
     def _located(self, start: str) -> str:
-        """The location of the model that a start refers to."""
+        """The location of a model that is named as in `StageRecord.start`."""
         if self.lineage.stage(start) is not None:
             return self._model(start)
         return locate(start, base=self.config.base, runs=Path(self.config.output))
 
     def _model(self, stage: str) -> str:
-        """The location of a stage's model; for a stage that trains nothing, the model that it started from."""
+        """The location of a stage's model; for a stage that trains nothing, that of the model it started from."""
         folder = self.folder / stage / "model"
         return str(folder) if folder.is_dir() else self._located(self._record(stage).start)
 

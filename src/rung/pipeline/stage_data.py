@@ -1,4 +1,4 @@
-"""Reads the data of a stage, checks that its algorithm can train on them, and encodes them."""
+"""Reads the data of a stage, checks that the stage's algorithm can train on them, and encodes them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ KINDS_OF_ROWS = {
     "unpaired": frozenset({"unpaired", "preference"}),
     "prompts": frozenset({"prompt", "prompt-completion", "messages"}),
 }
-HELD_OUT_SHARE = 0.1
+HELD_OUT_SHARE = 0.1  # the share of examples that `early_stopping` holds out
 
 
 @dataclass(frozen=True, slots=True)
 class StageData:
-    """Encoded training rows, rows held out for early stopping, the data report, and the identity of the tokenizer."""
+    """The encoded data of a stage: training rows, rows held out for early stopping, and the data report."""
 
     train: list[Encoded]
     held_out: list[Encoded]
     report: DataReport
-    tokenizer: str  # `tokenizer_fingerprint`
+    tokenizer: str  # the `tokenizer_fingerprint` of the tokenizer that encoded the rows
 
     @property
     def all(self) -> list[Encoded]:
@@ -52,7 +52,10 @@ def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase)
 def check_positions(
     settings: StageSettings, encoded: Sequence[Encoded], positions: int | None, whose: str = "model"
 ) -> None:
-    """Raises ConfigError where a prompt and its longest completion, given or sampled, exceed a model's positions."""
+    """Raises ConfigError if a prompt and its longest completion (given or sampled) have more tokens than `positions`.
+
+    `positions` is the maximum length of the model, None if unlimited; `whose` names the model in the message.
+    """
     if positions is None:
         return
     sampled = resolved(settings.config.rollout.max_completion_length) if settings.samples else None
@@ -68,7 +71,7 @@ def check_positions(
 
 
 def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
-    """The examples of a stage, checked against the data kind of its algorithm, and the data report."""
+    """The examples of a stage, checked to be of the kind that its algorithm trains on, and the data report."""
     config, algorithm = settings.config, settings.algorithm
     examples, report = load_examples(
         settings.data, on_bad_row=config.on_bad_row, base=settings.base, seed=settings.seed
@@ -123,7 +126,7 @@ def _encode(
 
 
 def _check_last_step(settings: StageSettings, num_examples: int) -> None:
-    """Raises ConfigError where the last step of an epoch has fewer examples than the loss is defined for."""
+    """Raises ConfigError if the last step of an epoch has too few examples for the loss to be defined."""
     size, least = settings.config.batch_size, settings.algorithm.least_batch_size
     rest = num_examples % size if isinstance(size, int) else 0
     if 0 < rest < least:

@@ -1,4 +1,4 @@
-"""Binds the rewards of a stage, and checks them against its data and the policy's tokenizer."""
+"""Builds the rewards of a stage, and checks them against the data of the stage and the policy's tokenizer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rung.reward import RewardSet
 
 
 def build_rewards(settings: StageSettings, encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> RewardSet:
-    """The rewards of a stage, checked against the columns of every row and the policy's tokenizer; raises UserError.
+    """The rewards of a stage, checked against the columns of every row and against the policy's tokenizer.
 
-    The set may be empty where the algorithm reads no rewards.
+    The set may be empty if the algorithm reads no rewards. Raises UserError if a check fails.
     """
     rewards = _bind(settings, encoded)
     rewards.check_policy(tokenizer)
@@ -24,7 +24,7 @@ def build_rewards(settings: StageSettings, encoded: Sequence[Encoded], tokenizer
 
 
 def check_rewards(settings: StageSettings, encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises the errors of `build_rewards` that can be found before the reward models of earlier stages are trained."""
+    """Makes the checks of `build_rewards` that are possible before earlier stages have trained their reward models."""
     _bind(settings, encoded).close()
     trained = [reward for reward in settings.rewards if not is_pending(reward)]
     with RewardSet(trained, settings.reward_policy, settings.base) as rewards:
@@ -32,7 +32,7 @@ def check_rewards(settings: StageSettings, encoded: Sequence[Encoded], tokenizer
 
 
 def _bind(settings: StageSettings, encoded: Sequence[Encoded]) -> RewardSet:
-    """Binds the rewards and checks them against the columns of the data and against the algorithm."""
+    """The rewards of a stage, checked against the columns of the data and against the algorithm."""
     with error_context(f"stage `{settings.name}`"):
         rewards = RewardSet(settings.rewards, settings.reward_policy, settings.base)
         for columns in {frozenset(one.example.columns) for one in encoded}:

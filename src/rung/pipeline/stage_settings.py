@@ -1,4 +1,4 @@
-"""The settings that a stage is built from: its own config, and the values that it inherits from its path."""
+"""The settings from which a stage is built: its own config, and what it takes from the config of the path."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rung.sampling import Sampling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSettings:
-    """The settings of one stage; `config` is resolved: no key that its algorithm reads is `auto`.
+    """The settings of one stage; in `config`, no key that the algorithm reads is `auto`.
 
-    `data` is an argument of `load_examples`. The models of `rewards` are locations. Relative paths are resolved against
-    `base`.
+    `data` is an argument of `load_examples`. In `rewards`, the setting `model` is a location (see
+    `locate_reward_models`). Relative paths are resolved against `base`.
     """
 
     config: StageConfig
@@ -40,14 +40,14 @@ class StageSettings:
 
     @property
     def samples(self) -> bool:
-        """Whether its completions are sampled from the policy."""
+        """Whether the stage trains on completions that are sampled from the policy."""
         return self.algorithm.data_kind() == "prompts"
 
     def sampling(self) -> Sampling | None:
-        """How its completions are sampled; the forward pass uses the same temperature.
+        """The sampling settings of the stage, whose temperature the forward pass uses too; None if there are none.
 
-        A stage with a teacher has it even on given completions: policy and teacher are compared at its temperature.
-        None for any other offline stage.
+        A stage that samples has sampling settings. So does a stage with a teacher, even if it trains on given
+        completions: policy and teacher are compared at this temperature.
         """
         if not self.samples and "teacher" not in self.algorithm.needs():
             return None
@@ -71,9 +71,10 @@ def stage_settings(
     rows: Sequence[Mapping[str, Any]] | None = None,
     rewards: Sequence[RewardSource] = (),
 ) -> StageSettings:
-    """The settings of a stage of a resolved path; `rows` and `rewards` of a Python program replace those of the config.
+    """The settings of a stage of a resolved path.
 
-    Raises ConfigError where the stage has no data, names unknown data, or samples completions without a reward.
+    `rows` and `rewards`, which a Python program passes, are used in place of those in the config. Raises ConfigError if
+    the stage has no data, refers to unknown data, or samples completions but has no rewards.
     """
     if rows is None and stage.data is None:
         known = ", ".join(path.data) or "none"
@@ -94,6 +95,6 @@ def stage_settings(
 
 
 def resolved(value: int | float | str) -> Any:
-    """The value of a resolved key; asserts that it is not `auto`."""
+    """The value of a key of a resolved config, asserted not to be `auto`."""
     assert not isinstance(value, str), "`auto` is resolved before a stage is built"
     return value

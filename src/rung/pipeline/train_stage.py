@@ -1,4 +1,4 @@
-"""Trains one stage in its folder: logs, shows progress, saves, resumes, and writes `model/` for the next stage."""
+"""Trains one stage in its folder: logs metrics, shows progress, saves checkpoints, resumes, and writes the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from rung.training.trackers import JsonLines, Tracker, make_trackers
 from rung.utils.console import progress, show_completions
 from rung.utils.signals import StopFlag
 
-REFERENCE_ROWS = 512
+REFERENCE_ROWS = 512  # training rows scored to normalise a reward model if there are no held-out rows
 SHOWN_ROWS = 16  # completions logged per rollout
 QUARANTINE = "quarantine.jsonl"
 
@@ -52,11 +52,11 @@ def train_stage(
     ranks: Ranks,
     stop: StopFlag,
 ) -> bool:
-    """Trains the stage, or resumes it from its newest checkpoint; True once `folder/model` is written.
+    """Trains a stage, or resumes it from its newest checkpoint; returns True when `folder/model` has been written.
 
-    `start`, `reference`, `critic`, `teacher` and `data` are arguments of `build_stage`; `trackers` are names of
-    trackers besides the JSON lines, which every run writes. False where `stop` was requested: the state is saved, and
-    the same call resumes training. Raises UserError.
+    Returns False if `stop` was requested: the state is then saved, and the same call resumes training. `start`,
+    `reference`, `critic`, `teacher` and `data` are arguments of `build_stage`. `trackers` are the names of trackers;
+    `jsonl` is always added. Raises UserError.
     """
     config = settings.config
     stage = build_stage(
@@ -93,7 +93,7 @@ def run_steps(
     logged: JsonLines,
     stop: StopFlag,
 ) -> bool:
-    """Trains the remaining steps; False where `stop` was requested before the last one."""
+    """Trains the remaining steps; returns False if `stop` was requested before the last of them."""
     every = config.eval_steps or max(1, math.ceil(stage.steps_per_epoch))
     table: list[dict[str, Any]] = []
     shown = (
@@ -127,13 +127,13 @@ def run_steps(
 
 
 def _show_nothing(step: int, values: Mapping[str, float]) -> None:
-    """The progress display of ranks other than 0."""
+    """The progress display of ranks other than 0: shows nothing."""
 
 
 def save_final_model(stage: Stage, folder: Path) -> None:
-    """Writes `folder/model`; a reward model is saved with the mean and standard deviation of its reference scores.
+    """Writes the trained model to `folder/model`; all ranks call this function, and rank 0 writes.
 
-    A collective operation: all ranks call it, and rank 0 writes.
+    A reward model is saved with the mean and standard deviation of its scores on reference rows.
     """
     is_reward_model = stage.policy.score_head is not None
     own = torch.zeros(0)
@@ -153,15 +153,15 @@ def save_final_model(stage: Stage, folder: Path) -> None:
 
 @torch.no_grad()
 def reference_scores(policy: Policy, algorithm: Algorithm, batches: Iterable[Batch]) -> Tensor:
-    """The reward-model scores of all rows of the batches, (rows,) float32, in no particular order."""
+    """The scores that a reward model gives to all rows of the batches, (rows,) float32, in no particular order."""
     parts = (outputs.scores for batch in batches for _, outputs in policy.parts(batch, algorithm))
     return torch.cat([scores.cpu() for scores in parts if scores is not None])
 
 
 def reference_batches(stage: Stage) -> list[Batch]:
-    """The held-out batches if there are any, else the next training batches: an epoch, or `REFERENCE_ROWS` rows.
+    """The batches for the scores with which a reward model is normalised; each rank gets its own share.
 
-    Each rank gets its own share.
+    They are the held-out batches or, if there are none, the next training batches: `REFERENCE_ROWS` rows or one epoch.
     """
     batches = list(stage.held_out)
     if not batches:
@@ -175,7 +175,7 @@ def reference_batches(stage: Stage) -> list[Batch]:
 
 
 def step_metrics(stage: Stage, step: Step) -> dict[str, float]:
-    """The metrics of a step under TRL's names; a loss with several terms is also reported term by term."""
+    """The metrics of a step, with TRL's names; if the loss has several terms, each term is also a metric."""
     seen = {
         "loss": step.loss,
         "grad_norm": step.grad_norm,
@@ -189,14 +189,17 @@ def step_metrics(stage: Stage, step: Step) -> dict[str, float]:
 
 
 def save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
-    """Saves a checkpoint: the states of the stage and of early stopping, and the log sizes. Rank 0 writes it."""
+    """Saves a checkpoint: the state of the stage and of early stopping, and the sizes of the log files.
+
+    All ranks call this function, and rank 0 writes.
+    """
     state = {"stage": stage.state(), "best": best.state_dict() if best else None, "logs": logged.offset()}
     if stage.ranks.rank == 0:
         checkpoint.save(folder / "checkpoints", stage.step, RunState(*flatten(state)))
 
 
 def resume(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
-    """Resumes from the newest valid checkpoint; without a checkpoint, empties the logs of an earlier attempt."""
+    """Restores the newest valid checkpoint and cuts the logs to their sizes at that time; without one, empties them."""
     checkpoints = folder / "checkpoints"
     found = checkpoint.load_newest(checkpoints) if stage.ranks.rank == 0 else None  # renames and removes files
     step = stage.ranks.gather(found[0] if found else None)[0]
@@ -211,6 +214,6 @@ def resume(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLin
 
 
 def open_trackers(settings: StageSettings, names: Sequence[str], folder: Path, run_name: str) -> list[Tracker]:
-    """The trackers of a stage; the JSON lines are always included, because a resume reads them."""
+    """The trackers of a stage; `jsonl` is always among them, because resuming depends on its files."""
     every = tuple(dict.fromkeys(("jsonl", *names)))
     return make_trackers(every, folder, project="rung", run_name=run_name, base=settings.base)

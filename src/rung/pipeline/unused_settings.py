@@ -1,7 +1,7 @@
-"""Settings without effect: a setting of a stage that its algorithm does not read is an error.
+"""Finds settings of a stage that have no effect, because its algorithm does not read them; they are errors.
 
-Settings of the whole path (`rewards`, `gate`, `seed` at the top level) are allowed, since some stages read them; so is
-any setting with its default value.
+Settings of the whole path (`rewards`, `gate`, `seed` at the top level) are not checked, since other stages may read
+them, and a setting with its default value is always allowed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from rung.algorithm import Algorithm
 from rung.config import StageConfig
 from rung.errors import ConfigError
 
-READ_WITHOUT_TRAINING = frozenset({"name", "start", "algorithm", "shots"})  # by a stage that trains nothing
+READ_WITHOUT_TRAINING = frozenset({"name", "start", "algorithm", "shots"})  # keys that a stage without training reads
 ROLLOUT_KEYS = ("rewards", "rollout", "updates")
 POLICY_KEYS = ("gate", "shots")
 
 
 class UnusedSetting(NamedTuple):
-    """A key that is set without effect, the reason, and the remedy."""
+    """A setting that has no effect: its key, the reason, and what to do."""
 
     key: str
     why: str
@@ -29,7 +29,7 @@ class UnusedSetting(NamedTuple):
 
 
 def check_unused_settings(algorithm: Algorithm, config: StageConfig) -> None:
-    """Raises ConfigError for the first key of a stage, or setting of its algorithm, that is set without effect."""
+    """Raises ConfigError if a key of a stage or a setting of its algorithm is set but has no effect."""
     for unused in (*_of_stage(algorithm, config), *_of_algorithm(algorithm)):
         what = f"stage `{config.name}`: `{unused.key}` has no effect because {unused.why}"
         remedy = f"leave out `{unused.key}`"
@@ -73,7 +73,7 @@ def _of_algorithm(algorithm: Algorithm) -> Iterator[UnusedSetting]:
 
 
 def _changed_keys(settings: BaseModel, keys: Iterable[str]) -> Iterator[str]:
-    """The keys whose value is not the default; a key inside a block is `block.key`."""
+    """Those of `keys` whose value is not the default; a key inside a block is written `block.key`."""
     for key in keys:
         field, value = type(settings).model_fields[key], getattr(settings, key)
         if isinstance(value, BaseModel) and type(value) is type(field.default):

@@ -1,4 +1,4 @@
-"""The report of a run: scores, gains, gates and training curves, as Markdown, HTML and in the terminal."""
+"""The report of a run: scores, gains, gates and training curves, as Markdown, as HTML and in the terminal."""
 
 from rung.report.content import measured, sections
 from rung.report.curves import read_metrics

@@ -1,4 +1,4 @@
-"""The final table as a picture: a dot with its 95 % interval for every stage and metric, as SVG."""
+"""Draws the final scores as SVG: a dot with its 95 % interval for every stage and metric."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, LABELS, ROW, TOP, GAP = 960, 160, 24, 44, 28
-MOST = 5  # metrics side by side
+MOST = 5  # at most this many metrics side by side
 
 
 def chart(report: Report) -> str:
-    """SVG with axes for each metric and a line for each entry; empty where there is nothing to draw."""
+    """The chart as SVG, with one plot per metric and one row per entry in each plot; empty if there are no metrics."""
     names = [name for name in report.metrics if any(name in entry.evaluation.metrics for entry in report.final)]
     if not names:
         return ""
@@ -33,7 +33,7 @@ def chart(report: Report) -> str:
 
 
 def paint(figure: Figure, report: Report, names: Sequence[str], num_rows: int) -> None:
-    """Axes for each metric in rows of about as many each, those of a row beside the names of the entries."""
+    """Draws the plots of all metrics in `num_rows` rows, with the labels of the entries to the left of each row."""
     columns = -(-len(names) // num_rows)
     grid = figure.subplots(num_rows, columns, squeeze=False, sharey=True)
     figure.subplots_adjust(
@@ -56,7 +56,7 @@ def paint(figure: Figure, report: Report, names: Sequence[str], num_rows: int) -
 
 
 def _paint_metric(axes: Axes, report: Report, name: str) -> None:
-    """A dot with its interval and a title for each entry, filled where the stage was promoted."""
+    """Draws a dot with its interval for each entry; the dot is filled if the stage was promoted, and has a tooltip."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     promoted = {record.stage for record in report.lineage.stages if record.outcome == "promoted"}

@@ -1,4 +1,4 @@
-"""What a report says: sections of sentences and tables, whatever they are rendered to."""
+"""The content of a report: sections with sentences and tables, independent of how they are rendered."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rung.report.records import Entry, Report, Section, Table
 from rung.report.svg import number
 from rung.reward.decorator import Goal
 
-EXAMPLES = 5  # of each kind and stage
+EXAMPLES = 5  # examples of gains, and as many of losses, per stage; also the comparisons that a warning lists
 VALIDATION = "validation"
-CURVES = "curves.svg"  # in the folder of a stage
-_TYPICAL_FLIPS = 0.25
+CURVES = "curves.svg"  # the picture of the training curves, in the folder of a stage
+_TYPICAL_FLIPS = 0.25  # a typical share of items whose 0/1 score differs between two models
 _GAINS = ("stage", "against", "metric", "gain", "p", "p (Holm)", "better / worse", "after / before")
 
 
 def sections(report: Report) -> list[Section]:
-    """Everything that the report says, most important first; a section without content is left out."""
+    """The sections of a report, the most important first; sections without content are left out."""
     made = [_outcome(report)]
     if report.final:
         made += [_scores(report), _gains(report), _lengths(report)]
@@ -35,7 +35,7 @@ def sections(report: Report) -> list[Section]:
 
 
 def measured(evaluation: Evaluation) -> Section:
-    """The scores of one evaluation by itself, a row for each metric."""
+    """A section with the scores of a single evaluation, one row per metric."""
     entry = Entry("", evaluation)
     shares = {name: is_share(name, [entry]) for name in evaluation.metrics}
     rows = tuple(
@@ -47,13 +47,16 @@ def measured(evaluation: Evaluation) -> Section:
 
 
 def is_share(name: str, entries: Sequence[Entry]) -> bool:
-    """Whether all scores of a metric lie within 0 and 1, so that it reads as per cent."""
+    """Whether all scores of a metric are between 0 and 1, so that it is shown in per cent."""
     scores = (row.scores.get(name) for entry in entries for row in entry.evaluation.rows)
     return all(0 <= score <= 1 for score in scores if score is not None)
 
 
 def predecessors(report: Report, entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
-    """The promoted stage before an entry, asked alike; for the final policy all of them, the nearest first."""
+    """The earlier entries with which an entry is compared: those of promoted stages with the same evaluation setup.
+
+    This is only the last one before the entry or, for the final policy, all of them, the last one first.
+    """
     promoted = {record.stage for record in report.lineage.stages if record.outcome == "promoted"}
     earlier = entries[: next(i for i, other in enumerate(entries) if other is entry)]
     alike = [
@@ -126,7 +129,7 @@ def _gains(report: Report) -> Section:
 
 
 def _caveats(compared: Sequence[tuple[Entry, Entry, Comparison]]) -> Iterator[str]:
-    """What a reader of the intervals must know, each caveat once, with the comparisons that it holds for."""
+    """The warnings about the intervals, each once, with the comparisons to which it applies."""
     found: dict[str, list[str]] = {}
     for entry, before, change in compared:
         if change.caveat:
@@ -202,7 +205,7 @@ def _examples(report: Report) -> Iterator[Section]:
 
 
 def _gate_pair(report: Report, record: StageRecord) -> tuple[Entry | None, Entry | None]:
-    """The validation entries of a stage and of the promoted stage before it, as they were asked alike."""
+    """The validation entries of a stage and of the promoted stage before it, with the same evaluation setup."""
     for entry in report.validation:
         if entry.stage == record.stage and (earlier := predecessors(report, entry, report.validation)):
             return entry, earlier[0]
@@ -210,7 +213,7 @@ def _gate_pair(report: Report, record: StageRecord) -> tuple[Entry | None, Entry
 
 
 def _moved(before: Evaluation, after: Evaluation, name: str, goal: Goal) -> Iterator[tuple[str, ...]]:
-    """The items that lost most, then those that gained most."""
+    """Table rows for the items that got worse most, then for those that improved most."""
     sign = 1 if goal == "max" else -1
     moved: list[tuple[float, Row, Row]] = []
     for old, new in zip(before.rows, after.rows, strict=True):
@@ -230,7 +233,7 @@ def _estimate(estimate: Estimate, share: bool) -> str:
     scale = 100 if share else 1
     bounds = ""
     if estimate.low is not None and estimate.high is not None:
-        # Student's interval of graded scores does not know that they end at 0 and 1
+        # Student's t interval can exceed the range of scores from 0 to 1
         low, high = (max(0.0, estimate.low), min(1.0, estimate.high)) if share else (estimate.low, estimate.high)
         bounds = f" [{scale * low:.1f}, {scale * high:.1f}]"
     lost = f" (n = {estimate.n})" if estimate.lost else ""
@@ -245,7 +248,7 @@ def _change(change: Comparison, share: bool) -> str:
 
 
 def _signed(value: float) -> str:
-    """One decimal with its sign, none for what rounds to 0.
+    """A number with its sign and one decimal; without a sign if it rounds to 0.
 
     >>> _signed(1.24), _signed(-0.04)
     ('+1.2', '0.0')
@@ -254,7 +257,7 @@ def _signed(value: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """A foreign text as part of a sentence: one line, printable, at most 160 characters."""
+    """Text from outside (such as an error) made fit for a sentence: one line, printable, at most 160 characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text.replace("`", "'")).split())[:160]
 
 
@@ -263,7 +266,7 @@ def _p(p: float | None) -> str:
 
 
 def _ratio(before: Evaluation, after: Evaluation, change: Comparison) -> str:
-    """After over before with its interval, for a metric of which less is better and which was above 0 before."""
+    """The ratio after / before with its interval, as text; empty if higher is better or if the metric was 0 before."""
     ratio = pooled_ratio([(before, after)], change.metric) if change.goal == "min" else None
     if ratio is None:
         return ""

@@ -1,4 +1,4 @@
-"""The curves of a training run that matter, chosen by what is in its metrics.jsonl."""
+"""Reads a stage's metrics.jsonl and chooses the training curves that the report shows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ MOST_PANELS, MOST_LINES = 9, 5
 
 
 class _Family(NamedTuple):
-    """Metrics that share a panel: those whose names match; a line is called by the first group, or by its name."""
+    """The metrics that are drawn in the same panel: those whose names match the regular expression `names`.
+
+    The label of a line is the text of the first group in the match or, without a group, the name of the metric.
+    """
 
     title: str
     unit: str
     names: str
     bounds: tuple[float, float] | None = None
-    band: tuple[str, ...] = ()  # the metric of a spread around the first line, or those of its lowest and highest
+    band: tuple[str, ...] = ()  # a band around the first line: the metric of its half width, or those of its two edges
 
 
 _FAMILIES = (
@@ -57,7 +60,7 @@ _NOT_DRAWN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A metric over the steps at which it was logged, both (n,); NaN where it was not finite."""
+    """The values (n,) of a metric and the steps (n,) at which they were logged; a value that is not finite is NaN."""
 
     label: str
     steps: NDArray[np.float64]
@@ -75,14 +78,14 @@ class Line:
 
     @property
     def moves(self) -> bool:
-        """Whether it has two different values."""
+        """Whether the metric has at least two different values."""
         finite = self.values[np.isfinite(self.values)]
         return len(finite) > 1 and float(np.ptp(finite)) > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Lines on one pair of axes; `band` are the lower and the upper edge of a region around the first one."""
+    """A plot with one or several lines; `band` has the lower and the upper edge of a region around the first line."""
 
     title: str
     unit: str
@@ -93,16 +96,16 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """What there is to see of a stage's training: panels, and the value of each metric that never moved."""
+    """The training curves of a stage: panels, and the values of the metrics that never changed (`still`)."""
 
     panels: tuple[Panel, ...]
     still: Mapping[str, float]
 
 
 def read_metrics(file: Path) -> dict[str, Line]:
-    """The metrics in a metrics.jsonl by name, in the order of their first appearance; empty where there is no file.
+    """The metrics in a metrics.jsonl by name, in the order of their first appearance; empty if there is no file.
 
-    A metric without a finite value is left out. Raises CheckpointError, naming the row, for one that cannot be read.
+    A metric without a finite value is left out. Raises CheckpointError, naming the row, if a row cannot be read.
     """
     columns: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for row in _rows(file):
@@ -119,9 +122,10 @@ def read_metrics(file: Path) -> dict[str, Line]:
 
 
 def choose(metrics: Mapping[str, Line]) -> Curves:
-    """At most nine panels: the known metrics, then those of other algorithms by the first word of their names.
+    """Chooses at most nine panels: first for known metrics, then for others, grouped by the first word of their names.
 
-    What never moves is not drawn, nor what equals another metric at every step; of a single step everything is.
+    A metric that never changes, or that equals another metric at every step, is not drawn; if there is only one step,
+    all metrics are.
     """
     single = all(len(line.steps) == 1 for line in metrics.values())
     shown = dict(metrics) if single else _distinct(metrics)
@@ -133,7 +137,7 @@ def choose(metrics: Mapping[str, Line]) -> Curves:
 
 
 def smoothed(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """(n,) means over `window` values around each one, fewer at the ends; NaN counts as nothing.
+    """The moving average (n,) of `values` (n,) over `window` values around each one, fewer at the ends, ignoring NaN.
 
     >>> smoothed(np.array([0.0, 3.0, np.nan, 6.0]), 3).tolist()
     [1.5, 1.5, 4.5, 6.0]
@@ -158,7 +162,10 @@ def _panel(family: _Family, shown: Mapping[str, Line], metrics: Mapping[str, Lin
 
 
 def _band(line: Line, edges: Sequence[Line]) -> tuple[Line, Line] | None:
-    """The two edges, or the line less and plus the one spread; None where they were logged at other steps."""
+    """The edges of a band: the two in `edges`, or, if there is only one, the line minus and plus this one.
+
+    None if they were logged at other steps than the line.
+    """
     if any(not np.array_equal(edge.steps, line.steps) for edge in edges):
         return None
     if len(edges) == 2:
@@ -168,7 +175,7 @@ def _band(line: Line, edges: Sequence[Line]) -> tuple[Line, Line] | None:
 
 
 def _others(names: Sequence[str]) -> list[_Family]:
-    """A family for each first word of the names that no family knows."""
+    """A family for each first word of `names`, which are those of metrics that belong to no other family."""
     words = dict.fromkeys(name.partition("/")[0] for name in names)
     return [_Family(word, "", rf"{re.escape(word)}(?:/(.+))?") for word in words]
 
@@ -178,7 +185,7 @@ def _is_known(name: str) -> bool:
 
 
 def _distinct(metrics: Mapping[str, Line]) -> dict[str, Line]:
-    """Those that move, and of equal ones the first."""
+    """The metrics that change; if several are equal at every step, only the first of them."""
     kept: dict[str, Line] = {}
     for name, line in metrics.items():
         if line.moves and not any(_equal(line, other) for other in kept.values()):

@@ -1,4 +1,4 @@
-"""The report in a run folder: `report.md`, `report.html`, `report.json`, and the pictures that the first one shows."""
+"""Writes the report into the folder of a run: `report.md` with its pictures, `report.html` and `report.json`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rung.training.trackers import METRICS
 from rung.utils.files import write_text
 
 SCORES, SECTIONS = "scores.svg", "report.json"
-_COLUMNS = 3  # panels side by side in a file
+_COLUMNS = 3  # panels side by side in the picture of a stage
 
 
 def write(folder: Path, report: Report) -> list[Section]:
-    """Writes all files, each whole or not at all and `report.html` last; the sections that they show.
+    """Writes all files of the report, each atomically and `report.html` last; returns the sections of the report.
 
-    The curves are those of the metrics.jsonl of each stage of the lineage.
+    The training curves are read from the metrics.jsonl of each stage.
     """
     report = replace(report, curves=_curves(folder, report))
     made = sections(report)
@@ -47,7 +47,7 @@ def write(folder: Path, report: Report) -> list[Section]:
 
 
 def read(folder: Path) -> list[Section]:
-    """The sections of a finished run, without what is drawn; CheckpointError where they cannot be read."""
+    """The sections in the report of a finished run, without curves. Raises CheckpointError if they cannot be read."""
     file = folder / SECTIONS
     try:
         return [_section(plain) for plain in json.loads(file.read_text(encoding="utf-8"))]

@@ -1,4 +1,4 @@
-"""The report as Markdown."""
+"""Renders a report as Markdown."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 from rung.report.records import Section, Table
 
-_WIDEST = 200  # characters of a cell
+_WIDEST = 200  # maximum number of characters in a cell
 
 
 def markdown(name: str, made: Sequence[Section], picture: str = "") -> str:
-    """A document with a heading, sentences as a list and a table or a picture for each section.
+    """The report as a Markdown document; a section is a heading, a list of sentences, and a table or a picture.
 
-    `picture` is the file of the one below the heading.
+    `picture` is the file of the picture below the title; empty for none.
     """
     head = [f"# {name}", *([f"\n![scores by stage]({picture})"] if picture else [])]
     return "\n".join([*head, *(_section(section) for section in made)])
 
 
 def cell(text: str) -> str:
-    r"""Text that cannot leave its cell or become a link or markup; cut at 200 characters.
+    r"""The text of a table cell, escaped so that it is not read as Markdown, and cut at 200 characters.
 
     >>> cell("a|b\n[x](http://x)")
     'a\\|b [x]\\(http://x)'

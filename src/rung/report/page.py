@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing but itself."""
+"""Renders a report as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ tr.strong td { font-weight: 600; }
 
 
 def page(name: str, made: Sequence[Section], chart: str, pictures: Mapping[str, Sequence[str]]) -> str:
-    """The chart, then the sections with their pictures, by title, as SVG; the page loads and runs nothing."""
+    """The HTML page with the chart and the sections; it has no scripts and loads no other files.
+
+    `chart` is SVG, and so are the `pictures` of a section, which are given by its title.
+    """
     import jinja2
     from markupsafe import Markup, escape
 

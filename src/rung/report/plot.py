@@ -1,4 +1,4 @@
-"""The curves of a stage as SVG, a picture for each panel."""
+"""Draws the training curves of a stage as SVG, one picture per panel."""
 
 from __future__ import annotations
 
@@ -21,30 +21,33 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 300, 190
 _LEFT, _BOTTOM, _HEADING, _LEGEND, _ABOVE = 44, 20, 22, 17, 6
-_CHARACTER, _HANDLE = 6.2, 26  # width of a legend's character, about, and of the rest of an entry
-_SHORTEST, _WINDOWS = 40, 20  # so many noisy steps are smoothed, over a twentieth of them
-_NOISY = 4  # a noisy line goes this many times up and down between its lowest and its highest value
-_DOTS = 12  # so few points are seen one by one
-_BUCKETS = 300  # of a band's points that are drawn; each shows its lowest and its highest
-_EDGE = 3  # room for a dot on the edge of the plot
-_FAR = 4  # an outlier this many times as far away as the others leaves the plot
-_NEAR = 0.4  # 0 is on the axis where the lowest value is below this share of the highest
+_CHARACTER, _HANDLE = 6.2, 26  # approximate widths of a character in the legend, and of a legend entry without its text
+_SHORTEST, _WINDOWS = 40, 20  # a noisy line with at least 40 values is smoothed, over a twentieth of its values
+_NOISY = 4  # a line is noisy if its total up and down movement exceeds this many times its range
+_DOTS = 12  # a line with at most this many points shows a dot at each of them
+_BUCKETS = 300  # a band is drawn with at most this many points, each for the extremes of several steps
+_EDGE = 3  # pixels by which a dot may extend beyond the edge of the plot
+_FAR = 4  # outliers (1 % on each side) are cut off if the range with them is more than this many times as large
+_NEAR = 0.4  # the y axis begins at 0 if the lowest value is below this share of the highest
 
 Floats = NDArray[np.float64]
 
 
 def figures(panels: Sequence[Panel], stage: str) -> list[str]:
-    """Each panel as SVG, for a page that has the style sheet."""
+    """The panels as SVG pictures, for a page that contains the style sheet of `theme`."""
     return pictures({_about(panel, stage): partial(paint, panel=panel) for panel in panels}, WIDTH, HEIGHT)
 
 
 def is_smoothed(panel: Panel) -> bool:
-    """Whether the panel shows means over the raw values: where these are many, and a line of them is noisy."""
+    """Whether the panel shows moving averages on top of the raw values, because one of its lines is long and noisy."""
     return any(map(_is_noisy, panel.lines))
 
 
 def paint(figure: Figure, panel: Panel) -> None:
-    """The lines of a panel on axes, below a title and a legend, or a last value where the title names the line."""
+    """Draws a panel: a title, the lines, and a legend with the last value of each line.
+
+    If the only line has the name of the panel, there is no legend, and its last value is beside the title.
+    """
     smooth = is_smoothed(panel)
     curves = [_curve(line) if smooth else line for line in panel.lines]
     band = [_curve(line) if smooth else line for line in panel.band or ()]
@@ -69,7 +72,7 @@ def paint(figure: Figure, panel: Panel) -> None:
 
 
 def _curve(line: Line) -> Line:
-    """Means over a twentieth of the steps; what is not finite stays a gap."""
+    """The moving average of a line over a twentieth of its steps; values that are not finite remain gaps."""
     window = len(line.values) // _WINDOWS // 2 * 2 + 1
     if window == 1:
         return line
@@ -82,7 +85,7 @@ def _is_noisy(line: Line) -> bool:
 
 
 def _paint_line(axes: Axes, line: Line, curve: Line, colour: str) -> Line2D:
-    """A curve with a title, over its raw values where it is another one."""
+    """Draws a curve with a tooltip and, if it is a moving average, the raw values of the line below it."""
     if curve is not line:
         axes.plot(line.steps, line.values, color=colour, linewidth=1, alpha=0.3)
     (drawn,) = axes.plot(curve.steps, curve.values, color=colour, marker="o" if len(curve.steps) <= _DOTS else "")
@@ -91,13 +94,13 @@ def _paint_line(axes: Axes, line: Line, curve: Line, colour: str) -> Line2D:
 
 
 def _filled(low: Line, high: Line) -> tuple[Floats, Floats, Floats]:
-    """Steps, lower and upper edge of a band: all where they are few, else the extremes of each bucket."""
+    """The steps and the two edges of a band; if there are many steps, reduced to the extremes of each bucket."""
     starts = np.unique(np.linspace(0, len(low.steps) - 1, _BUCKETS, dtype=int))
     return low.steps[starts], np.fmin.reduceat(low.values, starts), np.fmax.reduceat(high.values, starts)
 
 
 def _scale(axes: Axes, panel: Panel, shown: Sequence[Floats]) -> None:
-    """Limits, and a few round numbers on both axes, each with one unit."""
+    """Sets the limits of the axes, and labels them with a few round numbers, which have the same unit on one axis."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     steps = np.concatenate([line.steps for line in panel.lines])
@@ -114,7 +117,7 @@ def _scale(axes: Axes, panel: Panel, shown: Sequence[Floats]) -> None:
 
 
 def _range(panel: Panel, shown: Sequence[Floats]) -> tuple[float, float]:
-    """All that is shown, and the raw values unless a few are far away, with room to the edges."""
+    """The limits of the y axis: they include all lines that are shown, and all raw values except far outliers."""
     raw = _finite([line.values for line in panel.lines])
     low, high = float(raw.min()), float(raw.max())
     inner = [float(bound) for bound in np.quantile(raw, [0.01, 0.99])]
@@ -134,7 +137,7 @@ def _finite(values: Sequence[Floats]) -> Floats:
 
 
 def _told(line: Line) -> str:
-    """A line in words: where it began and ended, and between what it moved."""
+    """A line described in words, for its tooltip: its first and last, lowest and highest value."""
     finite = np.isfinite(line.values)
     values, steps = line.values[finite], line.steps[finite]
     ends = f"{number(values[0])} at step {steps[0]:.0f}, {number(values[-1])} at step {steps[-1]:.0f}"

@@ -1,4 +1,4 @@
-"""What a report is made of: the evaluations of a run, and sections of sentences, tables and curves."""
+"""The records of a report: the evaluations of a run, and the sections made from them (sentences, tables, curves)."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from rung.reward.decorator import Goal
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A stage's model, asked in one way: its evaluation on one set."""
+    """One evaluation of a stage's model, on one evaluation set and with one number of shots."""
 
     stage: str
     evaluation: Evaluation
 
     @property
     def label(self) -> str:
-        """The stage, and the number of shots where there are some."""
+        """The name of the stage, with the number of shots if it is not 0."""
         shots = self.evaluation.num_shots
         return f"{self.stage}, {shots} shots" if shots else self.stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a finished run leaves behind: entries in the order of the stages, `metrics` in the order of the columns.
+    """The results of a finished run, from which its report is made.
 
-    The tables are of the test set (of validation where there is none); examples and gates are of validation, since
-    whoever looks at single test items tunes on them. `curves` are those of each stage that was trained.
+    `test` and `validation` have the evaluations in the order of the stages, `metrics` are the names of the metrics in
+    the order of the columns, and `curves` are the training curves by stage. Tables show the test set (validation if
+    there is none); examples and gates come from validation, since the test set is no longer unseen by someone who has
+    looked at its items.
     """
 
     name: str
@@ -44,16 +46,17 @@ class Report:
 
     @property
     def final(self) -> Sequence[Entry]:
-        """The entries that the tables show."""
+        """The evaluations that the tables show: those on the test set or, if there are none, on validation."""
         return self.test or self.validation
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Headers and cells, as text.
+    """A table of text cells.
 
-    The first `num_texts` columns hold words, the others numbers; the first `num_keys` say what several rows in a row
-    have in common. `strong` are the rows to look at first. A narrow terminal leaves out the columns in `optional`.
+    The first `num_texts` columns are words, the others numbers. Consecutive rows with equal cells in the first
+    `num_keys` columns are shown under a common heading. `strong` has the indices of the rows that are shown in bold.
+    A narrow terminal leaves out the columns with the headers in `optional`.
     """
 
     headers: tuple[str, ...]
@@ -65,7 +68,7 @@ class Table:
 
 
 def told_keys(table: Table, row: Sequence[str]) -> str:
-    """What several rows have in common, as a heading: the first key, then each other one behind its header.
+    """The common heading of rows with equal keys: the first key, then the header and the value of each other key.
 
     >>> told_keys(Table(("stage", "against", "gain"), (), num_keys=2), ("sft", "prompting", "+1.0"))
     'sft against prompting'
@@ -76,11 +79,14 @@ def told_keys(table: Table, row: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with sentences (names in backticks), a table of numbers or of what models wrote, and curves."""
+    """A section of a report: a title with sentences (names in backticks), a table and curves, all of them optional.
+
+    `kind` is what the section shows: `numbers`, `examples` (a table of completions) or `curves`.
+    """
 
     title: str
     sentences: tuple[str, ...] = ()
     table: Table | None = None
     kind: Literal["numbers", "examples", "curves"] = "numbers"
     panels: tuple[Panel, ...] = ()
-    picture: str = ""  # the file of the panels, from the folder of the report
+    picture: str = ""  # the file with the picture of the panels, relative to the folder of the report

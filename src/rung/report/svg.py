@@ -1,4 +1,4 @@
-"""Figures of matplotlib as SVG whose colours and font are the page's, and numbers as labels."""
+"""Converts figures of matplotlib to SVG that takes colours and font from the page, and formats numbers as labels."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from rung.report.theme import LIGHT, RULES, SETTINGS, colours
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TOLD = "told:"  # begins the gid of what has a title at the pointer
-MARGIN, GAP = 16, 28  # around the pictures of a file, and between them
-_UNITS = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))  # from which size on a number is told in which unit
+TOLD = "told:"  # prefix of the gid of an element with a tooltip; the rest of the gid is the text of the tooltip
+MARGIN, GAP = 16, 28  # pixels around the pictures in a file, and between them
+_UNITS = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))  # (smallest number with this unit, factor, letter)
 
 
 def pictures(paints: Mapping[str, Callable[[Figure], None]], width: float, height: float) -> list[str]:
-    """What each function paints on a figure, by what it is about, as SVG for a page that has the style sheet."""
+    """The pictures that the functions draw on a figure, as SVG for a page that contains the style sheet of `theme`.
+
+    The key of each function is a description of its picture, for screen readers.
+    """
     with _settings():
         return [_picture(about, paint, width, height) for about, paint in paints.items()]
 
 
 def alone(drawn: Sequence[str], columns: int, about: str) -> str:
-    """Pictures of one size as a file with its style sheet, on its own ground so that it reads on any page."""
+    """The content of an SVG file with several pictures of the same size, with its own style sheet and background."""
     width, height = map(int, re.findall(r"\d+", drawn[0].partition("viewBox")[2])[2:4])
     full_width = min(len(drawn), columns) * (width + GAP) - GAP + 2 * MARGIN
     full_height = -(-len(drawn) // columns) * (height + GAP) - GAP + 2 * MARGIN
@@ -46,7 +49,7 @@ def alone(drawn: Sequence[str], columns: int, about: str) -> str:
 
 
 def number(value: float, largest: float | None = None) -> str:
-    """A number as short as it stays clear; `largest` of an axis gives all of its numbers one unit.
+    """A number as a short label, with a unit such as k; `largest` gives all labels of an axis the unit of the largest.
 
     >>> number(0.0469067), number(12345.6), number(0.00006), number(-1500, 20_000), number(0)
     ('0.0469', '12.3k', '6e-5', '-1.5k', '0')
@@ -60,7 +63,7 @@ def number(value: float, largest: float | None = None) -> str:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Our settings instead of the user's, for as long as we draw, and no word of matplotlib's about fonts."""
+    """A context manager that sets our matplotlib settings instead of the user's, and silences warnings about fonts."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -76,7 +79,10 @@ def _settings() -> Iterator[None]:
 
 
 def _import_matplotlib() -> None:
-    """Imports it also in a shell of a notebook, whose MPLBACKEND may name a module that is not installed here."""
+    """Imports matplotlib, even if the environment variable MPLBACKEND names a backend that is not installed.
+
+    A notebook sets this variable for its subprocesses, too, where its backend may be missing.
+    """
     if "matplotlib" in sys.modules:
         return
     backend = os.environ.pop("MPLBACKEND", None)
@@ -94,7 +100,7 @@ def _picture(about: str, paint: Callable[[Figure], None], width: float, height: 
 
     figure, written = Figure((width / 72, height / 72)), StringIO()
     paint(figure)
-    rcParams["svg.hashsalt"] = about  # no two pictures of a page share an id
+    rcParams["svg.hashsalt"] = about  # so that ids differ between the pictures on a page
     figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" class="picture" role="img" '
@@ -103,7 +109,7 @@ def _picture(about: str, paint: Callable[[Figure], None], width: float, height: 
 
 
 def _body(svg: str) -> str:
-    """The inside of matplotlib's SVG, with titles, variables for colours, and only the ids that something refers to."""
+    """The content of matplotlib's `<svg>` element, with tooltips, CSS variables for colours, and without unused ids."""
     body = svg[svg.index("</defs>") + len("</defs>") : svg.rindex("</svg>")]
     body = re.sub(rf""" id=(["']){TOLD}(.*?)\1>""", r"><title>\2</title>", body)
     for superfluous in (r' id="[\w.]+_\d+"', r"font-family: [^;\"]*; ", r' transform="rotate\(-0 .*?\)"', r"(?<=\n) +"):

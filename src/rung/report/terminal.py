@@ -1,4 +1,4 @@
-"""The report in the terminal: the outcome, the scores and the gates; examples and curves stay in the files."""
+"""Renders a report for the terminal: outcome, scores and gates, but not examples and curves."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 _INDENT = 2
-_BETWEEN = 2  # columns of a table: a space, and the box's own
+_BETWEEN = 2  # characters between two columns: one of padding, one of rich's table box
 
 
 def render(made: Sequence[Section]) -> Rendered:
-    """What a rich console prints of a report."""
+    """The part of a report that is printed by rich: the sections of numbers."""
     return Rendered(tuple(section for section in made if section.kind == "numbers"))
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Sections for a rich console, cut to its width.
+    """Sections that can be printed by rich; tables are fitted to the width of the console.
 
-    Text of a model never gets there, since it may hold control characters.
+    The sections never have completions of a model, which may contain control characters.
     """
 
     made: tuple[Section, ...]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Headings, sentences and tables; a table wider than the console is cut into several."""
+        """Yields headings, sentences and tables; a table that is wider than the console is split into several."""
         from rich.padding import Padding
         from rich.text import Text
 
@@ -66,7 +66,7 @@ def _tables(table: Table, width: int) -> Iterator[RenderableType]:
 
 
 def _narrowed(table: Table, width: int) -> Table:
-    """Without the optional columns, where all columns do not fit; keys stand above their rows and take no room."""
+    """The table, without its optional columns if not all columns fit; keys are above their rows and need no width."""
     if sum(_widths(table)[table.num_keys :]) <= width:
         return table
     kept = [i for i, header in enumerate(table.headers) if header not in table.optional]
@@ -74,7 +74,7 @@ def _narrowed(table: Table, width: int) -> Table:
 
 
 def _cut(table: Table, width: int) -> list[Table]:
-    """The table as parts that fit, each with its first column, and with about as many others as the next one."""
+    """The table split into parts that fit the width, each with the first column and a similar number of others."""
     widths = _widths(table)
     count = len(widths) - 1
     num_parts = -(-count // _fitting(widths, width))
@@ -83,7 +83,7 @@ def _cut(table: Table, width: int) -> list[Table]:
 
 
 def _fitting(widths: Sequence[int], width: int) -> int:
-    """How many columns fit beside the first one, wherever the table is cut."""
+    """The number of columns that always fit beside the first one, whichever columns they are."""
     count = len(widths) - 1
     while count > 1 and widths[0] + sum(sorted(widths[1:])[-count:]) > width:
         count -= 1
@@ -97,7 +97,7 @@ def _columns(table: Table, kept: Sequence[int]) -> Table:
 
 
 def _widths(table: Table) -> list[int]:
-    """Of each column with the room beside it; a header takes as many lines as its cells are narrower."""
+    """The width of each column with the space beside it; a header that is longer than its cells is wrapped."""
     columns = zip(table.headers, *table.rows, strict=True)
     return [max(*map(len, header.split()), *map(len, cells)) + _BETWEEN for header, *cells in columns]
 
@@ -111,7 +111,7 @@ def _drawn(table: Table, width: int) -> RichTable:
     widths = _widths(table)
     folds = sum(max(len(header) + _BETWEEN, own) for header, own in zip(table.headers, widths, strict=True)) > width
     for i, (header, own) in enumerate(zip(table.headers, widths, strict=True)):
-        # rich would rather break cells than headers
+        # Without this, rich would break cells instead of headers.
         folded = "\n".join(wrap(header, own - _BETWEEN)) if folds else header
         side = "left" if i < table.num_texts else "right"
         drawn.add_column(folded, justify=side, no_wrap=i > 0, overflow="fold", vertical="bottom")

@@ -1,4 +1,4 @@
-"""The look of every picture of a report: colours for light and dark, and a style sheet."""
+"""The style of the pictures in a report: colours for light and dark pages, CSS rules, and settings of matplotlib."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ DARK = {
 }
 RULES = ".picture { font-family: system-ui, sans-serif; overflow: visible; }\n.picture * { stroke-linejoin: round; }\n"
 
-# matplotlib's, on top of its defaults; text is measured in the font that comes with it, and shown in the page's
+# Settings of matplotlib that differ from its defaults. Text is laid out with matplotlib's own font, and shown in the
+# font of the page.
 SETTINGS = {
     **dict.fromkeys(("axes.edgecolor", "legend.labelcolor", "text.color", "xtick.color", "ytick.color"), LIGHT["soft"]),
-    **dict.fromkeys(("figure.frameon", "legend.frameon", "text.parse_math"), False),  # a dollar is a dollar
+    **dict.fromkeys(("figure.frameon", "legend.frameon", "text.parse_math"), False),  # `$` does not begin a formula
     **dict.fromkeys(("legend.borderaxespad", "legend.borderpad"), 0),
     "axes.facecolor": "none",
     "axes.prop_cycle": f"cycler(color={[LIGHT[f'c{i}'] for i in range(5)]})",
-    "figure.dpi": 72,  # a point is a pixel
+    "figure.dpi": 72,  # makes one point equal to one pixel
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "grid.color": LIGHT["line"],
@@ -41,14 +42,14 @@ SETTINGS = {
     "legend.handlelength": 1,
     "legend.handletextpad": 0.4,
     "lines.linewidth": 1.8,
-    "path.simplify_threshold": 0.8,  # pixels that a long line may be off
+    "path.simplify_threshold": 0.8,  # pixels by which a simplified line may differ from the exact one
     "svg.fonttype": "none",
     "ytick.major.pad": 6,
 }
 
 
 def colours() -> str:
-    """The colours as variables, light and dark, for the style sheet of a page or a picture."""
+    """CSS that defines the colours as variables, for light and dark mode."""
     light, dark = ("".join(f"--{name}: {value}; " for name, value in theme.items()) for theme in (LIGHT, DARK))
     return (
         f":root {{ color-scheme: light dark; {light}}}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}\n"

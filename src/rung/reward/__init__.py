@@ -1,4 +1,4 @@
-"""Rewards: plain functions that judge completions and whose signature is their schema."""
+"""Rewards: plain functions that judge completions; their parameters say which data and settings they need."""
 
 from rung.reward.binding import Reward
 from rung.reward.decorator import Verdict, reward

@@ -1,4 +1,4 @@
-"""A reward function bound to the settings, columns, role and weight of its config entry."""
+"""Binds a reward function to the settings, columns, role and weight of its config entry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ RewardSource = RewardSpec | str | Mapping[str, Any] | Callable[..., Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
-    """One reward, ready to be called; `address` locates it for a worker, None where it runs in this process."""
+    """A reward function with everything needed to call it.
+
+    `address` tells a worker process how to load the function; None if the function is called in this process.
+    """
 
     label: str
     function: Callable[..., Any]
@@ -40,15 +43,15 @@ class Reward:
 
     @property
     def credited(self) -> bool:
-        """Whether the reward can change the total of a row."""
+        """Whether the reward can change the total reward of a row."""
         return self.role == "gate" or (self.role != "metric" and self.spec.weight != 0)
 
     def passes(self, value: float) -> bool:
-        """Whether a score passes this gate."""
+        """Whether a score passes the reward's threshold, for a reward with the role `gate`."""
         return value > 0 if self.spec.threshold is None else value >= self.spec.threshold
 
     def batches(self, samples: Sequence[Sample], rows: Sequence[int]) -> list[list[int]]:
-        """The rows of each call: one row, the rows of one group, or all rows."""
+        """`rows` divided into calls of the function: one row per call, one group per call, or all rows in one call."""
         if self.signature.style == "sample":
             return [[row] for row in rows]
         if self.signature.style == "trl":
@@ -59,7 +62,7 @@ class Reward:
         return list(groups.values())
 
     def arguments(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """The data arguments of one call: values where it judges one sample, else lists over the samples."""
+        """The data arguments of one call by parameter name: lists over the samples, or single values for one sample."""
         columns = {self._column(name): name for name in self.signature.reads if name not in self._fields}
         if self.signature.reads_all:
             renamed = {theirs: ours for ours, theirs in self.spec.columns.items()}
@@ -68,12 +71,15 @@ class Reward:
         fields = self._fields if self.signature.reads_all else [n for n in self.signature.reads if n in self._fields]
         lists = {name: [self._fields[name](sample) for sample in samples] for name in fields}
         for theirs, ours in columns.items():
-            if theirs in present:  # an absent column has a default, which `check` guarantees
+            if theirs in present:  # the parameter of an absent column has a default, as `check` made sure
                 lists[ours] = [sample.columns.get(theirs) for sample in samples]
         return {name: values[0] for name, values in lists.items()} if self.signature.style == "sample" else lists
 
     def check(self, columns: Collection[str]) -> None:
-        """Raises RewardError where the data lack a required column, or have one with the name of a field it reads."""
+        """Raises RewardError if the data lack a column that the reward requires.
+
+        Also raised if a column has the same name as a standard field that the reward reads, such as `prompt`.
+        """
         taken = set(self._fields) if self.signature.reads_all else set(self._fields) & set(self.signature.reads)
         for name in sorted(taken & set(columns)):
             what = f"reward `{self.label}` reads the field `{name}`, but the data have a column `{name}` too"
@@ -93,9 +99,9 @@ class Reward:
 
 
 def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Reward:
-    """Builds the reward of a config entry, a name or a function; file paths are relative to `base`.
+    """Builds a reward from a config entry, a name or a function; file paths are relative to `base`.
 
-    Raises RewardError or ConfigError where it cannot be found, a setting is wrong, or an option would have no effect.
+    Raises RewardError or ConfigError if the function cannot be found, a setting is wrong, or an option has no effect.
     """
     spec, function = _resolve(source, base)
     label = spec.label or spec.name.rpartition(":")[2]

@@ -1,4 +1,4 @@
-"""Calls a reward in this process: one call after another, or all concurrently where it is `async`."""
+"""Calls a reward function in this process: one call after another or, if it is `async`, all calls concurrently."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rung.reward.outcome import Outcome, raised, timed_out
 
 @dataclass(slots=True)
 class Reply:
-    """The result of a call: the value returned, and what the function logged through TRL's hooks."""
+    """The result of a call: the value returned, and what the function logged with TRL's hooks (see `HOOKS`)."""
 
     returned: object = None
     columns: dict[str, list[Any]] = field(default_factory=dict)
@@ -23,7 +23,7 @@ class Reply:
 
 
 def with_hooks(hooks: Sequence[str], arguments: Mapping[str, Any], step: int) -> tuple[dict[str, Any], Reply]:
-    """The arguments together with TRL's hooks, and the reply that the hooks write to."""
+    """The arguments with the named ones of TRL's hooks (see `HOOKS`), and the reply to which these hooks write."""
     reply = Reply()
 
     def log_extra(column: str, values: Sequence[Any]) -> None:
@@ -48,7 +48,7 @@ def is_async(function: Callable[..., Any]) -> bool:
 def call(
     function: Callable[..., Any], hooks: Sequence[str], arguments: Mapping[str, Any], step: int
 ) -> Reply | Outcome:
-    """Calls the function once; every exception but KeyboardInterrupt becomes an error outcome."""
+    """Calls the function once; an exception, unless it is KeyboardInterrupt, is returned as an error outcome."""
     prepared, reply = with_hooks(hooks, arguments, step)
     try:
         reply.returned = function(**prepared)
@@ -66,7 +66,10 @@ def call_all_async(
     step: int,
     timeout: float | None,
 ) -> list[Reply | Outcome]:
-    """Runs all calls of an `async` function concurrently, each with its own timeout in seconds; order is kept."""
+    """Calls an `async` function concurrently with all of the arguments; the replies have the order of `many`.
+
+    Each call has its own timeout in seconds.
+    """
 
     async def one(arguments: Mapping[str, Any]) -> Reply | Outcome:
         prepared, reply = with_hooks(hooks, arguments, step)
@@ -81,5 +84,5 @@ def call_all_async(
     async def gathered() -> list[Reply | Outcome]:
         return await asyncio.gather(*(one(arguments) for arguments in many))
 
-    with ThreadPoolExecutor(1) as thread:  # in a notebook, this thread already runs an event loop
+    with ThreadPoolExecutor(1) as thread:  # a new thread, since in a notebook this one already runs an event loop
         return thread.submit(asyncio.run, gathered()).result()

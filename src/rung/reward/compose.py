@@ -1,4 +1,4 @@
-"""Combines the outcomes of each row into one number: failures, gates, weighted sum, shaping, clip, in this order."""
+"""Combines the outcomes of a row into one number, in this order: failures, gates, weighted sum, shaping, clip."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ Totals = list[float | None]
 def compose(
     rewards: Sequence[Reward], outcomes: Outcomes, groups: Sequence[int], policy: RewardPolicy
 ) -> tuple[Totals, Totals]:
-    """The total and the task total (before shaping and clip) of each row; None where a row is unscored.
+    """The total and the task total (the sum before shaping and clip) of each row; None for a row that is unscored.
 
-    `outcomes` (by label) and `groups` have one entry per row. A row is unscored where a credited reward failed (unless
-    `on_error` is `abstain`), or where every summed reward abstained; without any rewards, all rows are unscored. A row
-    that fails a gate gets only its `fail_value`. Where only some rewards abstain, an abstention counts as the reward's
-    mean score in the group, so that it gives no advantage; it counts as 0 where the whole group abstained.
+    `outcomes` (by label) and `groups` have one entry per row. A row is unscored if a credited reward failed (unless
+    `on_error` is `abstain`) or if all rewards with the role `reward` abstained; without rewards, all rows are unscored.
+    A row that fails a gate gets the `fail_value` of this gate and nothing else. If a reward abstains on a row that is
+    scored, the mean of its scores in the group is used, so that the row has neither advantage nor disadvantage; if it
+    abstains on the whole group, 0.
     """
     rows = range(len(groups))
     credited = [reward for reward in rewards if reward.credited]
@@ -43,7 +44,10 @@ def compose(
 
 
 def _failed_gates(gates: Sequence[Reward], outcomes: Outcomes, rows: Collection[int]) -> dict[int, float]:
-    """The `fail_value` of the first gate that each row fails; a row passes a gate that has no score for it."""
+    """The rows that fail a gate, each with the `fail_value` of the first gate it fails.
+
+    A row on which a gate has no score passes this gate.
+    """
     failed: dict[int, float] = {}
     for gate in gates:
         for row in rows:

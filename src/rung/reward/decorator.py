@@ -1,4 +1,4 @@
-"""Declares rewards: `@reward` declares the properties of a plain function, `Verdict` returns more than a number."""
+"""The decorator `@reward`, which declares properties of a reward function, and `Verdict`, a result with reasons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARK = "__rung_reward__"
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """The properties of a reward that its author declares, so that a config need not repeat them."""
+    """The arguments of `@reward`: properties of a reward function that a config then need not repeat."""
 
     range: tuple[float, float] | None = None
     timeout: float | None = None
@@ -30,7 +30,11 @@ class Declaration:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A score with its reasons: `parts` are logged and never summed, `cost` is in the currency of the judge."""
+    """A score with its reasons, which a reward function may return in place of a number.
+
+    `parts` are partial scores, which are logged but never summed; `note` is the reason in words; `cost` is the cost of
+    an external judge, in its currency.
+    """
 
     value: float | None
     parts: Mapping[str, Any] = field(default_factory=dict)
@@ -48,20 +52,22 @@ def reward(
     batch: bool = False,
     check: Check | None = None,
 ) -> Callable[[Function], Function]:
-    """Declares a function as a reward and returns it unchanged.
+    """A decorator that declares a function as a reward and returns it unchanged.
 
-    The signature is the schema: positional parameters are standard fields (`prompt`, `messages`, `completion`,
-    `completion_ids`, `finish_reason`, `n_tokens`, `row_id`) or data columns, keyword-only ones are settings. The
-    function judges one completion and returns a float, None (abstains) or a Verdict. With `group` it gets the rows of
-    one group: every positional parameter is a list, and it returns a list. With `batch` it gets lists over all rows:
-    TRL's fields (`prompts` and `completions`, strings or lists of messages, and `completion_ids`) and columns.
+    The parameters of the function say what it is called with. Positional parameters are standard fields (`prompt`,
+    `messages`, `completion`, `completion_ids`, `finish_reason`, `n_tokens`, `row_id`) or data columns; keyword-only
+    parameters are settings. The function judges one completion and returns a float, None (it abstains) or a Verdict.
+    With `group`, it is called with the rows of one group: positional arguments are lists, and it returns a list. With
+    `batch`, it is called with lists over all rows: TRL's `prompts` and `completions` (strings or lists of messages),
+    `completion_ids`, and columns.
 
-    `range`    lowest and highest value; a value outside is an error of the function.
+    `range`    lowest and highest value; a value outside is treated as an error of the function.
     `timeout`  seconds for one call; the function then runs in a worker process, which is killed at the deadline.
-    `role`     the role where a config sets none: `reward`, `gate`, `shaping` or `metric` (the default for `min`).
-    `goal`     `min` where lower is better.
-    `check`    called with the settings and the policy's tokenizer before anything is computed; raises UserError where
-               the reward cannot judge that policy.
+    `role`     the role if the config sets none: `reward`, `gate`, `shaping` or `metric`; by default `reward`, but
+               `metric` if `goal` is `min`.
+    `goal`     `max` if higher is better, `min` if lower is better.
+    `check`    a function that is called with the settings and the policy's tokenizer before anything is computed, and
+               raises UserError if the reward cannot judge completions of this policy.
 
     Raises ValueError for an empty range, a timeout that is not positive, or `group` together with `batch`.
 
@@ -88,12 +94,12 @@ def reward(
 
 
 def is_declared(value: object) -> bool:
-    """Whether `@reward` was applied to the value."""
+    """Whether the value was decorated with `@reward`."""
     return isinstance(getattr(value, _MARK, None), Declaration)
 
 
 def declaration(function: Callable[..., Any]) -> Declaration:
-    """The declaration of a function (also inside `functools.partial`); the defaults where it was not declared."""
+    """The declaration of a function, also inside `functools.partial`; the defaults if it has no `@reward`."""
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, _MARK, Declaration())

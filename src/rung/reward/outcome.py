@@ -1,4 +1,4 @@
-"""The four outcomes of a reward: scored, abstained, timeout, error. Only a score counts; a failure is not a zero."""
+"""The outcome of a reward for a completion: scored, abstained, timeout or error; a failure is not a score of 0."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Kind = Literal["scored", "abstained", "timeout", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of one reward for one completion; `value` is a finite float where it is scored, else None.
+    """The outcome of one reward for one completion; `value` is a finite float if `kind` is `scored`, else None.
 
-    `note` is the judge's reason or the error in one line, `detail` is the traceback of an error.
+    `note` is the reason for the score or the error, in one line; `detail` is the traceback of an error. `parts` and
+    `cost` are those of the `Verdict`.
     """
 
     kind: Kind
@@ -37,8 +38,8 @@ class Outcome:
 def judged(returned: object, range: tuple[float, float] | None) -> Outcome:
     """Converts the value returned for one completion to an outcome.
 
-    A float, None or Verdict is valid. A bool, a string, NaN, an infinity or a value outside `range` is an error: a
-    comparison returned by mistake, or a failure encoded as a number, must not train a policy.
+    A float, None or Verdict is valid. A bool, a string, NaN, an infinity or a value outside `range` is an error, since
+    a policy must not be trained on a comparison returned by mistake or on a failure encoded as a number.
 
     >>> judged(0.5, (0, 1)).value
     0.5
@@ -62,7 +63,7 @@ def judged(returned: object, range: tuple[float, float] | None) -> Outcome:
 
 
 def judged_many(returned: object, count: int, range: tuple[float, float] | None) -> list[Outcome]:
-    """Converts the list returned for `count` completions to outcomes: all errors unless it has that length."""
+    """Converts the list returned for `count` completions to outcomes; all are errors if it has another length."""
     if not isinstance(returned, Sequence) or isinstance(returned, str):
         return [Outcome("error", note=f"returned a {type(returned).__name__}, not a list of {count} scores")] * count
     if len(returned) != count:
@@ -71,7 +72,7 @@ def judged_many(returned: object, count: int, range: tuple[float, float] | None)
 
 
 def raised(error: BaseException) -> Outcome:
-    """The error outcome of an exception; its note includes the file and line where it was raised."""
+    """The error outcome for an exception; the note includes the file and line where the exception was raised."""
     detail = "".join(traceback.format_exception(error, limit=-8))
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
@@ -79,5 +80,5 @@ def raised(error: BaseException) -> Outcome:
 
 
 def timed_out(seconds: float) -> Outcome:
-    """The timeout outcome of a call that took longer than its deadline."""
+    """The timeout outcome for a call that took longer than `seconds`."""
     return Outcome("timeout", note=f"no score within {seconds:g} s")

@@ -19,10 +19,10 @@ def reward_names() -> list[str]:
 
 
 def reward_function(name: str, base: Path | None = None) -> Callable[..., Any]:
-    """The function of a registered reward, or the one that `pkg.module:fn`, `./file.py:fn` or `trl:fn` names.
+    """The reward function called `name`: a registered name, `pkg.module:fn`, `./file.py:fn` or `trl:fn`.
 
-    `trl:` stands for `trl.rewards:`, so that TRL's own rewards have a short name. Raises RewardError for an unknown
-    name, ConfigError where an object cannot be loaded.
+    `trl:` is short for `trl.rewards:`; files are relative to `base`. Raises RewardError for an unknown name, and
+    ConfigError if an object cannot be loaded.
     """
     if ":" not in name:
         registered = _registered_rewards()

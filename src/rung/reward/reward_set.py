@@ -1,4 +1,4 @@
-"""All rewards of a stage: checks them against the data, scores completions, and stops when one fails too often."""
+"""All rewards of a stage: they are checked against the data, and score completions unless one fails too often."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from rung.reward.spec import RewardPolicy
 from rung.reward.worker import Worker
 
 MAX_COMPLETION_CHARACTERS = 1_000_000
-WINDOW, MIN_CALLS = 1000, 50  # number of recent calls for the failure rate, and the fewest to judge it by
+WINDOW, MIN_CALLS = 1000, 50  # the failure rate is that of the last 1000 calls, and is ignored for fewer than 50
 
 
 class RewardSet:
-    """The rewards of a stage, or the metrics of an evaluation, which are the same functions.
+    """The rewards of a stage, or the metrics of an evaluation, which are functions of the same form.
 
     Each of `specs` is a name, a config entry or a function. A reward with a timeout runs in a worker process that is
-    killed at the deadline; the others run in this process. Call `close`, or use a `with` block, to end the worker.
-    Raises RewardError or ConfigError for an unknown reward or setting, a wrong type, or a duplicate label.
+    killed at the deadline (an `async` one only has its call cancelled); other rewards run in this process. Call
+    `close`, or use a `with` block, to end the worker process. Raises RewardError or ConfigError for an unknown reward
+    or setting, a value of a wrong type, or a duplicate label.
     """
 
     def __init__(self, specs: Iterable[RewardSource], policy: RewardPolicy | None = None, base: Path | None = None):
@@ -44,17 +45,17 @@ class RewardSet:
 
     @property
     def goals(self) -> dict[str, Goal]:
-        """Whether higher (`max`) or lower (`min`) is better, by label."""
+        """The goal of each reward by label: `max` if higher is better, `min` if lower is better."""
         return {reward.label: reward.goal for reward in self.rewards}
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weights of the credited rewards that are not gates, by label."""
+        """The weights, by label, of the rewards that are summed: those that are credited and are not gates."""
         summed = (reward for reward in self.rewards if reward.credited and reward.role != "gate")
         return {reward.label: reward.spec.weight for reward in summed}
 
     def check_separate(self) -> None:
-        """Raises RewardError where the rewards cannot be normalised separately within their group."""
+        """Raises RewardError if the rewards cannot be normalised one by one within a group before they are summed."""
         gates = [reward.label for reward in self.rewards if reward.role == "gate"]
         if gates:
             what = f"the gate `{gates[0]}` sets the sum of rewards, but `normalize_then_sum` normalises each separately"
@@ -67,22 +68,22 @@ class RewardSet:
             raise RewardError(what, "add another, or use `sum_then_normalize`")
 
     def check(self, columns: Collection[str]) -> None:
-        """Raises RewardError where the data lack a column that a reward reads; call it before any compute."""
+        """Raises RewardError if the data lack a column that a reward requires; to be called before computation."""
         for reward in self.rewards:
             reward.check(columns)
 
     def check_policy(self, tokenizer: Any) -> None:
-        """Raises UserError where a reward cannot judge a policy with this tokenizer; call it before any compute."""
+        """Raises UserError if a reward cannot judge a policy with this tokenizer; to be called before computation."""
         for reward in self.rewards:
             check = declaration(reward.function).check
             if check is not None:
                 check(reward.settings, tokenizer)
 
     def score(self, samples: Sequence[Sample], *, step: int = 0) -> Scores:
-        """Scores each completion; `step` is the `global_step` of TRL's `trainer_state`.
+        """Scores the samples with all rewards; `step` is what TRL-style rewards read as `trainer_state.global_step`.
 
-        Raises RewardError where a credited reward failed on more than half of its first batch, or on more than
-        `max_error_rate` of its last 1,000 calls, and at the first failure with `on_error: raise`.
+        Raises RewardError if a credited reward failed on more than half of its first batch, or on a share of its last
+        1,000 calls above `max_error_rate`; with `on_error: raise`, at the first failure.
         """
         columns: dict[str, list[Any]] = {}
         logged: dict[str, list[float]] = {}
@@ -102,17 +103,17 @@ class RewardSet:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The recent failures of each reward, as JSON values."""
+        """Which of the recent calls of each reward failed, as JSON values."""
         return {label: "".join("x" if failed else "." for failed in calls) for label, calls in self._failures.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the recent failures that `state_dict` saved."""
+        """Restores the state that `state_dict` returned."""
         for label, calls in self._failures.items():
             calls.clear()
             calls.extend(mark == "x" for mark in state.get(label, ""))
 
     def close(self) -> None:
-        """Ends the worker process; a later call starts a new one."""
+        """Ends the worker process; the next call of a reward with a timeout starts a new one."""
         self._worker.close()
 
     def __enter__(self) -> RewardSet:

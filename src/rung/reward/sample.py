@@ -1,4 +1,4 @@
-"""The sample that rewards judge, and the standard fields that their parameters can name."""
+"""The sample that a reward judges, and the standard fields that its parameters can refer to."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Text = str | Sequence[Mapping[str, Any]]
 class Sample:
     """One completion, its prompt, and the columns of the row that the prompt came from.
 
-    `prompt` and `completion` are strings, or messages where the data is conversational. `n_tokens` counts trained
-    tokens, EOS included. Samples of the same `group` have the same prompt and are compared with each other.
+    `prompt` and `completion` are strings, or messages if the data are conversational. `n_tokens` is the number of
+    completion tokens, EOS included. Samples of the same `group` have the same prompt and are compared with each other.
     """
 
     prompt: Text
@@ -33,7 +33,7 @@ class Sample:
 
 
 def text_of(text: Text) -> str:
-    """A string unchanged, or the contents of messages joined by blank lines.
+    """The text of a string or of messages: a string is unchanged, contents of messages are joined by blank lines.
 
     >>> text_of([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
     'Be brief.\\n\\nWhy?'
@@ -44,7 +44,7 @@ def text_of(text: Text) -> str:
 
 
 def messages_of(text: Text, role: str) -> list[dict[str, Any]]:
-    """Messages as a list; a string becomes one message of `role`.
+    """Converts a string to a list with one message of `role`; messages are returned as a list.
 
     >>> messages_of("Why?", "user")
     [{'role': 'user', 'content': 'Why?'}]
@@ -85,7 +85,7 @@ def answered_sample(
     group: int,
     columns: Mapping[str, Any],
 ) -> Sample:
-    """The Sample of a sampled completion: decoded, and as a message where the prompt is conversational."""
+    """The Sample for a sampled completion, which is decoded; if the prompt is conversational, it becomes a message."""
     text = cast(str, tokenizer.decode(list(completion.ids), skip_special_tokens=True))
     return Sample(
         prompt=prompt,

@@ -1,4 +1,4 @@
-"""The scores of a batch of completions, by row and as metrics."""
+"""The scores that the rewards give to a batch of completions, by row and as metrics."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Totals per row (None = unscored; `task_totals` before shaping and clip), and outcomes per row by reward label.
+    """The scores of a batch: the total of each row, and the outcome of each reward for each row (by label).
 
-    `columns` and `logged` have what TRL-style functions logged with `log_extra` (one value per row) and `log_metric`.
+    A total is None if the row is unscored; `task_totals` are the totals before shaping and clip. `columns` and `logged`
+    are what TRL-style functions logged with `log_extra` (one value per row) and with `log_metric`.
     """
 
     totals: list[float | None]
@@ -28,9 +29,10 @@ class Scores:
     logged: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Metric]:
-        """Metrics under TRL's names, and rates of abstentions, errors and timeouts; means exclude unscored rows.
+        """TRL's reward metrics, and the rates of abstentions, errors and timeouts; unscored rows are left out of means.
 
-        A std is the standard deviation in a group (Bessel-corrected), averaged over groups with at least 2 scored rows.
+        A `std` is the standard deviation within a group (Bessel-corrected), averaged over groups with at least two
+        scored rows.
         """
         from rung.metrics import Mean
 

@@ -1,4 +1,4 @@
-"""The signature of a reward as its schema: the columns it reads and the settings it takes, checked before any call."""
+"""Reads from a reward function's signature which columns and settings it takes, and checks them before any call."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """How a reward is called: per `sample`, per `group`, or as in `trl`, with lists for the whole batch.
+    """How a reward function is called.
 
-    `reads` are the standard fields and columns it takes (true where required), `settings` its keyword-only parameters,
-    `hooks` the names in HOOKS that it takes, and `reads_all` is whether it takes every column of the data.
+    `style`: once per `sample`, once per `group`, or like a `trl` reward, once with lists over the whole batch.
+    `reads`: the standard fields and columns that it takes; the value is true if the parameter has no default.
+    `settings`: the parameters that are settings.
+    `hooks`: the names in HOOKS that it takes.
+    `reads_all`: whether it takes every column of the data (`**kwargs`).
     """
 
     style: Style
@@ -37,9 +40,10 @@ class Signature:
 
 
 def read_signature(function: Callable[..., Any], label: str, args: Collection[str]) -> Signature:
-    """Reads the signature of a reward; the settings of a TRL-style function are its parameters that `args` names.
+    """Reads the signature of a reward function; `args` are the names of the settings in its config entry.
 
-    Raises RewardError where a parameter cannot be passed by name.
+    Settings are the keyword-only parameters or, for a TRL-style function, the parameters in `args`. Raises RewardError
+    if a parameter cannot be passed by name.
     """
     try:
         parameters = inspect.signature(function, eval_str=True).parameters
@@ -67,9 +71,9 @@ def read_signature(function: Callable[..., Any], label: str, args: Collection[st
 
 
 def read_settings(signature: Signature, label: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a config, strictly validated against the annotations of the function.
+    """The settings of a config entry, strictly validated against the annotations of the function.
 
-    Values are JSON values; a list becomes a tuple or set where the annotation is one. Raises RewardError for a setting
+    Values are JSON values; a list is converted if the annotation is a tuple or set. Raises RewardError for a setting
     that is unknown, missing or of a wrong type.
     """
     for name in args:

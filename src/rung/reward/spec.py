@@ -1,4 +1,4 @@
-"""Config models of rewards: one entry per reward, and one policy for all."""
+"""The config models for rewards: `RewardSpec` for each reward, and one `RewardPolicy` for all rewards together."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from rung.reward.decorator import Role
 
 
 class RewardSpec(BaseModel):
-    """One reward of a config; `role` None is the function's declared role, `label` is the reward's name in metrics.
+    """The entry of one reward in a config; `label` is its name in metrics, by default `name` without module or file.
 
-    A row passes a gate with `score >= threshold`, without a threshold with `score > 0`; otherwise it gets `fail_value`.
+    If `role` is None, the role is the one that the function declares. A row passes a gate if `score >= threshold` or,
+    without a threshold, if `score > 0`; otherwise its total is `fail_value`. `columns` maps parameters of the function
+    to columns of the data.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -29,11 +31,13 @@ class RewardSpec(BaseModel):
 
 
 class RewardPolicy(BaseModel):
-    """How rewards are combined into one number per row, and what happens when one fails.
+    """How rewards are combined into one number per row, and what happens if a reward fails.
 
-    `on_error`        `drop_row`: the row is unscored; `abstain`: the reward abstains; `raise`: training stops.
-    `max_error_rate`  training stops above this share of failed calls of one reward, over its last 1,000.
-    `timeout_s`       timeout in seconds for rewards that declare none.
+    `clip`            the range to which the total of a row is limited.
+    `on_error`        what a failure means: `drop_row`: the row is unscored; `abstain`: the reward abstains; `raise`:
+                      training stops.
+    `max_error_rate`  training stops if one reward fails on a larger share of its last 1,000 calls.
+    `timeout_s`       the timeout, in seconds, of rewards that declare none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

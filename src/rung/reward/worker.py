@@ -1,7 +1,8 @@
-"""A separate process for rewards that may hang; it is killed with all its children when a deadline passes.
+"""Runs rewards that may hang in a separate process, which is killed with all its children at a deadline.
 
-A thread cannot be killed; a process group can, even in a busy loop in C or when it ignores SIGTERM. A frame is a 4-byte
-big-endian length and then JSON, never pickle: the process may have run untrusted text, so its replies are not trusted.
+Unlike a thread, a process group can be killed even if it is in a busy loop in C or ignores SIGTERM. Messages are a
+4-byte big-endian length followed by JSON, never pickle: the process may have run code from a completion, so its replies
+are not trusted.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ MAX_REPLY_BYTES = 64 * 2**20
 
 
 class _WorkerFailure(Exception):
-    """The process exited or sent an invalid reply."""
+    """Raised if the process exited or sent an invalid reply."""
 
 
 class Worker:
-    """One process that runs rewards, started at the first call and again after a kill. Not thread-safe."""
+    """A process that runs rewards; it is started at the first call, and again after it was killed. Not thread-safe."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -42,9 +43,10 @@ class Worker:
     def call(
         self, key: str, address: Mapping[str, Any], arguments: Mapping[str, Any], step: int, timeout: float
     ) -> Reply | Outcome:
-        """Calls the reward at `address` (its `name`, `base` and `args`) once, with `timeout` in seconds.
+        """Calls a reward once, with `timeout` in seconds; `address` has its `name`, `base` and `args` for loading.
 
-        `key` identifies the reward in this worker. A passed deadline is a timeout, an exited process is an error.
+        `key` identifies the reward in this worker. Returns a timeout outcome after the deadline, and an error outcome
+        if the process exited.
         """
         waiting = START_TIMEOUT_S
         try:

@@ -1,4 +1,7 @@
-"""The worker process: loads rewards, calls them, replies in JSON. Run as `python -P -m rung.reward.worker_main`."""
+"""The program of the worker process: loads rewards, calls them, and replies in JSON.
+
+Run as `python -P -m rung.reward.worker_main`.
+"""
 
 from __future__ import annotations
 
@@ -68,10 +71,10 @@ def _read_requests(stream: BinaryIO, requests: queue.SimpleQueue[dict[str, Any]]
 
 
 def main() -> None:
-    """Serves requests until standard input closes."""
+    """Answers requests from standard input on standard output, until standard input is closed."""
     requests_stream, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     devnull = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(devnull, 0)  # a reward that reads input or prints must not consume or corrupt frames
+    os.dup2(devnull, 0)  # a reward that reads input or prints must not take or corrupt messages
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()

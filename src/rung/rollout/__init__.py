@@ -1,1 +1,1 @@
-"""Rollouts: keyed uniforms (`philox`), token draws (`draw`), the KV cache (`cache`), decoding and samplers."""
+"""Rollouts: random numbers (`philox`), drawing tokens (`draw`), the KV cache (`cache`), decoding and samplers."""

@@ -1,4 +1,4 @@
-"""The KV cache for decoding: that of transformers, with full-attention layers that double instead of concatenate."""
+"""The KV cache for decoding: as in transformers, but full-attention layers use a growing buffer, not concatenation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from rung.errors import ConfigError
 
 
 class GrowingLayer(DynamicLayer):
-    """A full-attention layer whose keys and values (rows, heads, length, size) are views of a doubling buffer.
+    """The cache of a full-attention layer; keys and values (rows, heads, length, size) are views of a larger buffer.
 
-    For inference only: a later update writes into memory that earlier views share, so no gradient may flow through it.
-    A shallow copy shares the buffer too; copy with `branch`, which selects rows and thereby allocates new memory.
+    The buffer is replaced by one of twice the needed length when it is full. For inference only: an update writes into
+    memory that is shared with the views returned before, so no gradient may flow through them. A shallow copy shares
+    the buffer as well; use `branch` to copy, which selects rows and so allocates new memory.
     """
 
     def __init__(self):
@@ -26,9 +27,9 @@ class GrowingLayer(DynamicLayer):
         self._view: Tensor | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append (rows, heads, new, size) keys and values; returns views of all of them.
+        """Appends keys and values, each (rows, heads, new, size); returns views of all keys and values so far.
 
-        Raises AssertionError where a gradient would be lost.
+        Raises AssertionError if the keys require a gradient.
         """
         assert not (key_states.requires_grad and torch.is_grad_enabled()), "a growing cache is for inference only"
         if not self.is_initialized:
@@ -54,9 +55,9 @@ class GrowingLayer(DynamicLayer):
 
 
 def new_cache(config: PreTrainedConfig) -> Cache:
-    """An empty decode cache for a model: growing full-attention layers, transformers' own sliding-window ones.
+    """An empty KV cache for a model: `GrowingLayer` for full attention, transformers' own layer for sliding windows.
 
-    Raises ConfigError for a layer with another kind of state, such as a recurrent one.
+    Raises ConfigError if a layer of the model has another kind of state, such as a recurrent one.
     """
     cache = DynamicCache(config=config)
     foreign = {type(layer).__name__ for layer in cache.layers} - {"DynamicLayer", "DynamicSlidingWindowLayer"}
@@ -69,10 +70,10 @@ def new_cache(config: PreTrainedConfig) -> Cache:
 
 
 def branch(cache: Cache, rows: Tensor) -> Cache:
-    """A new cache with the given rows (n,) of another, repeats allowed; the other cache is unchanged.
+    """A new cache with rows of `cache`, selected by indices (n,), which may repeat; `cache` is unchanged.
 
-    The layers are copied and select rows. Trap: new layers filled with `update` would lose the position count of
-    sliding-window layers.
+    The layers are copied and then select rows. Filling new layers with `update` would be wrong: sliding-window layers
+    would lose their count of positions.
     """
     part = copy(cache)
     part.layers = [copy(layer) for layer in cache.layers]

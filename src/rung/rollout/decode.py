@@ -1,4 +1,4 @@
-"""The decode loop of a batch of rows: draw a token, mark and remove finished rows, compute the next logits."""
+"""The decode loop for a batch of rows: draws a token, marks and removes finished rows, and computes the next logits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rung.sampling import Sampling
 
 Step = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]  # ids (n, s), mask, positions, cache -> logits (n, V)
 
-_KEYED_TOKENS = 128  # uniforms are computed for this many tokens at a time
-_MIN_UNFINISHED = 0.8  # below this fraction of unfinished rows, finished rows are removed
+_KEYED_TOKENS = 128  # random numbers are computed for this many tokens at a time
+_MIN_UNFINISHED = 0.8  # finished rows are removed when the fraction of unfinished rows falls below this
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """The KV cache and logits after the prefill of P prompts of width S."""
+    """The KV cache and the logits after the prefill of P prompts, padded to width S."""
 
     cache: Cache
     logits: Tensor  # (P, V) float32 after the last prompt token
@@ -35,30 +35,31 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The completions to sample: n rows, each with its prompt in the block and the two ordinals that key its draws."""
+    """The n completions to sample: for each row its prompt, and the two numbers that determine its random draws."""
 
-    prompt_of: Tensor  # (n,)
-    visits: Tensor  # (n,)
-    samples: Tensor  # (n,)
+    prompt_of: Tensor  # (n,) the index of the prompt in the prefill
+    visits: Tensor  # (n,) the visit of the prompt
+    samples: Tensor  # (n,) the number of the sample among those of its prompt
 
 
 class StopCriteria:
-    """What ends a completion before the length limit: the EOS tokens and the stop texts."""
+    """Tests whether a completion has ended before the length limit, by an EOS token or a stop string."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int], stop: tuple[str, ...]):
         self.tokenizer, self.eos_ids, self.stop = tokenizer, tuple(eos_ids), stop
-        # A token has at least one byte, so the longest stop text has at most as many tokens as bytes; four more tokens
-        # keep a split character, or a leading space that some decoders strip, out of the match.
+        # Only this many tokens at the end are decoded. A token has at least one byte, so the longest stop string has at
+        # most as many tokens as bytes. With four more tokens, a character that is cut in two at the start, or a leading
+        # space that some decoders strip, does not affect the match.
         self._tail = max((len(text.encode()) for text in stop), default=0) + 4
         named = [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in range(256)] if stop else []
         self._bytes = {token for token in named if isinstance(token, int) and token != tokenizer.unk_token_id}
 
     def eos(self, tokens: Tensor) -> Tensor:
-        """(n,) bool: rows whose newest token (n,) is an EOS."""
+        """(n,) bool: true for rows whose latest token, in `tokens` (n,), is an EOS token."""
         return torch.isin(tokens, torch.tensor(self.eos_ids, dtype=torch.long, device=tokens.device))
 
     def stopped(self, ids: Tensor) -> Tensor:
-        """(n,) bool: rows whose completion ids (n, t) decode to a text with a stop text near its end."""
+        """(n,) bool: true for rows whose completion, `ids` (n, t), has a stop string near its end when decoded."""
         if not self.stop:
             return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         tails = [self._end(row) for row in ids]
@@ -66,7 +67,10 @@ class StopCriteria:
         return torch.tensor([any(stop in text for stop in self.stop) for text in texts], device=ids.device)
 
     def _end(self, ids: Tensor) -> list[int]:
-        """The last of the ids (t,). A run of SentencePiece byte tokens is not cut: a partial character corrupts it."""
+        """The last of the `ids` (t,), as many as are needed to find a stop string.
+
+        A sequence of SentencePiece byte tokens is taken as a whole, since it decodes wrongly if a character is cut.
+        """
         tail = ids[-self._tail :].tolist()
         before = ids[: -self._tail].tolist() if tail[0] in self._bytes else []
         while before and tail[0] in self._bytes:
@@ -75,7 +79,10 @@ class StopCriteria:
 
 
 class DecodeBatch:
-    """Rows that decode together; `active` are the rows still in the batch, `unfinished` marks those not finished."""
+    """A batch of rows that are decoded together.
+
+    `active` has the indices of the rows that are still in the batch; `unfinished` marks those that have not finished.
+    """
 
     def __init__(
         self, step: Step, stop_criteria: StopCriteria, prefill: Prefill, rows: Rows, *, key: Key, sampling: Sampling
@@ -99,7 +106,7 @@ class DecodeBatch:
         self.uniforms = self._uniforms(0)
 
     def run(self) -> list[Completion]:
-        """Decodes until every row has finished. Raises SamplingError if the policy gives non-finite log-probs."""
+        """Decodes until all rows have finished. Raises SamplingError if the log-probs of the policy are not finite."""
         width = self.prefill.mask.shape[1]
         cache = branch(self.prefill.cache, self.prompt_of)
         mask = nn.functional.pad(self.prefill.mask[self.prompt_of], (0, self.limit), value=True)
@@ -135,7 +142,7 @@ class DecodeBatch:
         return uniforms(self.key, self.rows.visits[active], self.rows.samples[active], t, count).to(self.active.device)
 
     def _finish(self, tokens: Tensor, t: int) -> None:
-        """Marks the rows that finished with token t. Tokens sampled after a row finished are discarded."""
+        """Marks the rows that end with token t; tokens sampled after the end of a row are discarded."""
         ended: list[tuple[FinishReason, Tensor]] = [
             ("eos", self.stop_criteria.eos(tokens)),
             ("stop", self.stop_criteria.stopped(self.ids[self.active, : t + 1])),

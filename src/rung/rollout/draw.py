@@ -1,4 +1,4 @@
-"""Pure functions from logits to tokens: truncation of the distribution, and sampling with a uniform."""
+"""Draws tokens from logits by pure functions: top-k, top-p and min-p, and sampling with a given uniform number."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 from rung.sampling import Sampling
 
-_BLOCK = 512  # tokens summed per block before the cumulative sum; a flat float64 one over 152k tokens takes 7x as long
+_BLOCK = 512  # weights are summed in blocks first; one float64 cumulative sum over 152k tokens takes 7 times as long
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """The token that each row's uniform selects, and its log-prob under the untruncated distribution.
+    """The token drawn for each row with its uniform random number, and the token's log-prob before truncation.
 
     Log-probs are in nats at the sampling temperature (at 1 for greedy decoding, which ignores the uniforms).
     Shapes: (n, V) float32, (n,) float64 in [0, 1) -> (n,) int64, (n,) float32. Raises nothing.
@@ -33,7 +33,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
 
 
 def keep_top_k(logps: Tensor, top_k: int) -> Tensor:
-    """True for the `top_k` most likely tokens of each row; ties with the last one are kept.
+    """A mask that is true for the `top_k` most likely tokens of each row, and for tokens as likely as the last of them.
 
     Shapes: (n, V) -> (n, V) bool. `top_k` is at least 1. Raises nothing.
 
@@ -45,11 +45,11 @@ def keep_top_k(logps: Tensor, top_k: int) -> Tensor:
 
 
 def keep_top_p(logps: Tensor, top_p: float) -> Tensor:
-    """True for the smallest set of most likely tokens that holds `top_p` of the row's probability mass.
+    """A mask that is true for the most likely tokens of each row, as few as have together `top_p` of the probability.
 
-    The mass is normalised by its sum over the row. The token that crosses the threshold is kept, so at least one always
-    is, and so are ties with it. Shapes: (n, V) -> (n, V) bool. `top_p` in (0, 1]. Raises nothing. Source: arXiv
-    1904.09751, section 3.1.
+    Probabilities are normalised by their sum over the row. The token that reaches `top_p` is kept, so that at least one
+    is, and tokens as likely as this one are kept too. Shapes: (n, V) -> (n, V) bool. `top_p` in (0, 1]. Raises nothing.
+    Source: arXiv 1904.09751, section 3.1.
 
     >>> keep_top_p(torch.tensor([[0.5, 0.2, 0.3]]).log(), 0.6).tolist()
     [[True, False, True]]
@@ -67,7 +67,7 @@ def keep_top_p(logps: Tensor, top_p: float) -> Tensor:
 
 
 def keep_min_p(logps: Tensor, min_p: float) -> Tensor:
-    """True for tokens at least `min_p` times as likely as the most likely token of the row.
+    """A mask that is true for tokens at least `min_p` times as likely as the most likely token of the row.
 
     Shapes: (n, V) -> (n, V) bool. `min_p` in [0, 1]. Raises nothing. Source: arXiv 2407.01082, section 3.
 
@@ -78,10 +78,10 @@ def keep_min_p(logps: Tensor, min_p: float) -> Tensor:
 
 
 def truncate(logps: Tensor, *, top_k: int, top_p: float, min_p: float) -> Tensor:
-    """Log-probs with -inf for tokens dropped by top-k, then top-p of the rest, then min-p; not renormalised.
+    """The log-probs, with -inf for tokens that top-k, top-p or min-p drop; they are not renormalised.
 
-    Shapes: (n, V) -> (n, V). `top_k` 0, `top_p` 1 and `min_p` 0 drop nothing. Raises nothing.
-    The order is the one of transformers.
+    Top-k is applied first, then top-p and min-p, each to the remaining tokens, as in transformers. Shapes: (n, V) ->
+    (n, V). `top_k` 0, `top_p` 1 and `min_p` 0 drop nothing. Raises nothing.
 
     >>> truncate(torch.tensor([[0.5, 0.2, 0.3]]).log(), top_k=2, top_p=0.6, min_p=0.0).exp()
     tensor([[0.5000, 0.0000, 0.0000]])
@@ -96,10 +96,11 @@ def truncate(logps: Tensor, *, top_k: int, top_p: float, min_p: float) -> Tensor
 
 
 def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """The token of each row at which the normalised cumulative weight exceeds the uniform; never one of weight zero.
+    """Draws a token for each row, with probabilities proportional to `weights`, by inverting the cumulative sum.
 
-    Weights need not sum to one. They are summed in float64, first in blocks of 512 and then within the selected block,
-    so a large vocabulary costs a single pass of sums.
+    The token is the first one at which the cumulative weight, divided by the total, exceeds the uniform number; its
+    weight is never zero. Weights are summed in float64, first by blocks of 512 and then within the selected block, so
+    that a large vocabulary is summed only once.
     Shapes: (n, V) non-negative with a positive entry in each row, (n,) float64 in [0, 1) -> (n,) int64. Raises nothing.
 
     >>> weights = torch.tensor([[0.0, 1.0, 3.0]])
@@ -119,9 +120,10 @@ def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _pick(cdf: Tensor, target: Tensor) -> Tensor:
-    """(n, 1) first index where the cumulative sum exceeds the target; if rounding leaves none, the last with weight.
+    """(n, 1) the first index at which the cumulative sum exceeds the target.
 
-    `right=True`, because a target of 0 must select the first index with weight, not a leading one without weight.
+    If there is none, because of rounding, the last index with a positive weight. `right=True` is necessary: a target of
+    0 must select the first index with a positive weight, not an earlier one with weight 0.
     """
     last = torch.searchsorted(cdf, cdf[:, -1:].contiguous()).clamp(max=cdf.shape[1] - 1)
     return torch.searchsorted(cdf, target, right=True).minimum(last)

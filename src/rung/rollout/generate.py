@@ -1,4 +1,4 @@
-"""One generation batch: completions are sampled and scored, and become rows of a `Batch`."""
+"""Makes one generation batch: samples completions, scores them, and collates them into a `Batch`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rung.sampling import Sampling
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Scored rows; `table` has one readable mapping per row, `metrics` describe lengths and rewards."""
+    """A generation batch with rewards, metrics of lengths and rewards, and its rows in readable form (`table`)."""
 
     batch: Batch
     table: list[dict[str, Any]]
@@ -32,9 +32,9 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """Samples `samples` completions of each prompt and scores them.
+    """Samples a number of completions (`samples`) of each prompt, and scores them.
 
-    `keeps_separate_rewards` also keeps each reward separately, in addition to their weighted sum.
+    With `keeps_separate_rewards`, the batch has the individual rewards in addition to their weighted sum.
     """
 
     sampler: Sampler
@@ -46,9 +46,10 @@ class Generator:
     keeps_separate_rewards: bool = False
 
     def __call__(self, prompts: Sequence[Encoded], visits: Sequence[int], step: int) -> Generated:
-        """Samples completions of each prompt, with draws keyed by its visit; rows of equal prompts become adjacent.
+        """Samples and scores completions of each prompt; rows of equal prompts are adjacent in the result.
 
-        `step` is the number of optimizer steps, for rewards that use it.
+        The random draws for a prompt depend on its number in `visits`. `step` is the number of optimizer steps so far,
+        for rewards that use it.
         """
         order = group_equal_prompts([prompt.prompt_ids for prompt in prompts])
         prompts, visits = [prompts[i] for i in order], [visits[i] for i in order]
@@ -102,7 +103,7 @@ class Generator:
 
 
 def group_equal_prompts(prompts: Sequence[tuple[int, ...]]) -> list[int]:
-    """Indices in order of first appearance, equal prompts next to each other.
+    """The indices of the prompts, ordered so that equal prompts are adjacent, in the order of first appearance.
 
     >>> group_equal_prompts([(1,), (2,), (1,)])
     [0, 2, 1]
@@ -114,12 +115,12 @@ def group_equal_prompts(prompts: Sequence[tuple[int, ...]]) -> list[int]:
 
 
 def with_answers(prompt: Encoded, completions: Sequence[Completion]) -> Encoded:
-    """The prompt with its sampled completions as answers; all their tokens are trained."""
+    """The prompt with its sampled completions as answers, in which all tokens are trained."""
     return replace(prompt, answers=tuple(Answer(c.ids, (True,) * len(c.ids)) for c in completions))
 
 
 def separate_rewards(scores: Scores, labels: Iterable[str]) -> dict[str, torch.Tensor]:
-    """(N,) float32 of each reward by label, NaN where the reward or the whole row is unscored."""
+    """The scores of each reward by label, (N,) float32; NaN if the reward has no score or the whole row is unscored."""
     unscored = float_tensor(scores.totals).isnan()
     return {
         label: float_tensor([outcome.value for outcome in scores.by_reward[label]]).masked_fill(unscored, torch.nan)
@@ -128,12 +129,12 @@ def separate_rewards(scores: Scores, labels: Iterable[str]) -> dict[str, torch.T
 
 
 def float_tensor(values: Sequence[float | None]) -> torch.Tensor:
-    """(N,) float32, NaN for None."""
+    """The values as a tensor (N,) float32, with NaN in place of None."""
     return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float32)
 
 
 def pad_rows(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
-    """(N, width) float32, 0 beyond each row's end."""
+    """The rows as a tensor (N, width) float32, padded with 0 at the end."""
     tensor = torch.zeros(len(rows), width)
     for number, row in enumerate(rows):
         tensor[number, : len(row)] = torch.tensor(row)
@@ -141,7 +142,7 @@ def pad_rows(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
 
 
 def length_metrics(completions: Sequence[Completion]) -> dict[str, Metric]:
-    """TRL's metrics of completion length, and the fraction that hit the limit."""
+    """TRL's metrics of completion length, including the fraction of completions that reached the length limit."""
     counts = [float(len(completion.ids)) for completion in completions]
     ended = [float(len(completion.ids)) for completion in completions if completion.finish_reason != "length"]
     return {

@@ -1,5 +1,6 @@
-"""Counter-based uniforms: the draw of a token is a function of its key and ordinals, not of a generator's state.
+"""Counter-based random numbers: the number that draws a token is a function of a key and of the token's position.
 
+There is no generator state, so batch order and batch size have no effect on what is sampled.
 Source: Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 """
 
@@ -22,7 +23,7 @@ _ROUNDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Key of a stream of uniforms: the run's seed, the stage, and the purpose of the draws (`rollout`, `evaluate`)."""
+    """The key of a stream of random numbers: the seed, the stage, and the purpose of the draws (such as `rollout`)."""
 
     seed: int
     stage: str
@@ -39,7 +40,7 @@ class Key:
 
 
 def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Philox4x32-10 of many counters under one key.
+    """The outputs of Philox4x32-10 for many counters and one key: four pseudo-random 32-bit words per counter.
 
     Shapes: (..., 4) uint64 below 2**32 -> (..., 4) uint64 below 2**32. Raises nothing.
 
@@ -56,10 +57,10 @@ def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 
 def uniforms(key: Key, visits: Tensor, samples: Tensor, start: int, count: int) -> Tensor:
-    """The uniforms of tokens `start` to `start + count - 1` of n rows, with 53 random bits, in [0, 1).
+    """Uniform random numbers in [0, 1), with 53 random bits, for tokens `start` to `start + count - 1` of n rows.
 
-    A row is named by the visit of its prompt (its ordinal in the data order, 0 to 2**63 - 1) and the ordinal of the
-    sample (below 2**32); its index in the batch and the other rows have no effect.
+    A row is identified by its prompt's visit (0 to 2**63 - 1: how many prompts were visited before in the run) and its
+    number among the samples of that prompt (below 2**32); its index in the batch and the other rows have no effect.
     Shapes: (n,) int64, (n,) int64 -> (n, count) float64 on the CPU. Raises nothing.
 
     >>> key = Key(0, "dapo", "rollout")

@@ -1,4 +1,4 @@
-"""The online batch source: it samples the current policy and splits each rollout into updates."""
+"""The batch source of online algorithms: samples rollouts from the current policy and splits them into batches."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from rung.forward.policy import Policy
 from rung.metrics import Metric, Sum, decode, encode, merge
 from rung.rollout.generate import Generated, Generator
 
-MIN_KEEP_RATE = 0.25  # lower estimates are raised to it: a generation batch has at most 4 times the missing groups
+MIN_KEEP_RATE = 0.25  # lowest assumed share of kept groups: a generation batch has at most 4 times the missing groups
 
 
 class RolloutSource:
-    """Yields one batch per optimizer step: prompts -> completions -> rewards -> kept groups -> advantages -> updates.
+    """Yields one batch per optimizer step, from rollouts of the current policy.
 
-    A rollout has `batch_size` prompts over all ranks and is trained for `epochs` passes of `minibatches` steps. The
-    order of prompts is a pure function of (seed, epoch); a prompt's visit is its ordinal in that order. Groups that the
-    algorithm rejects are replaced by new ones; surplus groups are discarded, later visits first. Raises SamplingError
-    if the algorithm's limit of generation batches is reached, ConfigError if a rank would have no prompt.
+    For each rollout, completions of `batch_size` prompts (over all ranks) are sampled and scored, the algorithm selects
+    the groups to keep and computes advantages, and the result is trained on `epochs` times, in `minibatches` steps
+    each time. The order of prompts depends only on the seed and the epoch; a prompt's visit is its position in this
+    order, counted from the start of training. Groups that the algorithm rejects are replaced by groups of further
+    prompts; if there are then too many, those with the latest visits are discarded. Raises SamplingError if the
+    algorithm's limit of generation batches is reached, and ConfigError if a rank would have no prompt.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class RolloutSource:
         self.rollouts = 0
         self.update = 0  # steps taken on the current rollout
         self.rollout: Batch | None = None
-        self.place = torch.zeros(0, dtype=torch.long)  # (N,) number of each row's group among the groups of all ranks
+        self.place = torch.zeros(0, dtype=torch.long)  # (N,) the index of each row's group among those of all ranks
         self.state: State = algorithm.initial_state()
         self._metrics: dict[str, Metric] = {}
         self._table: list[dict[str, Any]] = []
@@ -74,13 +76,13 @@ class RolloutSource:
             yield self.rollout.select(turn[self.place] * self.minibatches // self.batch_size == minibatch)
 
     def pop_report(self) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
-        """Metrics over all ranks and completions of this rank since the last call; a collective."""
+        """The metrics (over all ranks) and completions (of this rank) since the last call; all ranks must call it."""
         metrics = merge(decode(part) for part in self.ranks.gather(encode(self._metrics)))
         table, self._metrics, self._table = self._table, {}, []
         return metrics, table
 
     def state_dict(self) -> dict[str, Any]:
-        """The state for resuming, including the current rollout."""
+        """The state from which training can be resumed, including the current rollout."""
         return {
             "drawn": self.drawn,
             "rollouts": self.rollouts,
@@ -92,16 +94,16 @@ class RolloutSource:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restores the state that `state_dict` returned."""
         self.drawn, self.rollouts, self.update = state["drawn"], state["rollouts"], state["update"]
         self.rollout = None if state["rollout"] is None else from_tree(state["rollout"])
         self.place, self.state = state["place"], state["state"]
         self.generator.rewards.load_state_dict(state["rewards"])
 
     def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
-        """This rank's state when a run resumes with another number of ranks; `states` are those of all former ranks.
+        """This rank's state if a run is resumed with another number of ranks; `states` are those of all earlier ranks.
 
-        The groups of the current rollout are redistributed.
+        The groups of the current rollout are distributed over the new ranks.
         """
         mine = {**states[0], "rewards": states[ranks.rank % len(states)]["rewards"]}
         if mine["rollout"] is None:
@@ -112,13 +114,13 @@ class RolloutSource:
         return {**mine, "rollout": to_tree(rollout.select(dealt)), "place": place[dealt]}
 
     def _group_order(self, epoch: int) -> list[int]:
-        """The place of each group in an epoch: the sampling order in the first epoch, then a new permutation."""
+        """The position of each group in an epoch: the sampling order in the first epoch, then a random permutation."""
         if epoch == 0:
             return list(range(self.batch_size))
         return order(self.seed + self.rollouts, epoch, self.batch_size)
 
     def _new_rollout(self) -> tuple[Batch, Tensor]:
-        """This rank's part of a new rollout with advantages, and each row's group number over all ranks."""
+        """This rank's part of a new rollout, with advantages, and the index of each row's group over all ranks."""
         local, chosen = self._generate_groups()
         numbers = {visit: number for number, visit in enumerate(chosen)}
         with torch.no_grad():
@@ -142,7 +144,7 @@ class RolloutSource:
         return scored, place
 
     def _generate_groups(self) -> tuple[Batch, list[int]]:
-        """Generates until `batch_size` groups are kept; returns this rank's rows and the kept visits of all ranks."""
+        """Samples until `batch_size` groups are kept; returns this rank's rows and the visits of all kept groups."""
         kept: list[Batch] = []
         chosen: list[int] = []
         sampled = generations = 0
@@ -184,7 +186,7 @@ class RolloutSource:
         return generated
 
     def _sample(self, prompts: Sequence[Encoded], visits: Sequence[int]) -> Generated:
-        """Samples completions after loading the current weights into the sampler."""
+        """Loads the current weights into the sampler and samples completions."""
         steps = self.rollouts * self.epochs * self.minibatches
         weights = {name: p.detach() for name, p in self.policy.model.named_parameters() if p.requires_grad}
         self.generator.sampler.load(weights, version=steps)
@@ -199,7 +201,7 @@ def _visits(batch: Batch) -> list[int]:
 
 
 def _flat(batch: Batch) -> dict[str, Tensor]:
-    """The tensors of a batch under dotted names, without row ids."""
+    """The tensors of a batch by dotted names, without row ids, to be sent to other ranks."""
     tree = to_tree(batch)
     named = {
         f"{part}.{name}": tensor

@@ -1,1 +1,1 @@
-"""The training loop and its state: optimizers, early stopping, trackers, checkpoints."""
+"""The training loop, optimizers, early stopping, trackers and checkpoints."""

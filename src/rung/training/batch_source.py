@@ -1,4 +1,4 @@
-"""Sources of a stage's batches: a data set, or samples of the policy itself."""
+"""The sources from which a stage gets its batches: the interface, and the source for a data set."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from rung.metrics import Metric
 
 
 class BatchSource(Protocol):
-    """Yields batches that are ready for the training loop, and has a state for resuming."""
+    """Yields batches that are ready for the training loop, and can save and restore its position."""
 
     def __iter__(self) -> Iterator[Batch]:
-        """One batch per optimizer step, endlessly, after the algorithm's `prepare` and `credit`."""
+        """Yields batches without end, one per optimizer step, after the algorithm's `prepare` and, online, `credit`."""
         ...
 
     def pop_report(self) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
-        """Metrics over all ranks and completions to show, since the last call."""
+        """The metrics (over all ranks) and the completions to be logged, both since the last call."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """A tree of tensors and JSON values."""
+        """The state, as a nested dict of tensors and JSON values."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the state."""
+        """Restores a state that `state_dict` returned."""
         ...
 
     def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
-        """This rank's state when a run resumes with another number of ranks; `states` are those of all former ranks."""
+        """This rank's state if a run is resumed with another number of ranks; `states` has those of all old ranks."""
         ...
 
 
 class DatasetSource:
-    """A data set whose batches also carry the no-grad outputs that the algorithm needs."""
+    """Yields the batches of a data set, with the model outputs that the algorithm's `prepare` adds."""
 
     def __init__(self, dataset: Dataset, algorithm: Algorithm, policy: Policy):
         self.dataset, self.algorithm, self.policy = dataset, algorithm, policy
@@ -52,7 +52,7 @@ class DatasetSource:
             yield prepared
 
     def pop_report(self) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
-        """Nothing: a data set has no metrics or completions to report."""
+        """Returns nothing to report, since a data set has no metrics or completions of its own."""
         return {}, []
 
     def state_dict(self) -> dict[str, Any]:
@@ -64,5 +64,5 @@ class DatasetSource:
         self.dataset.load_state_dict(state)
 
     def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
-        """The first state: all ranks are at the same position."""
+        """The first of the states, since all ranks have the same position in the data set."""
         return states[0]

@@ -1,7 +1,7 @@
-"""Crash-safe checkpoints: written to a temporary folder, fsynced, hashed, renamed last, read back.
+"""Crash-safe checkpoints: written to a temporary folder, hashed, fsynced, then renamed, and verified by reading back.
 
-A checkpoint is a folder `step-000100` of safetensors, JSON and a manifest of sizes and hashes; loading runs no code.
-Only rank 0 saves and searches for the newest one; the other ranks `load` the step that rank 0 found.
+A checkpoint is a folder such as `step-000100` with safetensors, JSON, and a manifest of sizes and hashes; no code is
+run on loading. Only rank 0 saves checkpoints and searches for the newest; the other ranks `load` the one it found.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """The folder of a step's checkpoint.
+    """The folder of the checkpoint of a step, within the folder of all checkpoints.
 
     >>> checkpoint_path(Path("checkpoints"), 100).name
     'step-000100'
@@ -45,10 +45,10 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def save(folder: Path, step: int, state: RunState, keep: int = 2) -> Path:
-    """Saves the state of a step, reads it back, and only then deletes all but the newest `keep` checkpoints (>= 1).
+    """Saves a checkpoint and reads it back, and only then deletes all but the newest `keep` (>= 1) checkpoints.
 
-    An existing checkpoint of the step is replaced. Returns the checkpoint's folder. Raises CheckpointError if writing
-    fails; the earlier checkpoints are then intact.
+    An existing checkpoint of the same step is replaced. Returns the folder of the checkpoint. Raises CheckpointError if
+    writing fails; the earlier checkpoints are then unchanged.
     """
     assert keep >= 1, "`keep` must be at least 1"
     final = checkpoint_path(folder, step)
@@ -66,7 +66,7 @@ def save(folder: Path, step: int, state: RunState, keep: int = 2) -> Path:
 
 
 def load(checkpoint: Path) -> RunState:
-    """The state in one checkpoint folder; CheckpointError if it is incomplete or damaged."""
+    """The state in the folder of a checkpoint. Raises CheckpointError if the checkpoint is incomplete or damaged."""
     with _disk_errors(checkpoint):
         reason = fault(checkpoint)
         if reason:
@@ -75,10 +75,11 @@ def load(checkpoint: Path) -> RunState:
 
 
 def load_newest(folder: Path) -> tuple[int, RunState] | None:
-    """The step and state of the newest valid checkpoint; None where none was ever saved.
+    """The step and the state of the newest valid checkpoint; None if none was ever saved.
 
-    Removes leftovers of a killed save first. An invalid checkpoint is renamed to `.bad` with a warning and the next
-    older one is tried. Raises CheckpointError if there are checkpoints but none is valid; it never restarts silently.
+    First removes what a killed save has left behind. An invalid checkpoint is renamed to `.bad` with a warning, and the
+    next older one is tried. If there are checkpoints but none is valid, raises CheckpointError, so that training never
+    starts from the beginning without notice.
     """
     with _disk_errors(folder):
         if not folder.is_dir():
@@ -118,7 +119,7 @@ def fault(checkpoint: Path) -> str | None:
 
 
 def tidy(folder: Path) -> None:
-    """Removes leftovers of a killed or failed save; restores a checkpoint that was being replaced."""
+    """Removes what a killed or failed save has left behind, and restores a checkpoint that it was replacing."""
     for leftover in folder.glob(".tmp-*"):
         shutil.rmtree(leftover)
     for old in folder.glob("step-*.old"):
@@ -130,7 +131,7 @@ def tidy(folder: Path) -> None:
 
 
 def _write(folder: Path, step: int, state: RunState) -> Path:
-    """Writes a complete checkpoint under a temporary name and fsyncs it."""
+    """Writes a complete checkpoint to a folder with a temporary name, fsyncs it, and returns the folder."""
     aside = folder / f".tmp-{step}-{uuid4().hex}"
     aside.mkdir()
     save_file(_storable(state.tensors), aside / TENSORS)
@@ -177,7 +178,7 @@ def _rendered(body: Mapping[str, Any]) -> bytes:
 
 
 def _manifest(raw: bytes) -> dict[str, Any] | None:
-    """The body of a manifest; None unless its bytes are exactly those that were written."""
+    """The content of a manifest; None if its bytes are not exactly those that were written."""
     try:
         body = json.loads(raw)
     except ValueError:
@@ -201,7 +202,7 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest step first, without those renamed to `.bad`."""
+    """The folders of the checkpoints, the newest step first, without those that were renamed to `.bad`."""
     found = [path for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=_step_of, reverse=True)
 
@@ -220,7 +221,7 @@ def _set_aside(checkpoint: Path, reason: str) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Deletes a checkpoint under a temporary name, so that a kill never leaves a part of it under its own name."""
+    """Renames a checkpoint to a temporary name and deletes it, so that a kill never leaves part of it at its name."""
     doomed = checkpoint.with_name(f".tmp-{checkpoint.name}-{uuid4().hex}")
     os.rename(checkpoint, doomed)
     shutil.rmtree(doomed)

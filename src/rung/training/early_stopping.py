@@ -1,4 +1,4 @@
-"""Early stopping: the validation loss on held-out rows, and the weights with the lowest one."""
+"""Early stopping: computes the validation loss on held-out rows, and keeps the weights with the lowest loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rung.training.loop import step_denominators
 
 @torch.no_grad()
 def validation_loss(policy: Policy, algorithm: Algorithm, batches: Sequence[Batch], ranks: Ranks) -> float:
-    """The loss over held-out batches, computed like one step without a gradient; dropout is off as in training."""
+    """The loss over all held-out batches, computed as if they were one optimizer step, but without a gradient."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     for batch in batches:
@@ -36,10 +36,10 @@ def validation_loss(policy: Policy, algorithm: Algorithm, batches: Sequence[Batc
 
 @dataclass(slots=True)
 class BestWeights:
-    """The lowest validation loss, its weights, and the number of evaluations since without an improvement.
+    """The lowest validation loss so far, and the weights with this loss.
 
-    A loss is an improvement if it is below the best one by more than `threshold`; after `patience` consecutive
-    evaluations without an improvement, `exhausted` is true.
+    A loss is an improvement if it is lower than the best one by more than `threshold`. `misses` is the number of
+    evaluations since the last improvement; when it reaches `patience`, `exhausted` is true.
     """
 
     threshold: float
@@ -54,7 +54,7 @@ class BestWeights:
         return self.misses >= self.patience
 
     def record(self, loss: float, policy: Policy) -> None:
-        """Records an evaluation; the weights are copied if its loss is an improvement."""
+        """Records the loss of an evaluation, and copies the weights of the policy if the loss is an improvement."""
         if loss < self.loss - self.threshold:
             self.loss, self.misses = loss, 0
             self.weights = {name: parameter.detach().clone() for name, parameter in policy.named_parameters().items()}
@@ -63,18 +63,18 @@ class BestWeights:
 
     @torch.no_grad()
     def restore(self, policy: Policy) -> None:
-        """Restores the best weights; does nothing before the first evaluation."""
+        """Sets the policy to the best weights; does nothing if no evaluation was recorded."""
         parameters = policy.named_parameters()
         for name, weight in self.weights.items():
             parameters[name].copy_(shard_like(parameters[name], weight))
 
     def state_dict(self) -> dict[str, Any]:
-        """A tree of tensors and JSON values; a collective."""
+        """The state, as a nested dict of tensors and JSON values; a collective operation, called by all ranks."""
         loss = None if self.loss == float("inf") else self.loss
         weights = {name: full_tensor(weight) for name, weight in self.weights.items()}
         return {"loss": loss, "misses": self.misses, "weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restores a state that `state_dict` returned."""
         self.loss = float("inf") if state["loss"] is None else state["loss"]
         self.misses, self.weights = state["misses"], dict(state["weights"])

@@ -1,4 +1,4 @@
-"""The training loop, the same for data sets and rollouts; its caller does logging, evaluation and saving."""
+"""The training loop, which is the same for data sets and rollouts; the caller logs, evaluates and saves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rung.metrics import Metric, Sum, decode, encode, merge
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step over all ranks; `metrics` keep their denominators, so that they can still be merged."""
+    """The result of one optimizer step, over all ranks."""
 
     loss: float
     terms: dict[str, float]
@@ -29,7 +29,7 @@ class Step:
     learning_rate: float
     stepped: bool  # False if the gradient was not finite and the weights were not updated
     num_tokens: int  # attended completion tokens
-    metrics: dict[str, Metric]
+    metrics: dict[str, Metric]  # with their denominators, so that those of several steps can be merged
 
 
 def steps(
@@ -42,9 +42,9 @@ def steps(
     ranks: Ranks,
     max_grad_norm: float,
 ) -> Iterator[Step]:
-    """Trains on each batch, which its source has prepared and credited, and yields the result of each step.
+    """Takes one optimizer step on each of the batches from a `BatchSource`, and yields the results.
 
-    Raises DataError for a step without trained tokens.
+    Raises DataError for a step in which there is nothing to train, that is, in which a denominator is 0.
     """
     parameters = policy.parameters
     for batch in batches:
@@ -71,9 +71,9 @@ def steps(
 
 
 def step_denominators(algorithm: Algorithm, batch: Batch, ranks: Ranks) -> Denominators:
-    """The denominators of a step, counted from masks and summed over all ranks; a constant is not summed.
+    """The denominators of the loss terms for a whole step: summed over all ranks, except constants.
 
-    Raises DataError, naming the rows, if one of them is 0.
+    Raises DataError, naming the first rows of the step, if a denominator is 0.
     """
     terms = algorithm.terms()
     counted = count_denominators(terms, batch)

@@ -1,7 +1,7 @@
-"""Muon: orthogonalised momentum updates for the matrices inside the layers; AdamW for all other parameters.
+"""Muon: an optimizer with orthogonalised momentum updates for the matrices of the layers, and AdamW for the rest.
 
-torch's own Muon iterates in bfloat16, which takes 15 times as long on a CPU without bfloat16 arithmetic (60 ms against
-4 ms for a 128 x 128 matrix), and needs a second optimizer for embeddings and vectors.
+torch's own Muon is not used: it computes in bfloat16, which takes 15 times as long on a CPU without bfloat16 arithmetic
+(60 ms instead of 4 ms for a 128 x 128 matrix), and needs a second optimizer for embeddings and vectors.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.optim.adamw import adamw
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _NUM_ITERATIONS = 5
-_ADAMW_RMS = 0.2  # RMS of AdamW's updates; Muon's are scaled to it, so both share a learning rate
+_ADAMW_RMS = 0.2  # typical RMS of AdamW's updates; Muon's are scaled to it, so that one learning rate fits both
 
 
 class Muon(Optimizer):
-    """Muon for groups that are marked `"hidden": True` and hold matrices, AdamW for the other groups.
+    """Updates parameter groups marked `"hidden": True`, which have only matrices, by Muon, and other groups by AdamW.
 
-    `params` are groups; both kinds use `lr` >= 0: an orthogonal step is scaled to the size of AdamW's. Weight decay
-    is decoupled. Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); scale: Liu et al. 2025, 2502.16982.
+    All groups use the same `lr` >= 0, since the updates of Muon are scaled to the size of AdamW's. Weight decay is
+    decoupled. Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); scale: Liu et al. 2025, arXiv 2502.16982.
     """
 
     def __init__(self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95):
@@ -33,7 +33,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Updates every parameter that has a gradient."""
         assert closure is None, "closures are not supported"
         for group in self.param_groups:
             params = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -78,10 +78,10 @@ class Muon(Optimizer):
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """Approximates the orthogonal factor of a matrix: the same singular vectors, singular values of about 0.7 to 1.2.
+    """A matrix with the same singular vectors as `matrix`, and with singular values between about 0.7 and 1.2.
 
-    (m, n) float -> the same shape, by a quintic Newton-Schulz iteration in the matrix's own precision. Singular values
-    far below the largest end up below this range.
+    This approximates the orthogonal factor. (m, n) float -> (m, n), by a quintic Newton-Schulz iteration in the dtype
+    of the matrix. Singular values that are far smaller than the largest one remain below this range.
 
     >>> orthogonalized(torch.diag(torch.tensor([3.0, -2.0]))).sign().tolist()
     [[1.0, 0.0], [0.0, -1.0]]

@@ -1,4 +1,4 @@
-"""Optimizers by name or `pkg:fn`, learning-rate schedules of transformers, and optimizer state by parameter name."""
+"""Makes optimizers and learning-rate schedules, and converts optimizer state to and from parameter names."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ NAMED: dict[str, Callable[..., Optimizer]] = {
 
 
 def find_optimizer(name: str, base: Path | None = None) -> Callable[..., Optimizer]:
-    """The factory of an optimizer: `adamw`, `adam`, `muon`, `sgd`, or a function `pkg.module:fn` of groups and a rate.
+    """The function that makes the optimizer called `name`, from parameter groups and a learning rate.
 
-    `./file.py:fn` is relative to `base`. Raises ConfigError for an unknown name or an object that is not callable.
+    `name` is `adamw`, `adam`, `muon`, `sgd`, `pkg.module:fn`, or `./file.py:fn` relative to `base`. Raises ConfigError
+    for an unknown name or an object that is not callable.
     """
     if name in NAMED:
         return NAMED[name]
@@ -54,10 +55,11 @@ def make_optimizer(
     learning_rate: float,
     weight_decay: float,
 ) -> Optimizer:
-    """An optimizer over up to three groups; weight decay applies to matrices, not to vectors (norms, biases).
+    """An optimizer with up to three parameter groups: hidden matrices, other matrices, and vectors (norms, biases).
 
-    `make` takes groups and the learning rate. `hidden` names the matrices between embeddings and head: their group is
-    marked `"hidden": True`, for optimizers that treat them differently.
+    Weight decay applies to matrices only. `make` is called with the groups and the learning rate. `hidden` has the
+    names of the matrices between embeddings and head; their group is marked `"hidden": True`, for optimizers such as
+    Muon.
     """
     inside = [parameter for name, parameter in parameters.items() if name in hidden]
     outside = {name: parameter for name, parameter in parameters.items() if name not in hidden}
@@ -72,9 +74,9 @@ def make_optimizer(
 
 
 def make_schedule(name: str, optimizer: Optimizer, *, warmup_steps: int, total_steps: int) -> LRScheduler:
-    """A schedule of transformers by its name: `linear`, `cosine`, `constant` and so on.
+    """The learning-rate schedule of transformers with this name: `linear`, `cosine`, `constant` and so on.
 
-    Raises ConfigError if it does not support the learning rate (`polynomial` ends at 1e-7).
+    Raises ConfigError if the schedule does not support the learning rate (`polynomial` ends at 1e-7).
     """
     try:
         return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
@@ -85,7 +87,7 @@ def make_schedule(name: str, optimizer: Optimizer, *, warmup_steps: int, total_s
 
 
 def check_schedule(name: str, learning_rate: float) -> None:
-    """Raises ConfigError if `make_schedule` would for this learning rate."""
+    """Raises ConfigError if `make_schedule` would raise it for this learning rate."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=learning_rate)
     make_schedule(name, optimizer, warmup_steps=0, total_steps=1)
 
@@ -96,12 +98,12 @@ def state_by_name(optimizer: Optimizer, parameters: Mapping[str, Parameter]) -> 
 
 
 def load_state_by_name(optimizer: Optimizer, parameters: Mapping[str, Parameter], state: Mapping[str, Any]) -> None:
-    """The inverse of `state_by_name`."""
+    """Restores the optimizer state that `state_by_name` returned."""
     for name, entries in state.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {key: _shard_entry(value, parameter) for key, value in entries.items()}
 
 
 def _shard_entry(value: Any, parameter: Parameter) -> Any:
-    """An entry with the parameter's shape is sharded like the parameter."""
+    """An entry of the optimizer state; if it has the shape of the parameter, it is sharded like the parameter."""
     return shard_like(parameter, value) if isinstance(value, Tensor) and value.shape == parameter.shape else value

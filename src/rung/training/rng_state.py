@@ -26,7 +26,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: Mapping[str, Any]) -> None:
-    """Restores the states of `capture`; a CUDA state is ignored without such a device."""
+    """Restores the states that `capture` returned; the state of CUDA is ignored if there is no CUDA device."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     key = state["numpy"]["state"]

@@ -1,4 +1,4 @@
-"""The state of a run as flat named tensors and JSON values, converted from and to a nested dict."""
+"""Converts the state of a run, a nested dict, to named tensors and JSON values, and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MARK = "$tensor"
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The state for resuming a run: flat named tensors of any shape and dtype, and JSON values.
+    """The state from which a run can be resumed: named tensors of any shape and dtype, and JSON values.
 
     `RunState(*flatten(tree))` converts a nested dict, `unflatten(state.tensors, state.values)` converts it back.
     """
@@ -23,11 +23,11 @@ class RunState:
 
 
 def flatten(tree: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Flat named tensors, and the tree with a marker in the place of each tensor.
+    """The tensors in a nested dict by their paths, and the nested dict with a marker in place of each tensor.
 
-    Nodes are dicts with string keys, lists, tensors and JSON scalars; anything else is a TypeError. Tuples come back
-    as lists. A tensor that occurs twice (tied weights) is stored once and shared again after `unflatten`.
-    Nothing is copied: save before the next step changes the tensors in place.
+    The dict may contain dicts with string keys, lists, tuples (which become lists), tensors and JSON scalars; anything
+    else raises TypeError. A tensor that occurs twice (tied weights) is stored once, and is shared again after
+    `unflatten`. Tensors are not copied: save them before the next step changes them in place.
 
     >>> import torch
     >>> tensors, values = flatten({"weights": {"a": torch.ones(2)}, "step": 7})
@@ -79,4 +79,4 @@ def _identity(tensor: Tensor) -> tuple:
 
 
 def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")  # as in a JSON pointer (RFC 6901): two paths never collide
+    return key.replace("~", "~0").replace("/", "~1")  # as in a JSON pointer (RFC 6901); keeps paths distinct

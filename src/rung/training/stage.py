@@ -1,4 +1,4 @@
-"""A stage that is ready to train: its policy, data, optimizer and schedule, and its state for resuming."""
+"""A stage that is ready to train, with its policy, data, optimizer and schedule; it can be saved and resumed."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ MAX_BAD_STEPS = 3  # consecutive steps without a finite gradient
 
 @dataclass
 class Stage:
-    """Iterate over it to train; `state` and `load` save and restore it.
+    """A stage that trains while you iterate over it; `state` and `load` save and restore its state.
 
-    `held_out` are the validation batches of early stopping; they are never trained on.
+    `held_out` has the validation batches for early stopping, which are never trained on.
     """
 
     name: str
@@ -53,7 +53,10 @@ class Stage:
     bad_steps: int = 0
 
     def __iter__(self) -> Iterator[Step]:
-        """Yields the remaining steps. Raises UserError after three consecutive steps without a finite gradient."""
+        """Trains the remaining steps and yields the result of each.
+
+        Raises UserError after three consecutive steps without a finite gradient.
+        """
         trained = steps(
             self.policy,
             self.algorithm,
@@ -77,7 +80,7 @@ class Stage:
                 )
 
     def state(self) -> dict[str, Any]:
-        """The state for resuming, as a nested dict; a collective, and complete on rank 0 only."""
+        """The state from which training can be resumed, as a nested dict; called by all ranks, complete on rank 0."""
         parameters = self.policy.named_parameters()
         tensors, values = flatten({"source": self.source.state_dict(), "rng": rng.capture()})
         sources = zip(self.ranks.gather_tensors(tensors), self.ranks.gather(values), strict=True)
@@ -95,7 +98,7 @@ class Stage:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Any]) -> None:
-        """Restores `state`, also with another number of ranks; rows of the source may then move to another rank."""
+        """Restores a state that `state` returned; the number of ranks may be another one than at that time."""
         self.step, self.num_tokens, self.bad_steps = state["step"], state["num_tokens"], state["bad_steps"]
         parameters = self.policy.named_parameters()
         for mine, saved in ((parameters, state["weights"]), (self.policy.moving_reference(), state["reference"])):
@@ -113,7 +116,7 @@ class Stage:
             rng.restore(state["ranks"][self.ranks.rank]["rng"])
 
     def _gathered(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """Unsharded tensors by name on rank 0, none on other ranks; other values are unchanged."""
+        """The tensors by name, unsharded, and other values unchanged; an empty dict on ranks other than 0."""
         gathered = (
             (name, full_tensor(value) if isinstance(value, Tensor) else value) for name, value in tensors.items()
         )

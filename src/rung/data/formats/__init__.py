@@ -1,4 +1,4 @@
-"""Data formats, one family per file, and the detection of a data set's format."""
+"""Data formats, with related formats in one file, and the detection of the format of a data set."""
 
 from rung.data.formats.format import Format
 from rung.data.formats.pairs import strip_repeated_prompts

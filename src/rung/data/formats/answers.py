@@ -99,7 +99,10 @@ def _classification(row: Columns, source: str) -> list[Example]:
 
 
 def _is_plain_text(row: Columns) -> bool:
-    """The other columns must be absent, not just null: a row with a missing label or missing turns is not raw text."""
+    """Whether the row is raw text: it has a text, and none of the columns that belong to other formats.
+
+    These columns must be absent, not just null: a row without a label in classification data is not raw text.
+    """
     others = {*LABEL_COLUMNS, "messages", "conversations", "transcript", "chosen", "rejected", "instruction"}
     return has(row, "text") and not row.keys() & others
 

@@ -8,18 +8,19 @@ from rung.data.records import Example
 
 
 def no_notice(row: Columns) -> str:
-    """The default `notice`: the data report has nothing to count about the row."""
+    """The default of `Format.notice`: an empty text, since there is nothing to report about the row."""
     return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A data format: its name in a config, a description of its columns, and its functions.
+    """A data format: its name in a config, a description of its columns (`signature`), and its functions.
 
-    A missing column and a null one are equivalent. `convert` takes columns and source, and raises `BadRow` for a row
-    that has the format's columns but cannot be used. `notice` returns the text under which the data report counts a row
-    that is kept (empty for none); it must not quote the row. Detection tries formats by ascending `priority`: a format
-    whose columns include all columns of another format needs a lower number than that format.
+    `matches` tests whether a row has the format; a null column counts as missing. `convert` takes the columns and the
+    source of a row, and raises `BadRow` for a row that has the format but cannot be used. `notice` returns a remark on
+    a row that is kept, by which the data report counts such rows, or an empty text; it must not quote the row.
+    Formats are tried in ascending order of `priority`: a format that needs all columns of another format, and more,
+    must have a lower number than that format.
     """
 
     name: str

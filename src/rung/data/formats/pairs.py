@@ -1,4 +1,4 @@
-"""Formats that prefer one completion over another: pairs and rankings."""
+"""Formats for preferences between completions: pairs and rankings."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -29,7 +29,10 @@ def _labelled_solutions(row: Columns, source: str) -> list[Example]:
 
 
 def _is_preference(row: Columns) -> bool:
-    """Excludes the pairs of other formats, so that with one broken row among those, the error names that row."""
+    """Whether the row is a pair in TRL's format.
+
+    Pairs in other formats are excluded: if one row of such data is broken, the error should be about that row.
+    """
     return has(row, "chosen", "rejected") and not isinstance(row["chosen"], dict) and not is_hh_rlhf(row)
 
 
@@ -74,7 +77,7 @@ def _ranking(row: Columns, source: str) -> list[Example]:
 
 
 def _shared_messages(chosen: Messages, rejected: Messages) -> Messages:
-    """The implicit prompt: the leading messages that both sides share, always as whole messages."""
+    """The implicit prompt of a pair of conversations: the messages at the start that are equal on both sides."""
     bound = min(len(chosen), len(rejected)) - 1
     same = next((i for i in range(bound) if chosen[i] != rejected[i]), bound)
     if same == 0:
@@ -83,7 +86,7 @@ def _shared_messages(chosen: Messages, rejected: Messages) -> Messages:
 
 
 def _without_prompt(prompt: Messages, answer: Messages, name: str) -> Messages:
-    """The completion without the prompt, where it repeats the prompt at its start."""
+    """The completion, with the prompt removed from its start if it is repeated there."""
     completion = answer[len(prompt) :] if answer[: len(prompt)] == prompt else answer
     if not completion:
         raise BadRow(f"`{name}` has only the prompt")
@@ -93,7 +96,7 @@ def _without_prompt(prompt: Messages, answer: Messages, name: str) -> Messages:
 
 
 def strip_repeated_prompts(examples: Sequence[Example]) -> list[Example] | None:
-    """Removes the prompt from the start of both sides of every text pair; None where some side does not begin with it.
+    """The pairs with the prompt removed from the start of both completions; None if not all completions repeat it.
 
     This is decided for all pairs together, since a single completion may begin with a short prompt by chance.
     """

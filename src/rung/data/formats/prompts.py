@@ -1,4 +1,4 @@
-"""Formats of prompts without completions, for algorithms that sample."""
+"""Formats of prompts without completions, for algorithms that sample completions."""
 
 from rung.data.fields import Columns, has, roles, system_first, text_of, unused_columns, with_truth
 from rung.data.formats.format import Format

@@ -7,7 +7,7 @@ from rung.data.read import Row
 from rung.errors import DataError
 from rung.registry import OpenKind
 
-NUM_SAMPLED = 32  # rows that must all match a format, evenly spaced over the data
+NUM_SAMPLED = 32  # rows, evenly spaced over the data, which must all match a format
 
 FORMATS = OpenKind(
     "formats", "rung.data.formats", lambda value: isinstance(value, Format), "a `rung.data.formats.Format`"
@@ -20,9 +20,10 @@ def all_formats() -> tuple[Format, ...]:
 
 
 def detect(rows: Sequence[Row]) -> Format:
-    """The first format that every sampled row matches.
+    """The format of the rows: the first one that a sample of 32 rows all match.
 
-    Raises `DataError` where there is none; it names the format of most sampled rows and the first row without it.
+    Raises `DataError` if there is none; the message says which format most of these rows match, and gives the first
+    row that does not.
     """
     readable = [row for row in rows if row.fault is None]
     step = max(len(readable) / NUM_SAMPLED, 1.0)

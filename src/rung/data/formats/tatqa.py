@@ -1,4 +1,4 @@
-"""TAT-QA: questions about a table and the paragraphs around it (Zhu et al. 2021, arXiv 2105.07624)."""
+"""The format of TAT-QA: questions about a table and its surrounding paragraphs (Zhu et al. 2021, arXiv 2105.07624)."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ SCALES = ("", "thousand", "million", "billion", "percent")
 
 
 def _tatqa(row: Columns, source: str) -> list[Example]:
-    """One example per question; the questions about a table form one group."""
+    """Converts a row to one example per question; the questions about one table have the same group."""
     context = _context(row)
     questions = row.get("questions")
     if not isinstance(questions, list) or not questions:
@@ -34,7 +34,7 @@ def _question(entry: Any, number: int, context: str, shared: dict[str, Any], sou
 
 
 def _context(row: Columns) -> str:
-    """The table, one line per row, and the paragraphs after it."""
+    """The table as text, one line per table row, followed by the paragraphs."""
     table = row.get("table")
     lines = table.get("table") if isinstance(table, dict) else None
     if not isinstance(lines, list) or not lines or not all(isinstance(line, list) for line in lines):
@@ -48,7 +48,7 @@ def _context(row: Columns) -> str:
 
 
 def _gold_answer(answer: object, scale: str, number: int) -> str:
-    """The gold answer as text: spans separated by semicolons, each with its scale, which is part of the answer."""
+    """The gold answer as text: the spans, separated by semicolons, each with its scale (such as `million`)."""
     where = f"question {number}"
     if scale not in SCALES:
         raise BadRow(

@@ -16,10 +16,10 @@ _FROM = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 
 
 def transcript(text: object, name: str) -> Messages:
-    """The turns of a text that marks each with `Human:` or `Assistant:` after a blank line and ends with a reply.
+    """The messages of a transcript, in which every turn begins with `Human:` or `Assistant:` after a blank line.
 
-    Consecutive turns of one role are joined, since a mark may be part of a quotation. Raises `BadRow` with the column's
-    name.
+    Consecutive turns of one role are joined, since a mark may be part of a quotation. Raises `BadRow`, with the name
+    of the column, if the text does not begin with `Human:`, has an empty turn, or does not end with an assistant turn.
 
     >>> [turn["content"] for turn in transcript("\\n\\nHuman: Why?\\n\\nAssistant: Because.", "chosen")]
     ['Why?', 'Because.']
@@ -39,7 +39,7 @@ def transcript(text: object, name: str) -> Messages:
 
 
 def is_hh_rlhf(row: Columns) -> bool:
-    """Whether the row is a pair without a prompt, with a transcript on at least one side."""
+    """Whether the row is a pair without a prompt, of which at least one side is a transcript."""
     sides = (row.get("chosen"), row.get("rejected"))
     return None not in sides and not has(row, "prompt") and any(map(_is_transcript, sides))
 
@@ -49,7 +49,7 @@ def _is_transcript(value: object) -> bool:
 
 
 def _joined_turns(*names: str) -> Callable[[Columns], str]:
-    """The `notice` function of a format whose consecutive turns are joined."""
+    """A function for `Format.notice` that remarks on rows with consecutive turns of one role in the given columns."""
 
     def notice(row: Columns) -> str:
         speakers = [_MARK.findall(row[name]) for name in names]
@@ -83,7 +83,7 @@ def _transcript(row: Columns, source: str) -> list[Example]:
 
 
 def _turn(turn: Any, name: str, number: int) -> Message:
-    """A ShareGPT turn as a message."""
+    """Converts a ShareGPT turn to a message."""
     where = f"turn {number}"
     if not isinstance(turn, dict) or not isinstance(turn.get("from"), str):
         raise BadRow(f"`{name}`: a turn has no `from`", where)
@@ -100,7 +100,7 @@ def _turn(turn: Any, name: str, number: int) -> Message:
 
 
 def _turns(row: Columns) -> Messages:
-    """The turns of `conversations`, with the column `system` as the first turn where it is not empty."""
+    """The messages in `conversations`, after the column `system` as a system message if it is not empty."""
     turns = row.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise BadRow("`conversations` is not a list with at least one turn")

@@ -1,4 +1,4 @@
-"""Samplers of completions, one file each."""
+"""Samplers: classes that sample completions of prompts, each in a file of its own."""
 
 from rung.rollout.samplers.local import LocalSampler
 from rung.rollout.samplers.protocol import Prompt, Sampler

@@ -1,4 +1,4 @@
-"""The built-in sampler: each distinct prompt is prefilled once, and finished rows are removed from the batch."""
+"""The built-in sampler, which prefills each distinct prompt once and removes finished rows from the batch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from rung.sampling import Sampling
 
 
 class LocalSampler:
-    """Samples from the policy in this process, full or with adapters, in any mode; dropout is off while it samples.
+    """Samples from the policy in this process, with or without an adapter; dropout is off during sampling.
 
-    `max_rows` bounds the rows that decode together, `prefill_tokens` the padded prompt tokens of one prefill. Counters
-    since construction: `prefills` (prompts), `positions` (tokens computed, padding included) and `decode_calls`.
+    `max_rows` is the maximum number of rows that are decoded together, `prefill_tokens` that of prompt tokens (with
+    padding) in one prefill. Counters since construction: `prefills` (prefilled prompts), `positions` (computed tokens,
+    padding included) and `decode_calls`.
     """
 
     name: ClassVar = "local"
@@ -44,17 +45,20 @@ class LocalSampler:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """The tokens that end a completion: the tokenizer's and those of the model's generation config."""
+        """The ids of the tokens that end a completion: EOS of the tokenizer and of the model's generation config."""
         configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         several = configured if isinstance(configured, list) else [configured]
         found = {token for token in (self.tokenizer.eos_token_id, *several) if isinstance(token, int)}
         return tuple(sorted(found))
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Does nothing: this sampler reads the trained weights themselves."""
+        """Does nothing, since this sampler uses the model that is being trained."""
 
     def exact(self, sampling: Sampling) -> bool:
-        """Whether sampling is untruncated and runs in the training dtype (autocast included)."""
+        """Whether log-probs of sampling equal those of training: `sampling.untruncated`, and the same dtype.
+
+        Inside autocast, its dtype counts.
+        """
         device = self.model.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else self.model.dtype
@@ -64,12 +68,12 @@ class LocalSampler:
     def sample(
         self, prompts: Sequence[Prompt], k: int, *, visits: Sequence[int], key: Key, sampling: Sampling
     ) -> list[list[Completion]]:
-        """`k` completions of each prompt, in order of prompts and samples.
+        """`k` completions of each prompt, in the order of the prompts.
 
-        `visits` (one per prompt) key the random draws: the uniforms of sample j depend only on the visit, j and `key`.
-        Log-probs are nats of the temperature-scaled (at 1 for greedy decoding), untruncated distribution, in float32.
-        Raises ConfigError for a prompt that is empty or too long, SamplingError if the policy gives non-finite
-        log-probs.
+        `visits` has one number per prompt: the random numbers of sample j depend only on the visit, j and `key`.
+        Log-probs are in nats, float32, at the sampling temperature (1 for greedy decoding), before top-k, top-p and
+        min-p. Raises ConfigError for a prompt that is empty or too long, and SamplingError if the log-probs of the
+        policy are not finite.
         """
         assert len(visits) == len(prompts), "`visits` needs one entry per prompt"
         assert k >= 1, "`k` must be at least 1"
@@ -106,7 +110,10 @@ class LocalSampler:
                 )
 
     def _blocks(self, indices_of: Mapping[Prompt, list[int]], k: int) -> Iterator[list[Prompt]]:
-        """Blocks of distinct prompts of similar length, within the token and row limits; one prompt may exceed them."""
+        """The distinct prompts in blocks of similar length, each within the limits of tokens and rows.
+
+        A block of a single prompt may exceed the limits.
+        """
         block: list[Prompt] = []
         rows = 0
         for prompt in sorted(indices_of, key=len):
@@ -136,9 +143,9 @@ class LocalSampler:
         return self._forward(ids, mask, positions, cache)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-        """Logits (n, V) float32 of the last position, after adding ids (n, s) at `positions` (n, s) to the cache.
+        """The logits (n, V) float32 at the last position, after a forward pass that adds `ids` (n, s) to the cache.
 
-        `mask` (n, cached + s) bool is true where a token is attended.
+        `positions` (n, s) are the positions of the ids; `mask` (n, cached + s) bool is true at attended tokens.
         """
         self.positions += ids.numel()
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
@@ -147,7 +154,7 @@ class LocalSampler:
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; afterwards each module's own mode is restored."""
+    """A context manager that puts the model in eval mode, and afterwards restores the mode of each module."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""The interface of a sampler."""
+"""The interface of samplers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ Prompt = tuple[int, ...]
 
 
 class Sampler(Protocol):
-    """Samples completions of prompts, from the policy itself or from a server with a copy of it.
+    """Samples completions of prompts, from the policy itself or from a server that has a copy of the policy.
 
-    A class that a config names also has a `name`, and takes the model that is trained, its tokenizer, and the dtype in
-    which training computes log-probs: `MySampler(model, tokenizer, training_dtype=torch.float32)`.
+    A sampler class that a config refers to must have an attribute `name`, and is constructed with the model that is
+    trained, its tokenizer, and the dtype in which training computes log-probs:
+    `MySampler(model, tokenizer, training_dtype=torch.float32)`.
     """
 
     def sample(
         self, prompts: Sequence[Prompt], k: int, *, visits: Sequence[int], key: Key, sampling: Sampling
     ) -> list[list[Completion]]:
-        """`k` completions of each prompt, in order; `visits` (one per prompt) and `key` key the random draws."""
+        """`k` completions of each prompt, in the order of the prompts.
+
+        The random draws should depend only on `key`, the prompt's number in `visits`, and the number of the sample.
+        """
         ...
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Loads the policy's current weights before it samples again.
+        """Loads the current weights of the policy; called each time before completions are sampled.
 
-        `weights` are the trained parameters by their names in the constructor's model; `version` is the number of
-        optimizer steps taken. The same version may be loaded several times.
+        `weights` are the trained parameters, by their names in the model that the constructor received; `version` is
+        the number of optimizer steps so far. The same version may be loaded several times.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Samplers by name."""
+"""Looks up samplers by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Destinations of a run's metrics, one file per tracker. Only rank 0 tracks."""
+"""Trackers, to which the metrics of a run are logged, one per file; they are used on rank 0 only."""
 
 from rung.training.trackers.jsonl import COMPLETIONS, METRICS, TIMING, JsonLines
 from rung.training.trackers.protocol import Rows, Tracker

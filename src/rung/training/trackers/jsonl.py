@@ -16,10 +16,10 @@ METRICS, TIMING, COMPLETIONS = "metrics.jsonl", "timing.jsonl", "completions.jso
 
 
 class JsonLines:
-    """One JSON object per line: a step in metrics.jsonl and timing.jsonl, a sampled completion in completions.jsonl.
+    """Writes JSON lines: one per step to metrics.jsonl and timing.jsonl, one per completion to completions.jsonl.
 
-    metrics.jsonl and completions.jsonl hold no clock reading, so that equal runs write equal bytes. Keys keep their
-    order; a number that is not finite is written as null, because JSON has no such numbers.
+    metrics.jsonl and completions.jsonl contain no times, so that equal runs write equal bytes. A number that is not
+    finite is written as null, because JSON has no such numbers.
     """
 
     name: ClassVar = "jsonl"
@@ -28,17 +28,17 @@ class JsonLines:
         self.folder, self.project, self.run_name = folder, project, run_name
 
     def start(self, run: Mapping[str, Any]) -> None:
-        """Creates the folder; lines are appended to existing files."""
+        """Creates the folder; existing files are kept, and lines will be appended to them."""
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def log(self, step: int, values: Mapping[str, float], timing: Mapping[str, float], table: Rows = ()) -> None:
-        """Adds a line to metrics.jsonl, to timing.jsonl if there is timing, and one per row to completions.jsonl."""
+        """Appends a line to metrics.jsonl, one to timing.jsonl unless `timing` is empty, and a line per completion."""
         self._append(METRICS, [{"step": step, **values}])
         self._append(TIMING, [{"step": step, **timing}] if timing else [])
         self._append(COMPLETIONS, [{"step": step, **row} for row in table])
 
     def finish(self) -> None:
-        """Does nothing: no file is kept open."""
+        """Does nothing, since no file is kept open."""
 
     def offset(self) -> dict[str, int]:
         """The size of each file in bytes, for a checkpoint; the files are fsynced first."""
@@ -51,9 +51,9 @@ class JsonLines:
         return sizes
 
     def truncate(self, offsets: Mapping[str, int]) -> None:
-        """Truncates each file to its size at the checkpoint (0 if it did not exist) before a run resumes.
+        """Truncates each file to the size that `offset` returned for it (0 if it did not exist), to resume a run.
 
-        Raises CheckpointError if a file is shorter than at the checkpoint.
+        Raises CheckpointError if a file is shorter than that.
         """
         for name in (METRICS, TIMING, COMPLETIONS):
             file, size = self.folder / name, offsets.get(name, 0)
@@ -73,7 +73,7 @@ class JsonLines:
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value without numbers that are not finite."""
+    """The value with null in place of numbers that are not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The interface of a tracker."""
+"""The interface of trackers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Tracker(Protocol):
-    """A destination of metrics: constructed without side effects, opened by `start`.
+    """Logs the metrics of a stage; the constructor has no side effects, `start` opens the tracker.
 
-    A class that a config names also has a `name`, and takes the stage's folder, the project and the name of the run:
-    `MyTracker(folder, project, run_name)`.
+    A tracker class that a config refers to must have an attribute `name`, and is constructed with the folder of the
+    stage, the project and the name of the run: `MyTracker(folder, project, run_name)`.
     """
 
     def start(self, run: Mapping[str, Any]) -> None:
-        """Begins or resumes the run of a resolved config."""
+        """Begins or resumes logging; `run` is the resolved config of the stage."""
         ...
 
     def log(self, step: int, values: Mapping[str, float], timing: Mapping[str, float], table: Rows = ()) -> None:
-        """Logs one step: reproducible `values`, clock readings in `timing`, and rows of sampled completions."""
+        """Logs one step: metrics (`values`), measured times (`timing`), and sampled completions (`table`)."""
         ...
 
     def finish(self) -> None:
-        """Ends the run."""
+        """Ends logging; called when the stage has finished or was stopped."""
         ...

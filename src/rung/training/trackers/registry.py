@@ -1,4 +1,4 @@
-"""Trackers by name."""
+"""Looks up trackers by name."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ TRACKERS = OpenKind(
 def make_trackers(
     names: Sequence[str], folder: Path, *, project: str, run_name: str, base: Path | None = None
 ) -> list[Tracker]:
-    """The trackers of a stage's folder by name, each once; raises ConfigError for an unknown name."""
+    """Makes the trackers with these names, each once, for a stage's folder. Raises ConfigError for an unknown name."""
     return [TRACKERS.find(name, base)(folder, project, run_name) for name in dict.fromkeys(names)]

@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""The tracker that logs to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Wandb:
-    """Weights & Biases by its own client: online with WANDB_API_KEY, else offline (`wandb sync` sends it later).
+    """Logs to Weights & Biases: online if WANDB_API_KEY is set, else offline (`wandb sync` uploads the run later).
 
-    Never asks and prints nothing. The run's id is kept in the folder, so that a resumed run goes on under it.
+    It prints nothing and asks for nothing. The id of the run is stored in the folder, so that a resumed run keeps it.
     """
 
     name: ClassVar = "wandb"
@@ -29,7 +29,7 @@ class Wandb:
         self._run: wandb.Run | None = None
 
     def start(self, run: Mapping[str, Any]) -> None:
-        """Opens the run with its config; raises ConfigError where the client refuses, such as for a malformed key."""
+        """Opens the run with its config. Raises ConfigError if the client fails, for example for a malformed key."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import: no crash reports to third parties
         import wandb
 
@@ -40,7 +40,7 @@ class Wandb:
             console="off",
             save_code=False,
             disable_git=True,
-            x_disable_stats=offline,  # the monitor asks a cloud address for the machine's kind
+            x_disable_stats=offline,  # the system monitor would query a cloud address for the type of the machine
             x_disable_machine_info=offline,
         )
         try:
@@ -67,7 +67,7 @@ class Wandb:
         self._run.log(content, step=step)
 
     def finish(self) -> None:
-        """Closes the run after sending what is left."""
+        """Sends the remaining data and closes the run."""
         if self._run is not None:
             self._run.finish()
             self._run = None
@@ -75,7 +75,7 @@ class Wandb:
     def _id(self) -> str:
         file = self.folder / "wandb.id"
         if not file.exists():
-            file.write_text(secrets.token_hex(8), encoding="ascii")  # Python's own generator belongs to the training
+            file.write_text(secrets.token_hex(8), encoding="ascii")  # not `random`, whose state belongs to training
         return file.read_text(encoding="ascii")
 
 
