@@ -115,6 +115,7 @@ def test_the_list_of_algorithms() -> None:
     assert found["prompt"]["page"] == "docs/algorithms/README.md"
     assert found["kto"]["data"] == "labelled completions, pairs"
     assert found["grpo"]["data"] == "prompts, rewards"
+    assert found["distill"]["data"] == "prompts"
 
 
 def test_catalogues_have_a_line_about_each_name() -> None:

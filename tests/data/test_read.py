@@ -113,7 +113,9 @@ def test_a_data_set_is_loaded_through_the_library(tmp_path):
     (tmp_path / "train.jsonl").write_bytes(lines(ROWS))
     code = (
         "import sys; from rung.data.read import read_hub; from rung.data.load import load_examples\n"
-        "print([dict(row.columns) for row in read_hub(sys.argv[1])] == " + repr(ROWS) + ")\n"
+        "print([(row.number, dict(row.columns)) for row in read_hub(sys.argv[1])] == list(enumerate("
+        + repr(ROWS)
+        + ", 1)))\n"
         "try: load_examples('nobody/nothing')\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )

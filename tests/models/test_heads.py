@@ -1,7 +1,9 @@
 """Heads and critics: where values come from, how they start, and that a critic leaves the policy alone."""
 
+import json
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -11,9 +13,11 @@ import rung
 from helpers.batches import random_batch, with_random_weights
 from helpers.policies import WeightedSum, gradient, relative_error, tiny_policy
 from rung.algorithm import Algorithm, DataKind, Need
-from rung.errors import ConfigError
+from rung.errors import ConfigError, UserError
 from rung.forward.policy import Policy
 from rung.models.heads import fresh_head, load_critic, zero_head
+from rung.models.load import load_model
+from rung.models.reward_model import load_reward_model
 from rung.pipeline.build_stage import add_heads
 from rung.tiny.models import build
 
@@ -158,3 +162,15 @@ def test_an_algorithm_that_needs_values_finds_them_in_its_batches():
     for found, expected in zip(seen[0], policy.values(batch), strict=True):
         assert found is not None
         assert torch.equal(found, expected)
+
+
+def test_the_code_of_a_model_folder_is_never_run(tmp_path: Path) -> None:
+    """A critic, a policy and a reward model whose config names a class of the folder itself."""
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "unheard_of", "auto_map": {"AutoConfig": "theirs.Config"}})
+    )
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
+    for load in (load_critic, load_model, load_reward_model):
+        with pytest.raises((UserError, ValueError)):
+            load(str(tmp_path))
+    assert not (tmp_path / "ran").exists()

@@ -36,8 +36,8 @@ def read(name: str, rows: list[dict[str, Any]], **settings: Any) -> StageData:
 
 @pytest.mark.parametrize(("positions", "fits"), [(6, True), (5, False), (None, True)])
 def test_a_prompt_with_its_longest_answer_may_fill_the_positions(positions: int | None, fits: bool) -> None:
-    """2 and 4 tokens."""
-    rows = [encoded("x:1", [5, 6], [7] * 3, [7] * 4)]
+    """A row that fits by far, and one of 2 and 4 tokens."""
+    rows = [encoded("x:0", [5], [7]), encoded("x:1", [5, 6], [7] * 3, [7] * 4)]
     if fits:
         check_positions(settings_of("dpo"), rows, positions)
     else:

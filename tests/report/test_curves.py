@@ -113,6 +113,16 @@ def test_any_log_gives_a_picture(tmp_path, rows, num_panels):
         assert not re.search(r"\b(nan|inf)\b", drawn)
 
 
+def test_a_file_is_as_wide_as_its_pictures_with_gaps_and_margins() -> None:
+    panel = '<svg viewBox="0 0 300 200" ></svg>'
+    sizes = [re.search(r'viewBox="0 0 (\d+) (\d+)"', alone([panel] * n, 3, "x")) for n in (1, 2, 4)]
+    (one, two, four) = [tuple(map(int, found.groups())) for found in sizes if found]
+    gap = two[0] - one[0] - 300
+    assert 0 < gap < 100
+    assert 0 < one[0] - 300 < 100
+    assert four == (one[0] + 2 * (300 + gap), one[1] + 200 + gap)
+
+
 def test_a_number_that_is_not_finite_breaks_the_line(tmp_path):
     rows = steps(*({"loss": value} for value in (1.0, 2.0, None, 2.0, 1.0)))
     (curve,) = curves_of(figures(chosen(tmp_path, rows).panels, "x")[0])

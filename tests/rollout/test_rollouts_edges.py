@@ -223,6 +223,7 @@ def test_two_ranks_that_go_on_share_the_groups_of_the_rollout_at_hand() -> None:
         [1, 3, 5, 7],
     ]
     fresh = rollouts(LETTERS).state_dict()
+    assert source.share([fresh], Ranks(2, 3))["rewards"] == fresh["rewards"], "more ranks than before"
     assert source.share([fresh], Ranks(0, 2))["rollout"] is None
 
 
