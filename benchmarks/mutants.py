@@ -152,7 +152,7 @@ def copy_checkout(folder: Path) -> None:
 
 
 def listed(globs: Sequence[str]) -> list[MutationSpec]:
-    """Every mutant of the files but those of a function's annotations, in an order that depends on nothing but them."""
+    """Every mutant of the files, except in annotations, in an order that depends on the files alone."""
     files = sorted({file for pattern in globs for file in Path().glob(pattern) if not file.is_symlink()})
     with use_db("session.sqlite") as session:
         init(files, session, {})
@@ -167,9 +167,14 @@ def listed(globs: Sequence[str]) -> list[MutationSpec]:
 
 
 def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Begin and end, each a line and a column, of the annotations of arguments and results: nothing evaluates them."""
+    """Begin and end (line and column) of all annotations but those of fields, which pydantic evaluates."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    fields = {id(each) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for each in node.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign) and id(node) not in fields:
+            one = node.annotation
+            found.append(((one.lineno, one.col_offset), (one.end_lineno or 0, one.end_col_offset or 0)))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             arguments = [each.annotation for each in ast.walk(node.args) if isinstance(each, ast.arg)]
             for one in filter(None, [*arguments, node.returns]):

@@ -24,6 +24,8 @@ class Mine(Algorithm):
     name: ClassVar = "mine"
     def data_kind(self):
         return "pairs"
+    def terms(self):
+        return {"pairs": "groups"}
     beta: float = Field(default=0.1, gt=0)
     kind: Literal["a", "b"] = "a"
 
@@ -92,6 +94,44 @@ def test_one_file_gives_one_class_however_often_it_is_named_and_another_after_an
 def test_a_wrong_algorithm_says_what_it_is_and_what_to_do(folder, spec, what, remedy) -> None:
     with pytest.raises(ConfigError) as caught:
         algorithms.make_algorithm(spec, folder)
+    assert what in caught.value.what
+    assert remedy in caught.value.remedy
+
+
+DECLARED = """
+from typing import ClassVar
+from rung.algorithm import Algorithm
+
+class Mine(Algorithm):
+    name: ClassVar = "mine"
+    keep_together: ClassVar = {unit!r}
+    def data_kind(self):
+        return {kind!r}
+    def needs(self):
+        return frozenset({needs!r})
+    def terms(self):
+        return {terms!r}
+"""
+
+
+@pytest.mark.parametrize(
+    ("declared", "what", "remedy"),
+    [
+        ({"unit": "rows"}, "`keep_together` says `rows`", "known: group, row"),
+        ({"kind": "pair"}, "`data_kind()` says `pair`", "known: pairs, prompts, text, unpaired"),
+        ({"needs": ["standardised_rewards"]}, "`needs()` says `standardised_rewards`", "separate_rewards"),
+        ({"terms": {"nll": "token"}}, "`terms()` says `token`", "known: groups, rows, tokens"),
+        ({"kind": None}, "declares terms of a loss, but `data_kind()` is None", "implement `data_kind()`"),
+        ({"terms": {}}, "declares no terms of its loss", "implement `terms()`"),
+    ],
+)
+def test_a_hook_that_returns_an_unknown_word_is_refused(tmp_path, declared, what, remedy) -> None:
+    valid = {"unit": "row", "kind": "text", "needs": ["reference"], "terms": {"nll": "tokens"}}
+    (tmp_path / "mine.py").write_text(DECLARED.format(**valid))
+    assert algorithms.make_algorithm("./mine.py:Mine", tmp_path).data_kind() == "text"
+    (tmp_path / "mine.py").write_text(DECLARED.format(**valid | declared))
+    with pytest.raises(ConfigError) as caught:
+        algorithms.make_algorithm("./mine.py:Mine", tmp_path)
     assert what in caught.value.what
     assert remedy in caught.value.remedy
 

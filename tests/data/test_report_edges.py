@@ -23,7 +23,7 @@ def test_five_rows_are_named_and_all_are_counted() -> None:
 
 def test_two_reports_are_one_on_the_rows_of_both() -> None:
     other = DataReport(
-        rows=10, examples=20, encoded=30, warnings=["v"], labels=("c", "a"), formats={"text": 1, "gsm8k": 4}
+        rows=10, examples=20, encoded=31, warnings=["v"], labels=("c", "a"), formats={"text": 1, "gsm8k": 4}
     )
     for i in range(6):
         other.drop("empty", f"b:{i}")
@@ -32,7 +32,7 @@ def test_two_reports_are_one_on_the_rows_of_both() -> None:
     other.measure("prompt", 8)
     other.measure("completion", 9)
     merged = filled(5, 6).merge(other)
-    assert (merged.rows, merged.examples, merged.encoded, merged.num_dropped) == (13, 22, 31, 8)
+    assert (merged.rows, merged.examples, merged.encoded, merged.num_dropped) == (13, 22, 32, 8)
     assert merged.formats == {"text": 4, "gsm8k": 4}
     assert merged.warnings == ["w", "v"]
     assert merged.labels == ("a", "b", "c")

@@ -68,7 +68,9 @@ def test_mutants_are_listed_in_one_order_whatever_their_keys(
     mutants: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("a.py").write_text("def f(x: int | None) -> int | str:\n    return x + 1 if x > 2 else -x\n")
+    Path("a.py").write_text(
+        "def f(x: int | None) -> int | str:\n    y: int | str = 1\n    return x + 1 if x > 2 else -x\n"
+    )
     found = mutants["listed"](["a.py"])
     again = mutants["listed"](["a.py"])
     assert found == again

@@ -80,6 +80,7 @@ def test_all_p_values_of_the_table_are_adjusted_together() -> None:
     none, all_ = [0.0] * 6, [1.0] * 6
     made = sections(report(Entry("a", scored(*none)), Entry("b", scored(*all_)), Entry("c", scored(*all_))))
     found = table(section(made, "Gains"))
+    assert (found.num_texts, found.num_keys) == (3, 2), "stage, against and metric are words"
     assert [each[:2] + each[4:6] for each in found.rows] == [
         ("b", "a", ".0312", ".0938"),
         ("c", "b", "1.0000", "1.0000"),

@@ -113,6 +113,11 @@ def test_any_log_gives_a_picture(tmp_path, rows, num_panels):
         assert not re.search(r"\b(nan|inf)\b", drawn)
 
 
+def test_one_step_stands_in_the_middle_of_its_axis(tmp_path):
+    (panel,) = chosen(tmp_path, steps({"loss": 1.0})).panels
+    assert painted(panel).get_xlim() == (0.5, 1.5)
+
+
 def test_a_file_is_as_wide_as_its_pictures_with_gaps_and_margins() -> None:
     panel = '<svg viewBox="0 0 300 200" ></svg>'
     sizes = [re.search(r'viewBox="0 0 (\d+) (\d+)"', alone([panel] * n, 3, "x")) for n in (1, 2, 4)]

@@ -1,7 +1,11 @@
 """Shipped rewards exactly at their bounds, by hand."""
 
+import math
+
 import pytest
 
+from rung.reward.decorator import declaration
+from rung.reward.registry import reward_function, reward_names
 from rung.rewards import pharmacy
 from rung.rewards.exact_match import exact_match, normalized, normalized_match
 from rung.rewards.final_number import final_number
@@ -119,3 +123,24 @@ def test_a_direction_has_one_outcome_and_its_worth(
     assert kinds == {name: float(name == outcome) for name in kinds}
     assert pharmacy.direction_match(text, ORDER) == pytest.approx(match)
     assert pharmacy.severity(text, ORDER) == (None if severity is None else pytest.approx(severity))
+
+
+SHARE = (0, 1)
+DECLARED = {
+    **dict.fromkeys(
+        ("correct", "exact_match", "final_number", "json_valid", "label", "normalized_match", "tag_format"),
+        (SHARE, "reward", "max"),
+    ),
+    **dict.fromkeys(("dangerous", "harmless", "severity", "truncated", "unparseable"), (SHARE, "metric", "min")),
+    **dict.fromkeys(("house_style", "token_f1"), (SHARE, "metric", "max")),
+    **dict.fromkeys(("length", "soft_overlong"), ((-1, 0), "shaping", "max")),
+    "direction_match": ((-0.5, 2), "reward", "max"),
+    "output_tokens": (None, "metric", "min"),
+    "reward_model": ((-math.inf, math.inf), "reward", "max"),
+}
+
+
+def test_the_shipped_rewards_declare_their_range_role_and_goal() -> None:
+    """A value outside the range is an error of the function, the role decides about training, the goal about gates."""
+    declared = {name: declaration(reward_function(name)) for name in reward_names()}
+    assert {name: (found.range, found.role, found.goal) for name, found in declared.items()} == DECLARED

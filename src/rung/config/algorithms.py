@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from rung.algorithm import Algorithm
+from rung.algorithm import Algorithm, DataKind, Need
 from rung.config.migration import method_advice, setting_successor
 from rung.errors import ConfigError
 from rung.registry import load_object, package_modules, registered
@@ -65,9 +65,32 @@ def make_algorithm(spec: str | Mapping[str, Any] | Algorithm, base: Path | None 
         raise ConfigError("an algorithm has no `name`", f"set `name` to one of: {', '.join(algorithm_names())}")
     cls = algorithm_class(name, base)
     try:
-        return cls.model_validate(settings)
+        made = cls.model_validate(settings)
     except ValidationError as error:
         raise _algorithm_error(name, cls, error) from None
+    _check_declarations(name, made)
+    return made
+
+
+def _check_declarations(name: str, algorithm: Algorithm) -> None:
+    """Raises ConfigError if a hook of the algorithm returns a word that the engine does not know."""
+    kind, terms = algorithm.data_kind(), algorithm.terms()
+    words = {unit for unit in terms.values() if isinstance(unit, str)}
+    for hook, found, known in (
+        ("keep_together", {algorithm.keep_together}, {"row", "group"}),
+        ("data_kind()", {kind} - {None}, set(get_args(DataKind))),
+        ("needs()", set(algorithm.needs()), set(get_args(Need))),
+        ("terms()", words, {"tokens", "rows", "groups"}),
+    ):
+        unknown = sorted(str(word) for word in found - known)
+        if unknown:
+            what = f"algorithm `{name}`: `{hook}` says `{unknown[0]}`, which does not exist"
+            raise ConfigError(what, f"known: {', '.join(sorted(known))}")
+    if kind is None and terms:
+        what = f"algorithm `{name}` declares terms of a loss, but `data_kind()` is None"
+        raise ConfigError(what, f"implement `data_kind()`; known: {', '.join(sorted(get_args(DataKind)))}")
+    if kind is not None and not terms:
+        raise ConfigError(f"algorithm `{name}` declares no terms of its loss", "implement `terms()`")
 
 
 def _algorithm_error(name: str, cls: type[Algorithm], error: ValidationError) -> ConfigError:
