@@ -157,7 +157,7 @@ def listed(globs: Sequence[str]) -> list[MutationSpec]:
     with use_db("session.sqlite") as session:
         init(files, session, {})
         specs = [item.mutations[0] for item in session.work_items]
-    unevaluated = {str(file): annotations(file.read_text(encoding="utf-8")) for file in files}
+    unevaluated = {str(file): annotation_spans(file.read_text(encoding="utf-8")) for file in files}
     specs = [
         spec
         for spec in specs
@@ -166,7 +166,7 @@ def listed(globs: Sequence[str]) -> list[MutationSpec]:
     return sorted(specs, key=lambda spec: (str(spec.module_path), spec.operator_name, spec.occurrence))
 
 
-def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def annotation_spans(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Begin and end (line and column) of all annotations but those of fields, which pydantic evaluates."""
     found = []
     tree = ast.parse(source)
