@@ -281,6 +281,7 @@ def test_a_variant_takes_the_defaults_of_what_it_varies_and_an_own_algorithm_tho
     (tmp_path / "mine.py").write_text(
         "from typing import ClassVar\nfrom rung.algorithm import Algorithm\nfrom rung.algorithms.dapo import DAPO\n"
         "class Pairs(Algorithm):\n    name: ClassVar = 'mine'\n    def data_kind(self): return 'pairs'\n"
+        "    def terms(self): return {'odds': 'groups'}\n"
         "class Variant(DAPO):\n    name: ClassVar = 'variant'\n"
     )
     names = ("dapo", "./mine.py:Variant", "dpo", "./mine.py:Pairs")
