@@ -318,5 +318,5 @@ def test_defaults_hold_a_value_for_every_auto_and_nothing_else(size: str) -> Non
 def test_every_shipped_config_parses_and_resolves(name: str) -> None:
     config = resolve(load_config(name), "tiny")
     assert config.base == Path.cwd()
-    trained = [one for one in config.stages if make_algorithm(one.algorithm).needs()]
+    trained = [one for one in config.stages if make_algorithm(one.algorithm).data_kind()]
     assert all(one.max_steps or one.num_train_epochs for one in trained)

@@ -23,7 +23,7 @@ from rung.pipeline.train_stage import train_stage
 from rung.training.checkpoint import checkpoint_path
 from rung.utils.signals import StopFlag
 
-NAMES = [name for name in algorithm_names() if make_algorithm(name).needs()]
+NAMES = [name for name in algorithm_names() if make_algorithm(name).data_kind()]
 STEPS = 5  # two epochs of the rows; a whole rollout, and one step of the next
 MODEL = "tiny:llama"
 SAMPLED = {
