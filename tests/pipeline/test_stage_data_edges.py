@@ -207,7 +207,7 @@ def test_a_reference_that_cannot_move_so_is_refused(settings: dict, said: str) -
     [
         ("sft", {"critic": "head"}, "has a `critic`, but algorithm `sft` uses no value function"),
         ("sft", {"teacher": "tiny:gpt2"}, "has a `teacher`, but algorithm `sft` uses none"),
-        ("sft", {"reference": "sync"}, "has the reference `sync`"),
+        ("sft", {"reference": "sync"}, "`reference: sync` has no effect because `sft` uses no reference model"),
         ("kto", {"batch_size": 1}, "`batch_size` is 1, but `kto` compares rows"),
         ("kto", {"batch_size": {"tokens": 9}}, "may give a step one row"),
         ("dpo", {"adapter": {"lora": {"init_lora_weights": False}}}, "starts with other weights"),

@@ -108,7 +108,7 @@ class PartRunner:
             prompts.backward()
 
     def _pick(self, batch: Batch, planned: Part) -> tuple[Tensor, Batch]:
-        """Row numbers of a planned part, and its rows as a batch on the model's device."""
+        """Row numbers of one part (micro-batch) of the plan, and these rows as a batch on the model's device."""
         rows = torch.tensor(planned.rows)
         return rows, batch.select(rows).to(self.device)
 

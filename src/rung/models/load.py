@@ -125,7 +125,7 @@ def read_config(name: str) -> PretrainedConfig:
 
 
 def is_reward_model(config: PretrainedConfig) -> bool:
-    """Whether a config names a sequence classifier, as that of a reward model does."""
+    """Whether the architecture of a config is a sequence classifier, in which form reward models are saved."""
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 

@@ -45,9 +45,10 @@ def check_requirements(algorithm: Algorithm, config: StageConfig) -> None:
         )
         raise ConfigError(what, "leave out `init_lora_weights`, so that a new adapter does not change the model")
     if config.reference != "start" and "reference" not in needs:
-        what = f"stage `{config.name}` has the reference `{config.reference}`, but `{algorithm.name}` uses none"
-        remedy = "set a positive `beta` in `algorithm`, if the algorithm has this setting"
-        raise ConfigError(what, f"remove `reference`, or {remedy}")
+        cause = f"`{algorithm.name}` uses no reference model"
+        what = f"stage `{config.name}`: `reference: {config.reference}` has no effect because {cause}"
+        positive = ", or set a positive `beta` in `algorithm`" if "beta" in type(algorithm).model_fields else ""
+        raise ConfigError(what, f"remove `reference`{positive}")
     check_reference_update(config)
     check_4bit(config)
     if isinstance(config.batch_size, TokenBatch) and algorithm.least_batch_size > 1:
