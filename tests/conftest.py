@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import sys
+from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +36,22 @@ def small_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_small_path(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Installs a distribution with one module `plugged` and the given entry points."""
+
+    def install(text: str, entry_points: str) -> None:
+        (tmp_path / "plugged.py").write_text(text)
+        info = tmp_path / "plugged-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(entry_points)
+        monkeypatch.syspath_prepend(tmp_path)
+
+    yield install
+    sys.modules.pop("plugged", None)
 
 
 @pytest.fixture

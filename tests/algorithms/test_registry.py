@@ -45,22 +45,6 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def plugin(tmp_path, monkeypatch):
-    """Installs a distribution with one module `plugged` and the given entry points."""
-
-    def install(text: str, entry_points: str) -> None:
-        (tmp_path / "plugged.py").write_text(text)
-        info = tmp_path / "plugged-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(entry_points)
-        monkeypatch.syspath_prepend(tmp_path)
-
-    yield install
-    sys.modules.pop("plugged", None)
-
-
 def test_an_algorithm_in_a_users_own_file_needs_no_registration(folder) -> None:
     made = algorithms.make_algorithm({"name": "./mine.py:Mine", "beta": 0.5}, folder)
     assert type(made).name == "mine"

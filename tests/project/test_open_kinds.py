@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,22 +77,6 @@ KINDS = {
     "samplers": (SAMPLERS, SAMPLER, "MySampler", rung.rollout.samplers),
 }
 Plugin = Callable[[str, str], None]
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plugin]:
-    """Installs a distribution with one module `plugged` and the given entry points."""
-
-    def install(text: str, entry_points: str) -> None:
-        (tmp_path / "plugged.py").write_text(text)
-        info = tmp_path / "plugged-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(entry_points)
-        monkeypatch.syspath_prepend(tmp_path)
-
-    yield install
-    sys.modules.pop("plugged", None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
