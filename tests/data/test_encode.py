@@ -137,16 +137,14 @@ def test_any_prompt_and_completion_add_up_to_the_text(plain, prompt, completion)
     assert plain.decode(encoded.prompt_ids + encoded.answers[0].ids) == f"{prompt}{completion}<eos>"
 
 
-def test_a_generation_prompt_that_told_turns_do_not_have_is_kept_in_the_prompt(build):
-    """Reasoning templates open a thought in the generation prompt that finished turns no longer show."""
+def test_an_answer_that_does_not_begin_as_sampling_does_is_an_error(build):
+    """A thought that only the generation prompt opens: trained answers would stand where no sampled answer does."""
     thinking = build(
         chat="{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<eos>{% endfor %}"
         "{% if add_generation_prompt %}<turn>assistant\n# think{% endif %}"
     )
-    (encoded,), report = run([{"messages": turns("hi", "yes")}], thinking)
-    assert thinking.decode(encoded.prompt_ids).endswith("<turn>assistant\n# think")
-    assert said(thinking, encoded.answers[0]) == "yes<eos>"
-    assert report.noticed[SEPARATE].count == 1
+    with pytest.raises(DataError, match=r"rows:1: .* begins the answer differently from its generation prompt"):
+        run([{"messages": turns("hi", "yes")}], thinking)
 
 
 def test_a_template_that_never_stops_a_turn_is_noticed(build):
@@ -155,12 +153,12 @@ def test_a_template_that_never_stops_a_turn_is_noticed(build):
     assert report.noticed[NO_STOP].count == 1
 
 
-def test_a_template_that_rewrites_earlier_turns_is_an_error(build):
+def test_a_template_that_rewrites_the_prompt_is_an_error(build):
     forgetful = build(
         chat="{% for m in messages %}<turn>{{ m['role'] }}\n{% if loop.last %}(last) {% endif %}"
         "{{ m['content'] }}<eos>{% endfor %}" + ASKED
     )
-    with pytest.raises(DataError, match=r"rows:1: .*renders an earlier turn differently"):
+    with pytest.raises(DataError, match=r"rows:1: .*writes the prompt differently once an answer follows"):
         run([{"messages": turns("u1", "a1", "u2", "a2")}], forgetful)
 
 

@@ -61,8 +61,9 @@ def test_a_message_says_something_or_calls_something() -> None:
     blocks = [{"type": "text", "text": "a"}, {"text": "b"}]
     said = fields.conversation([{"role": "user", "content": blocks, "name": None}], "messages")
     assert said == ({"role": "user", "content": "ab"},)
-    called = fields.conversation([{"role": "assistant", "content": None, "tool_calls": [1]}], "messages")
-    assert called == ({"role": "assistant", "content": "", "tool_calls": [1]},)
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    called = fields.conversation([{"role": "assistant", "content": None, "tool_calls": [call]}], "messages")
+    assert called == ({"role": "assistant", "content": "", "tool_calls": [call]},)
 
 
 @pytest.mark.parametrize(

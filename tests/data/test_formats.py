@@ -222,7 +222,7 @@ def test_rows_with_different_columns_get_the_union_of_them():
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "a", "chosen": [assistant("b")], "rejected": [assistant("c")]}, "mixed"),
+        ({"prompt": [user("a")], "chosen": "b", "rejected": "c"}, "mixed"),
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "`chosen` equals `rejected`"),
         ({"chosen": "b", "rejected": "c"}, "without a `prompt`"),
         ({"chosen": [user("x"), assistant("b")], "rejected": [user("y"), assistant("c")]}, "share no leading message"),

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from rung.data.encode import SEPARATE, encode, encode_prompt
 from rung.data.load import load_examples
 from rung.data.report import DataReport
-from rung.rewards.reward_model import _row
+from rung.rewards.reward_model import _after_stop
 from rung.rollout.decode import StopCriteria
 
 PAD, EOS, BOS = 0, 1, 2
@@ -209,23 +209,13 @@ def test_a_chat_trains_what_the_assistant_says_and_nothing_else(family, template
 
 
 @pytest.mark.parametrize("family", EXACT)
-def test_a_generation_prompt_that_told_turns_do_not_have_adds_no_space(family):
-    thinking = TURNS.replace("assistant\n{% endif", "assistant\nt{% endif")  # t: is one piece
-    tokenizer = tokenizer_of(family, thinking)
-    encoded, report = run({"prompt": CHAT[:1], "completion": [{"role": "assistant", "content": "yes"}]}, tokenizer)
-    behind_eos = "_ <0x0A>" if family == "llama-legacy" else "<0x0A>"
-    assert pieces(tokenizer, encoded.answers[0].ids) == f"y es </s> {behind_eos}"
-    assert SEPARATE in report.noticed
-
-
-@pytest.mark.parametrize("family", EXACT)
 def test_a_reward_model_reads_sampled_ids_as_it_was_trained_to_read_told_ones(family):
     """The template writes a line break behind EOS, before which some tokenizers write a space."""
     tokenizer = tokenizer_of(family, TURNS)
     encoded, _ = run({"prompt": CHAT[:1], "completion": CHAT[1:2]}, tokenizer)
     (answer,) = encoded.answers
     sampled = answer.ids[: answer.ids.index(EOS) + 1]
-    assert _row(CHAT[:1], sampled, tokenizer) == [*encoded.prompt_ids, *answer.ids]
+    assert (*sampled, *_after_stop(sampled, tokenizer)) == answer.ids
 
 
 def stopped_at(tokenizer, ids, *stop):

@@ -16,6 +16,7 @@ def make_sample(
     return Sample(
         prompt=prompt,
         completion=completion,
+        prompt_ids=(1,),
         completion_ids=[7] * len(completion),
         finish_reason="eos",
         n_tokens=len(completion),

@@ -42,6 +42,7 @@ def row_of(row: int, group: int, a: float | None, b: float | None) -> Sample:
     return Sample(
         prompt="",
         completion="",
+        prompt_ids=(1,),
         completion_ids=[],
         finish_reason="eos",
         n_tokens=0,

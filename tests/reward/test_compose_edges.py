@@ -18,6 +18,7 @@ def samples(*completions: str, groups: Sequence[int] | None = None) -> list[Samp
         Sample(
             prompt="p",
             completion=text,
+            prompt_ids=(1,),
             completion_ids=[1],
             finish_reason="eos",
             n_tokens=1,

@@ -51,24 +51,26 @@ def test_texts_and_conversations_are_judged_as_the_model_was_trained_to_read_the
     chat = [{"role": "user", "content": "Why?"}]
     prompts = ["ab", "ab", chat, chat]
     completions = [f"cd{eos}", "cd", f"So.{eos}", "So."]
-    verdicts = reward_model(prompts, [ids(judge, text) for text in completions], model=judge[0])
     asked = f"user:Why?{eos}\nassistant:"
+    prompt_ids = [ids(judge, text) for text in ("ab", "ab", asked, asked)]
+    verdicts = reward_model(prompts, prompt_ids, [ids(judge, text) for text in completions], model=judge[0])
     texts = [f"abcd{eos}", "abcd", f"{asked}So.{eos}\n", f"{asked}So."]
     assert verdicts == pytest.approx([scored(judge, text) for text in texts], abs=1e-5)
 
 
 def test_scores_do_not_depend_on_the_token_budget_or_on_the_other_rows(judge) -> None:
     answers = [ids(judge, "x" * n) for n in (1, 30, 4, 17, 2, 9, 30)]
-    alone = [reward_model(["ab"], [answer], model=judge[0])[0] for answer in answers]
+    alone = [reward_model(["ab"], [ids(judge, "ab")], [answer], model=judge[0])[0] for answer in answers]
     for budget in (1, 70, 8192):
-        together = reward_model(["ab"] * 7, answers, model=judge[0], token_budget=budget)
+        together = reward_model(["ab"] * 7, [ids(judge, "ab")] * 7, answers, model=judge[0], token_budget=budget)
         assert together == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_row_beyond_the_models_positions_abstains_and_the_others_are_scored(judge) -> None:
     def sample(row: int, answer: list[int]) -> Sample:
         return Sample(
-            prompt="ab", completion="", completion_ids=answer, finish_reason="length", n_tokens=len(answer),
+            prompt="ab", prompt_ids=ids(judge, "ab"), completion="", completion_ids=answer, finish_reason="length",
+            n_tokens=len(answer),
             row_id=str(row), group=0,
         )  # fmt: skip
 

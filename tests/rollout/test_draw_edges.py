@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from rung.errors import ConfigError
+from rung.models.stops import stop_ids
 from rung.rollout.cache import branch, new_cache
 from rung.rollout.draw import draw, inverse_cdf, keep_min_p, keep_top_k, keep_top_p, truncate
 from rung.rollout.philox import Key, philox4x32, uniforms
@@ -226,10 +227,9 @@ def test_a_prompt_and_its_answer_may_fill_the_positions(length: int, limit: int,
 
 def test_a_completion_ends_with_the_tokenizers_or_the_models_ends() -> None:
     model, tokenizer = build("llama")
-    sampler = LocalSampler(model, tokenizer)
     for configured, ends in ((None, (1,)), (5, (1, 5)), ([5, 1, 3], (1, 3, 5))):
         model.generation_config.eos_token_id = configured  # type: ignore[union-attr]
-        assert sampler.eos_ids == ends
+        assert stop_ids(model, tokenizer) == ends
 
 
 def test_log_probs_serve_in_training_where_the_dtype_is_its_own() -> None:

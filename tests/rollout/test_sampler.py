@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from rung.batch import Completion
 from rung.errors import ConfigError, SamplingError
+from rung.models.stops import stop_ids
 from rung.rollout.philox import Key
 from rung.rollout.samplers import LocalSampler, Prompt
 from rung.sampling import Sampling
@@ -162,12 +163,12 @@ def test_finished_rows_leave_the_batch():
 def test_eos_is_kept_and_named_and_several_end_a_row():
     model, tokenizer = build("llama")
     sampler = LocalSampler(ending_often(model), tokenizer)
-    assert sampler.eos_ids == (1, *range(30, 60))
+    assert stop_ids(sampler.model, tokenizer) == (1, *range(30, 60))
     rows = sample(sampler, prompts_of((5,)), 64)[0]
     assert {row.finish_reason for row in rows} == {"eos", "length"}
     for row in rows:
-        assert not set(row.ids[:-1]) & set(sampler.eos_ids)
-        assert (row.ids[-1] in sampler.eos_ids) == (row.finish_reason == "eos")
+        assert not set(row.ids[:-1]) & set(stop_ids(sampler.model, tokenizer))
+        assert (row.ids[-1] in stop_ids(sampler.model, tokenizer)) == (row.finish_reason == "eos")
         assert len(row.ids) == len(row.logps)
         assert len(row.ids) == 24 or row.finish_reason == "eos"
 

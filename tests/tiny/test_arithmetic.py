@@ -198,6 +198,7 @@ def test_the_rewards_of_the_task_read_its_rows(data):
         Sample(
             prompt=tuple(row["prompt"]),
             completion=text,
+            prompt_ids=(1,),
             completion_ids=(1,),
             finish_reason="eos",
             n_tokens=1,

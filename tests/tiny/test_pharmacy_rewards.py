@@ -60,6 +60,7 @@ def test_they_are_registered_and_score_samples_of_the_data():
     sample = Sample(
         prompt=tuple(ROW["prompt"]),
         completion=ROW["answer"],
+        prompt_ids=(1,),
         completion_ids=(1,),
         finish_reason="eos",
         n_tokens=1,

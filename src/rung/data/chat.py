@@ -1,102 +1,227 @@
-"""Renders conversations with the chat template, and finds the character spans of their assistant turns."""
+"""Renders a chat for sampling and for training, and finds the text in it that is trained."""
 
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from __future__ import annotations
 
-import jinja2
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from rung.data.records import BadRow, Messages
-from rung.data.tokens import Span
-from rung.errors import DataError
+from rung.data.records import BadRow, Message, Messages
+from rung.data.said import check_asked, check_said
+from rung.data.templates import (
+    Chat,
+    ChatTemplate,
+    in_all_forms,
+    own_template,
+    render,
+    render_marked,
+    training_template,
+)
+from rung.data.tokens import Span, num_shared
+from rung.data.turns import ADVICE, end_of_turn, find_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TRAINING = "rendered with TRL's training template `{}`, since the model's own has no {{% generation %}} marks"
+OTHER_START = "the chat template begins the answer differently from its generation prompt"
+Made = TypeVar("Made")
 
-def render(messages: Messages, tokenizer: "PreTrainedTokenizerBase", *, add_generation_prompt: bool) -> str:
-    """The conversation as text, rendered with the tokenizer's chat template.
 
-    Raises `DataError` if the tokenizer has no template, and `BadRow` if the template rejects the messages.
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """A chat as text: the answer begins at `boundary`, and the characters in `spans` are trained."""
+
+    text: str
+    boundary: int
+    spans: tuple[Span, ...]
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt: the chat, and the text after which an answer is sampled (see `render_prompt`)."""
+
+    chat: Chat
+    text: str
+
+    @property
+    def is_prefill(self) -> bool:
+        """Whether the last message is the assistant's, so that an answer continues it."""
+        return self.chat.messages[-1]["role"] == "assistant"
+
+
+def render_prompt(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Asked:
+    """The chat with the text that an answer is sampled after, rendered with the model's own template.
+
+    The text ends with the generation prompt; if the last message is the assistant's, it ends with that message. Raises
+    `DataError` if the tokenizer has no template, and `BadRow` if the template rejects the messages or leaves out one
+    that is not the assistant's.
     """
-    if tokenizer.chat_template is None:
-        raise DataError(
-            "the data has chat messages, but the model's tokenizer has no chat template",
-            "start from a chat model, add a chat_template.jinja to its folder, or use strings as prompt and completion",
+    end = "prefill" if Asked(chat, "").is_prefill else "prompt"
+
+    def asked(template: ChatTemplate) -> Asked:
+        text = render(chat, template, tokenizer, end=end)
+        check_asked(chat, text)
+        return Asked(chat, text)
+
+    return _first_possible(asked, in_all_forms(own_template(tokenizer, chat), chat))
+
+
+def training_templates(chat: Chat, tokenizer: PreTrainedTokenizerBase, *, prefer_own: bool) -> list[ChatTemplate]:
+    """The templates that may render a chat for training, in the order in which they are tried.
+
+    The model's own template is enough if it has `{% generation %}` marks. Otherwise TRL's training template for it, if
+    there is one, comes before it, or after it with `prefer_own`.
+    """
+    own = own_template(tokenizer, chat)
+    training = None if own.is_marked else training_template(own)
+    if training is None:
+        return [own]
+    return [own, training] if prefer_own else [training, own]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRenderer:
+    """Renders prompts with their answers for training.
+
+    `stops` are the texts of the tokens that end a turn. `by_turn`: only the assistant turns of an answer are trained,
+    otherwise the whole answer.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    stops: tuple[str, ...]
+    by_turn: bool
+
+    def render(self, asked: Asked, answers: Sequence[Messages], templates: Sequence[ChatTemplate]) -> list[Rendering]:
+        """A prompt with each of its answers, rendered by the first of `templates` that writes all that they say.
+
+        Raises `BadRow` if no template gives every assistant turn exactly once.
+        """
+        chats = [_joined(asked, answer) for answer in answers]
+        messages = replace(asked.chat, messages=tuple(message for chat in chats for message in chat.messages))
+
+        def renderings(template: ChatTemplate) -> list[Rendering]:
+            make = self._marked if template.is_marked and self.by_turn else self._unmarked
+            made = [make(asked, answer, chat, template) for answer, chat in zip(answers, chats, strict=True)]
+            if not template.name:
+                return made
+            notice = TRAINING.format(template.name)
+            return [replace(one, notices=(*one.notices, notice)) for one in made]
+
+        return _first_possible(
+            renderings, [form for template in templates for form in in_all_forms(template, messages)]
         )
-    try:
-        rendered = tokenizer.apply_chat_template(
-            _plain(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+
+    def _marked(self, asked: Asked, answer: Messages, chat: Chat, template: ChatTemplate) -> Rendering:
+        """The rendering by a template with marks, which are taken as they are."""
+        text, marks = render_marked(chat, template, self.tokenizer)
+        check_asked(chat, text)
+        spans = _merged(marks)
+        begins = text.startswith(asked.text)
+        if not begins:
+            _check_prompt(asked, text, template, self.tokenizer)
+        shared = len(asked.text) if begins else num_shared(asked.text, text)
+        answered = [(start, end) for start, end in spans if end > shared]
+        if not answered or (asked.is_prefill and not begins):
+            raise BadRow(OTHER_START, ADVICE)
+        # A mark may begin before the generation prompt ends; the prompt then ends where the mark begins.
+        boundary = shared if asked.is_prefill else min(shared, answered[0][0])
+        assistants = [message for message in answer if message["role"] == "assistant"]
+        check_said(assistants, "\0".join(text[max(start, boundary) : end] for start, end in answered))
+        trained = answered
+        if not all(map(is_trained, answer)):
+            turns = [message for message in chat.messages if message["role"] == "assistant"]
+            if len(turns) != len(spans):
+                raise BadRow("the {% generation %} marks do not show which turn has `weight: 0`", "weight whole chats")
+            trained = [span for span, turn in zip(spans, turns, strict=True) if span in answered and is_trained(turn)]
+        closed = tuple((max(start, boundary), self._with_stop(text, end)) for start, end in trained)
+        return Rendering(text, boundary, closed, () if begins else (OTHER_START,))
+
+    def _unmarked(self, asked: Asked, answer: Messages, chat: Chat, template: ChatTemplate) -> Rendering:
+        """The rendering by a template without marks, or of an answer that is trained as a whole."""
+        text = render(chat, template, self.tokenizer, end="turn")
+        check_asked(chat, text)
+        begins = text.startswith(asked.text)
+        if not begins:
+            _check_prompt(asked, text, template, self.tokenizer)
+        if not self.by_turn or len(answer) == 1:
+            if not begins:
+                raise BadRow(OTHER_START, ADVICE)
+            boundary = len(asked.text)
+            end = end_of_turn(text, check_said(answer, text, boundary), len(text), self.stops)
+            spans = ((boundary, len(text) if end is None else end),)
+            return Rendering(text, boundary, spans if is_trained(answer[0]) else ())
+        first = len(chat.messages) - len(answer)
+        turns = find_turns(chat, text, template, self.tokenizer, self.stops)
+        last = max(turns)
+        boundary = len(asked.text) if begins else turns[first].start
+        if not turns[last].is_sampled or (asked.is_prefill and not begins):
+            raise BadRow(OTHER_START, ADVICE)
+        spans = tuple(
+            (max(turn.start, boundary), turn.end)
+            for i, turn in turns.items()
+            if i >= first and is_trained(chat.messages[i])
         )
-    except (jinja2.TemplateError, TypeError) as error:  # TypeError: the template concatenates a field that is no string
-        raise BadRow("the chat template rejects the messages", str(error)) from error
-    assert isinstance(rendered, str)
-    return rendered
+        sampled = all(turn.is_sampled for i, turn in turns.items() if i >= first)
+        return Rendering(text, boundary, spans, () if sampled else (OTHER_START,))
+
+    def _with_stop(self, text: str, end: int) -> int:
+        """The end of a span, moved to the end of the stop token that follows it directly, if there is one."""
+        return next((end + len(stop) for stop in self.stops if text.startswith(stop, end)), end)
 
 
-def assistant_spans(messages: Messages, rendered: str, tokenizer: "PreTrainedTokenizerBase") -> list[Span]:
-    """The character spans of the assistant turns in `rendered`, including their end-of-turn tokens if there are any.
+def is_trained(message: Message) -> bool:
+    """Whether a message may be trained: its `weight` is not 0."""
+    return message.get("weight") != 0
 
-    If the template has `{% generation %}` marks, these give the spans; otherwise the conversation is rendered up to
-    each turn and the results are compared. Raises `BadRow` if the template renders a turn differently when other turns
-    follow.
+
+def _joined(asked: Asked, answer: Messages) -> Chat:
+    """The chat of a prompt and its answer, in which the answer continues a prefill."""
+    messages = asked.chat.messages
+    if asked.is_prefill and answer[0]["role"] == "assistant":
+        prefill, continued = messages[-1], answer[0]
+        whole = {**continued, "content": prefill["content"] + continued["content"]}
+        return replace(asked.chat, messages=(*messages[:-1], cast(Message, whole), *answer[1:]))
+    return replace(asked.chat, messages=(*messages, *answer))
+
+
+def _check_prompt(asked: Asked, text: str, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `BadRow` if a text that does not begin with the prompt differs from it in more than the generation prompt.
+
+    The sequence would then be neither that of sampling nor one that the template writes.
     """
-    if re.search(r"\{%-?\s*generation\s*-?%\}", tokenizer.get_chat_template()):
-        return _marked_spans(messages, tokenizer)
-    spans = []
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = render(messages[:i], tokenizer, add_generation_prompt=True)
-        through = render(messages[: i + 1], tokenizer, add_generation_prompt=False)
-        if not rendered.startswith(through):
-            raise BadRow(
-                "the chat template renders an earlier turn differently when later turns follow",
-                "use a template with {% generation %} marks, or single-turn data",
-            )
-        spans.append((_common_prefix_length(before, rendered), len(through)))
-    return spans
+    bare = render(asked.chat, template, tokenizer, end="turn")
+    shared = num_shared(asked.text, text)
+    if shared < num_shared(asked.text, bare):
+        found, expected = (f"{side[max(shared - 8, 0) : shared + 24]!r}" for side in (text, asked.text))
+        raise BadRow(
+            "the chat template writes the prompt differently once an answer follows", f"{found}, not {expected}"
+        )
 
 
-def close_turns(ids: Sequence[int], trained: Sequence[bool], stop: int | None) -> list[bool]:
-    """The loss mask, changed so that each trained span ends with its stop token, after which nothing is sampled.
+def _merged(spans: Sequence[Span]) -> list[Span]:
+    """The spans with adjacent ones joined, and empty ones left out.
 
-    A span with stop tokens in it is cut after the last of them; a span that is followed by a stop token is extended to
-    include it.
-
-    >>> close_turns([7, 8, 1, 5, 9, 1], [True, True, True, True, False, False], 1)
-    [True, True, True, False, False, False]
-    >>> close_turns([7, 8, 1, 5], [True, True, False, False], 1)
-    [True, True, True, False]
+    >>> _merged([(0, 2), (2, 3), (5, 5), (6, 8)])
+    [(0, 3), (6, 8)]
     """
-    closed = list(trained)
-    starts = [i for i, is_trained in enumerate(trained) if is_trained and not (i and trained[i - 1])]
-    for start in starts:
-        end = next((i for i in range(start, len(ids)) if not trained[i]), len(ids))
-        stops = [i for i in range(start, end) if ids[i] == stop]
-        if stops:
-            closed[stops[-1] + 1 : end] = [False] * (end - stops[-1] - 1)
-        elif end < len(ids) and ids[end] == stop:
-            closed[end] = True
-    return closed
+    merged: list[Span] = []
+    for start, end in spans:
+        if merged and start == merged[-1][1]:
+            merged[-1] = (merged[-1][0], end)
+        elif end > start:
+            merged.append((start, end))
+    return merged
 
 
-def _marked_spans(messages: Messages, tokenizer: "PreTrainedTokenizerBase") -> list[Span]:
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    found: Any = render_jinja_template(
-        conversations=[_plain(messages)],
-        chat_template=tokenizer.get_chat_template(),
-        return_assistant_tokens_mask=True,
-        **cast(dict[str, Any], tokenizer.special_tokens_map),
-    )
-    _, (spans,) = found
-    return [(start, end) for start, end in spans]
-
-
-def _plain(messages: Messages) -> Any:
-    return [dict(message) for message in messages]
-
-
-def _common_prefix_length(a: str, b: str) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+def _first_possible(make: Callable[[ChatTemplate], Made], templates: Sequence[ChatTemplate]) -> Made:
+    """The result for the first template for which `make` raises no `BadRow`; the first error if there is none."""
+    error: BadRow | None = None
+    for template in templates:
+        try:
+            return make(template)
+        except BadRow as fault:
+            error = error or fault
+    assert error is not None, "there is at least one template"
+    raise error

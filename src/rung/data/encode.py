@@ -1,12 +1,13 @@
 """Encodes examples as token ids with loss masks, and applies the length limits."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from rung.data.chat import assistant_spans, close_turns, render
+from rung.data.chat import AnswerRenderer, render_prompt, training_templates
 from rung.data.records import Answer, BadRow, Encoded, Example, Messages, Text, first_turns
 from rung.data.report import DataReport
+from rung.data.templates import Chat
 from rung.data.tokens import Span, continuation_tokens, overlapping, stop_id, tokens, with_eos
 from rung.errors import DataError
 
@@ -34,6 +35,7 @@ def encode(
     on_overlong: OnOverlong = "drop",
     on_bad_row: Literal["error", "skip", "quarantine"] = "error",
     assistant_only: bool = True,
+    stop_ids: Collection[int] = (),
 ) -> list[Encoded]:
     """Encodes examples as token ids, in order; rows that are dropped are counted in `report` by cause.
 
@@ -48,10 +50,11 @@ def encode(
             "the tokenizer is not a fast tokenizer, so it has no character offsets",
             "convert it to a fast tokenizer first",
         )
+    encoder = _Encoder(tokenizer, stop_ids, assistant_only, report)
     encoded = []
     for example in examples:
         try:
-            one = _encode(example, tokenizer, assistant_only, report)
+            one = encoder.encode(example)
             one = _within_limits(one, max_prompt_length, max_length, on_overlong, report)
         except OverLong as fault:
             if on_overlong == "error":
@@ -77,63 +80,120 @@ def encode(
     return encoded
 
 
-def encode_prompt(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+def encode_prompt(
+    prompt: Text,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
+    variables: Mapping[str, Any] | None = None,
+) -> tuple[int, ...]:
     """The token ids of a prompt (at least one), which are the same in training and in sampling.
 
-    Messages are rendered with the generation prompt; a string is tokenised as it is, with BOS if the tokenizer adds it.
-    Raises `BadRow` for a prompt without tokens, and `DataError` for messages if the tokenizer has no chat template.
+    Messages are rendered with the generation prompt, and with `tools` and `variables` (see `Chat`); a string is
+    tokenised as it is, with BOS if the tokenizer adds it. Raises `BadRow` for a prompt without tokens or one that the
+    template does not write as a whole, and `DataError` for messages if the tokenizer has no chat template.
     """
-    return tuple(_prepare_prompt(prompt, tokenizer).ids)
+    if isinstance(prompt, str):
+        return tuple(_text_ids(prompt, tokenizer))
+    asked = render_prompt(Chat(prompt, tuple(tools), variables or {}), tokenizer)
+    return tuple(_chat_ids(asked.text, tokenizer))
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """A prompt in three forms: as given in the data, as the text that is tokenised, and as token ids."""
-
-    given: Text
-    text: str
-    ids: list[int]
-
-
-def _prepare_prompt(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> _Prompt:
-    is_text = isinstance(prompt, str)
-    text = prompt if is_text else render(prompt, tokenizer, add_generation_prompt=True)
-    ids, _ = tokens(text, tokenizer, special=is_text)
+def _text_ids(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    ids, _ = tokens(text, tokenizer, special=True)
     eos = stop_id(tokenizer)
     # Some tokenizers append EOS to every text; a model stops at once after a prompt that ends with EOS.
-    while is_text and len(ids) > 1 and ids[-1] == eos and not text.endswith(str(tokenizer.eos_token)):
+    while len(ids) > 1 and ids[-1] == eos and not text.endswith(str(tokenizer.eos_token)):
         ids = ids[:-1]
     if not ids:
         raise BadRow("the prompt has no token")
-    return _Prompt(prompt, text, ids)
+    return ids
 
 
-def _encode(
-    example: Example, tokenizer: "PreTrainedTokenizerBase", assistant_only: bool, report: DataReport
-) -> Encoded:
-    if example.text is not None:
-        prompt_ids, answer = _raw_text(example.text, tokenizer)
-        return Encoded(example.id, example.source, prompt_ids, (answer,), example)
-    if example.messages is not None:
-        given: Text = first_turns(example.messages)
-        completions: Sequence[Text] = [example.messages[len(given) :]]
-    else:
-        given = cast(Text, example.prompt)
-        sides = (example.completion, example.chosen, example.rejected, *(example.completions or ()))
-        completions = [side for side in sides if side is not None]
-    prompt = _prepare_prompt(given, tokenizer)
-    by_turn = assistant_only and example.messages is not None
-    answers = []
-    for completion in completions:
-        answer, notices = _answer(prompt, completion, tokenizer, by_turn)
-        answers.append(answer)
-        for notice in notices:
-            report.notice(notice, example.source)
-    if _has_duplicates(answers):
-        raise BadRow(_duplicate_cause(example))
-    if not all(any(answer.trained) for answer in answers):
-        raise BadRow("a completion has no trained token")
-    return Encoded(example.id, example.source, tuple(prompt.ids), tuple(answers), example)
+def _chat_ids(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    ids, _ = tokens(text, tokenizer, special=False)
+    if not ids:
+        raise BadRow("the prompt has no token")
+    return ids
+
+
+class _Encoder:
+    """Encodes one example at a time; notices are counted in `report`."""
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        stop_ids: Collection[int],
+        assistant_only: bool,
+        report: DataReport,
+    ):
+        own = stop_id(tokenizer)
+        self.tokenizer, self.report = tokenizer, report
+        self.stop_ids = {*stop_ids, *([] if own is None else [own])}
+        stops = cast(list[str], tokenizer.convert_ids_to_tokens(sorted(self.stop_ids)))
+        self.renderer = AnswerRenderer(tokenizer, tuple(filter(None, stops)), assistant_only)
+
+    def encode(self, example: Example) -> Encoded:
+        if example.text is not None:
+            prompt_ids, answer = _raw_text(example.text, self.tokenizer)
+            return Encoded(example.id, example.source, prompt_ids, (answer,), example)
+        prompt: Text = first_turns(example.messages) if example.messages is not None else cast(Text, example.prompt)
+        if example.messages is not None:
+            completions: Sequence[Text] = [example.messages[len(prompt) :]]
+        else:
+            sides = (example.completion, example.chosen, example.rejected, *(example.completions or ()))
+            completions = [side for side in sides if side is not None]
+        make = self._texts if isinstance(prompt, str) else self._chats
+        prompt_ids, answers = make(example, prompt, completions)
+        if _has_duplicates(answers):
+            raise BadRow(_duplicate_cause(example))
+        if not all(any(answer.trained) for answer in answers):
+            raise BadRow("a completion has no trained token")
+        return Encoded(example.id, example.source, tuple(prompt_ids), tuple(answers), example)
+
+    def _texts(self, example: Example, prompt: Text, completions: Sequence[Text]) -> tuple[Sequence[int], list[Answer]]:
+        text = cast(str, prompt)
+        prompt_ids = _text_ids(text, self.tokenizer)
+        answers = []
+        for completion in completions:
+            ids, _, joint = _ids_after(text, prompt_ids, text + cast(str, completion), self.tokenizer, special=True)
+            ids = with_eos(ids, self.tokenizer)
+            answers.append(Answer(tuple(ids), (True,) * len(ids)))
+            self._notice(example, answers[-1], joint)
+        return prompt_ids, answers
+
+    def _chats(self, example: Example, prompt: Text, completions: Sequence[Text]) -> tuple[Sequence[int], list[Answer]]:
+        chat = Chat(cast(Messages, prompt), example.tools, example.template_variables)
+        asked = render_prompt(chat, self.tokenizer)
+        if not completions:
+            return _chat_ids(asked.text, self.tokenizer), []
+        templates = training_templates(chat, self.tokenizer, prefer_own=example.messages is None)
+        made = self.renderer.render(asked, cast(Sequence[Messages], completions), templates)
+        start = min((one.text[: one.boundary] for one in made), key=len)
+        if not all(one.text.startswith(start) for one in made):
+            raise BadRow("the chat template writes the prompt differently before the two completions")
+        prompt_ids = _chat_ids(start, self.tokenizer)
+        answers = []
+        for one in made:
+            ids, spans, joint = _ids_after(start, prompt_ids, one.text, self.tokenizer, special=False)
+            answers.append(Answer(tuple(ids), tuple(overlapping(spans, one.spans))))
+            self._notice(example, answers[-1], joint)
+            for notice in one.notices:
+                self.report.notice(notice, example.source)
+        return prompt_ids, answers
+
+    def _notice(self, example: Example, answer: Answer, joint: bool) -> None:
+        if not joint:
+            self.report.notice(SEPARATE, example.source)
+        if not self._stops(answer):
+            self.report.notice(NO_STOP, example.source)
+
+    def _stops(self, answer: Answer) -> bool:
+        """Whether the trained tokens end with a stop token, apart from white space after it."""
+        for token, is_trained in zip(reversed(answer.ids), reversed(answer.trained), strict=True):
+            if is_trained and (token in self.stop_ids or str(self.tokenizer.decode([token])).strip()):
+                return token in self.stop_ids
+        return True
 
 
 def _raw_text(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], Answer]:
@@ -150,48 +210,20 @@ def _raw_text(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[in
     return (ids[0],), Answer(tuple(ids[1:]), (True,) * (len(ids) - 1))
 
 
-def _answer(
-    prompt: _Prompt, completion: Text, tokenizer: "PreTrainedTokenizerBase", by_turn: bool
-) -> tuple[Answer, list[str]]:
-    """The token ids and loss mask of a completion, and remarks on it for the data report.
-
-    `by_turn`: only the assistant turns of the completion are trained.
-    """
-    if isinstance(prompt.given, str):
-        ids, _, joint = _ids_after(prompt, prompt.text + cast(str, completion), tokenizer)
-        ids = with_eos(ids, tokenizer)
-        trained = [True] * len(ids)
-    else:
-        messages = prompt.given + cast(Messages, completion)
-        whole = render(messages, tokenizer, add_generation_prompt=False)
-        ids, spans, joint = _ids_after(prompt, whole, tokenizer)
-        trained_spans = assistant_spans(messages, whole, tokenizer) if by_turn else [(0, len(whole))]
-        trained = close_turns(ids, overlapping(spans, trained_spans), stop_id(tokenizer))
-    last = next((token for token, is_trained in zip(ids[::-1], trained[::-1], strict=True) if is_trained), None)
-    stops = last is None or last == stop_id(tokenizer)
-    notices = [notice for notice, fine in ((SEPARATE, joint), (NO_STOP, stops)) if not fine]
-    return Answer(tuple(ids), tuple(trained)), notices
-
-
-def _ids_after(prompt: _Prompt, whole: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[Span], bool]:
+def _ids_after(
+    prompt: str, prompt_ids: Sequence[int], whole: str, tokenizer: "PreTrainedTokenizerBase", *, special: bool
+) -> tuple[list[int], list[Span], bool]:
     """The token ids after the prompt in the text `whole`, their character spans, and whether tokenisation was joint.
 
     If the ids of `whole` do not begin with those of the prompt, the text after the prompt is tokenised separately (not
-    jointly), without the space that some tokenizers add before every text. If `whole` does not begin with the text of
-    the prompt, because the chat template renders the generation prompt differently from an assistant turn, the
-    completion begins at the first token that differs.
+    jointly), without the space that some tokenizers add before every text.
     """
-    ids, spans = tokens(whole, tokenizer, special=isinstance(prompt.given, str))
-    n = len(prompt.ids)
-    if ids[:n] == prompt.ids:
+    ids, spans = tokens(whole, tokenizer, special=special)
+    n = len(prompt_ids)
+    if ids[:n] == prompt_ids:
         return ids[n:], spans[n:], True
-    if whole.startswith(prompt.text):
-        start = len(prompt.text)
-    else:
-        first = next((i for i, (a, b) in enumerate(zip(ids, prompt.ids, strict=False)) if a != b), len(ids))
-        start = spans[first][0] if first < len(ids) else len(whole)
-    separate, spans = continuation_tokens(whole[start:], tokenizer)
-    return separate, [(a + start, b + start) for a, b in spans], False
+    separate, spans = continuation_tokens(whole[len(prompt) :], tokenizer)
+    return separate, [(a + len(prompt), b + len(prompt)) for a, b in spans], False
 
 
 def _within_limits(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
+from rung.data.messages import block_text, conversation, parsed, string
 from rung.data.records import BadRow, Message, Messages, Text
 
 Columns = Mapping[str, Any]
@@ -17,7 +18,7 @@ def has(row: Columns, *names: str) -> bool:
 
 def roles(row: Columns) -> list[str]:
     """The roles of the messages in the column `messages`, in order; empty if there are no messages."""
-    messages = row.get("messages")
+    messages = parsed(row.get("messages"))
     if not isinstance(messages, list):
         return []
     return [str(message.get("role")) if isinstance(message, dict) else "" for message in messages]
@@ -33,17 +34,6 @@ def with_truth(columns: dict[str, Any], truth: object) -> dict[str, Any]:
     return columns if columns.get("ground_truth") is not None else columns | {"ground_truth": truth}
 
 
-def string(value: object, name: str) -> str:
-    """The value, checked to be a string that is not blank and that UTF-8 can encode."""
-    if not isinstance(value, str):
-        raise BadRow(f"`{name}` is not a string", f"found {type(value).__name__}")
-    if not value.strip():
-        raise BadRow(f"`{name}` is empty")
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise BadRow(f"`{name}` has an unpaired surrogate", "no tokenizer can encode it")
-    return value
-
-
 def number(value: object, name: str) -> float:
     """The value as a finite number; strings are converted, since CSV files have only strings."""
     try:
@@ -53,37 +43,6 @@ def number(value: object, name: str) -> float:
     if not math.isfinite(found):
         raise BadRow(f"`{name}` is not a finite number", f"found {value!r:.40}")
     return found
-
-
-def block_text(content: object, name: str) -> str:
-    """The content of a message as one string: content blocks are joined, and None (only tool calls) becomes empty."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise BadRow(f"`{name}`: the content of a message is neither a string nor a list of content blocks")
-    if not all(isinstance(block, dict) and isinstance(block.get("text"), str) for block in content):
-        raise BadRow(f"`{name}`: a content block is not text", "images and other media are not supported")
-    return "".join(block["text"] for block in content)
-
-
-def conversation(value: object, name: str) -> Messages:
-    """The value as messages, each checked to have a role and content or tool calls; null values are removed."""
-    if not isinstance(value, list) or not value:
-        raise BadRow(f"`{name}` is not a list of messages")
-    turns = []
-    for message in value:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise BadRow(f"`{name}`: a message has no `role` that is a string")
-        content = block_text(message.get("content"), name)
-        if not content.strip() and not message.get("tool_calls"):
-            raise BadRow(f"`{name}` has an empty {message['role']} turn")
-        if content:
-            string(content, name)
-        kept = {key: part for key, part in message.items() if part is not None}
-        turns.append(cast(Message, kept | {"content": content}))
-    return tuple(turns)
 
 
 def text_of(row: Columns, name: str) -> Text:
@@ -114,12 +73,23 @@ def system_first(row: Columns) -> Messages:
 
 
 def with_system(messages: Messages, row: Columns) -> Messages:
-    """The messages, after the column `system` of the row as a system message if it is not empty."""
-    if not row.get("system"):
+    """The messages, after the column `system` of the row (text or content blocks) as a system message if not empty."""
+    system = block_text(row.get("system"), "system")
+    if not system.strip():
         return messages
     if messages[0]["role"] == "system":
         raise BadRow("the row has both a `system` column and a system message", "keep one of them")
-    return (Message(role="system", content=string(row["system"], "system")), *messages)
+    return (Message(role="system", content=string(system, "system")), *messages)
+
+
+def prompt_of(row: Columns) -> Text:
+    """The column `prompt`; if it has messages, they come after the column `system`. A string has no place for it."""
+    prompt = text_of(row, "prompt")
+    if not isinstance(prompt, str):
+        return with_system(prompt, row)
+    if row.get("system"):
+        raise BadRow("the row has a `system` column beside a `prompt` that is a string", "write `prompt` as messages")
+    return prompt
 
 
 def answered(messages: Messages, name: str) -> Messages:

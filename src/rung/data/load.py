@@ -14,6 +14,7 @@ from rung.data.read import READERS, Row, read_hub, read_path
 from rung.data.records import BadRow, Example, digest
 from rung.data.report import DataReport
 from rung.data.splits import between, sample
+from rung.data.template_columns import with_template_columns
 from rung.errors import ConfigError, DataError
 from rung.utils.messages import settings_error
 
@@ -170,7 +171,7 @@ def _convert(
         try:
             if row.fault is not None:
                 raise row.fault
-            made = form.convert(row.columns, row.source)
+            made = [with_template_columns(example) for example in form.convert(row.columns, row.source)]
         except BadRow as fault:
             bad[index] = fault
             report.drop(fault.cause, row.source)

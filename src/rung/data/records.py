@@ -20,6 +20,7 @@ class Message(TypedDict):
     content: str
     name: NotRequired[str]
     tool_calls: NotRequired[list[Any]]
+    weight: NotRequired[Literal[0]]  # an assistant turn that is not trained
 
 
 Messages = tuple[Message, ...]
@@ -60,6 +61,8 @@ class Example:
     label: bool | None = None
     margin: float | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()  # JSON schemas, for the chat template
+    template_variables: Mapping[str, Any] = field(default_factory=dict)  # of the chat template
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,5 +62,14 @@ def overlapping(spans: Sequence[Span], targets: Sequence[Span]) -> list[bool]:
     return (until[edges[:, 1]] > until[edges[:, 0]]).tolist()
 
 
+def num_shared(a: str, b: str) -> int:
+    """The number of characters at the start that two texts have in common.
+
+    >>> num_shared("turn", "tune")
+    2
+    """
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
 def _adds_space(tokenizer: "PreTrainedTokenizerBase") -> bool:
     return "".join(tokenizer.tokenize("a")) != "a"

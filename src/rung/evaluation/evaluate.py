@@ -137,9 +137,18 @@ def evaluate(
     prompts = [encode_question(item, shots, tokenizer) for item in items]
     drawn = sampler.sample(prompts, 1, visits=range(len(prompts)), key=key, sampling=sampling)
     completions = [completion for (completion,) in drawn]
+    asked = [encode_question(item, (), tokenizer) for item in items] if shots else prompts
     samples = [
-        answered_sample(question(item), completion, tokenizer, row_id=item.source, group=group, columns=item.columns)
-        for group, (item, completion) in enumerate(zip(items, completions, strict=True))
+        answered_sample(
+            question(item),
+            completion,
+            tokenizer,
+            prompt_ids=ids,
+            row_id=item.source,
+            group=group,
+            columns=item.columns,
+        )
+        for group, (item, completion, ids) in enumerate(zip(items, completions, asked, strict=True))
     ]
     scores, failures = _scores(metrics, samples)
     measured = {

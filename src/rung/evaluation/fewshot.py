@@ -49,7 +49,7 @@ def encode_question(example: Example, shots: Sequence[Example], tokenizer: PreTr
 
     asked = with_shots(example, shots)
     try:
-        return encode_prompt(asked, tokenizer)
+        return encode_prompt(asked, tokenizer, tools=example.tools, variables=example.template_variables)
     except BadRow as fault:
         raise DataError(f"{example.source}: {fault}", "fix the row, or leave it out") from fault
     except DataError as fault:

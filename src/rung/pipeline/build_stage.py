@@ -28,6 +28,7 @@ from rung.models.load import (
 )
 from rung.models.quantization import quantize
 from rung.models.reward_model import check_can_be_reward_model
+from rung.models.stops import stop_ids
 from rung.pipeline.stage_data import StageData, check_positions, read_stage_data
 from rung.pipeline.stage_rewards import build_rewards
 from rung.pipeline.stage_settings import StageSettings, resolved
@@ -68,7 +69,7 @@ def build_stage(
         if location is not None:
             check_same_tokenizer(location, tokenizer, role)
     if data is None or data.tokenizer != tokenizer_fingerprint(tokenizer):
-        data = read_stage_data(settings, tokenizer)
+        data = read_stage_data(settings, tokenizer, stop_ids(loaded, tokenizer))
     check_positions(settings, data.all, num_positions(loaded))
     policy = build_policy(settings, loaded, start=start, reference=reference, ranks=ranks)
     add_heads(policy, algorithm, critic, tokenizer)

@@ -21,6 +21,7 @@ from rung.models.load import (
     read_config,
 )
 from rung.models.reward_model import check_can_be_reward_model
+from rung.models.stops import stop_ids
 from rung.pipeline.evaluations import SETS, Evaluations
 from rung.pipeline.model_size import resolve_by_model, size_of_model
 from rung.pipeline.requirements import check_requirements
@@ -109,7 +110,7 @@ def _check_training(
             check_can_be_reward_model(model.config, tokenizer)
         SAMPLERS.find(stage.rollout.sampler, config.base)
     settings = stage_settings(stage, config, algorithm)
-    data = read_stage_data(settings, tokenizer)
+    data = read_stage_data(settings, tokenizer, stop_ids(model, tokenizer))
     check_positions(settings, data.all, num_positions(model))
     if stage.teacher is not None and stage.teacher not in [other.name for other in config.stages]:
         check_positions(settings, data.train, _teacher_positions(config, stage), "teacher")

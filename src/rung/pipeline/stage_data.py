@@ -40,11 +40,14 @@ class StageData:
         return [*self.train, *self.held_out]
 
 
-def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase) -> StageData:
-    """Reads and encodes the data of a stage; raises UserError, naming the row, for data that the stage cannot use."""
+def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]) -> StageData:
+    """Reads and encodes the data of a stage; `stop_ids` are those of its model.
+
+    Raises UserError, naming the row, for data that the stage cannot use.
+    """
     examples, report = _read(settings)
     train, held_out = _split(settings, examples)
-    encoded = [_encode(settings, part, tokenizer, report) for part in (train, held_out) if part]
+    encoded = [_encode(settings, part, tokenizer, stop_ids, report) for part in (train, held_out) if part]
     _check_last_step(settings, len(encoded[0]))
     return StageData(encoded[0], encoded[1] if len(encoded) > 1 else [], report, tokenizer_fingerprint(tokenizer))
 
@@ -110,7 +113,11 @@ def _split(settings: StageSettings, examples: Sequence[Example]) -> tuple[list[E
 
 
 def _encode(
-    settings: StageSettings, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, report: DataReport
+    settings: StageSettings,
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: Sequence[int],
+    report: DataReport,
 ) -> list[Encoded]:
     config = settings.config
     return encode(
@@ -121,6 +128,7 @@ def _encode(
         on_overlong=config.on_overlong,
         on_bad_row=config.on_bad_row,
         assistant_only=settings.algorithm.trains_on() == "assistant",
+        stop_ids=stop_ids,
         report=report,
     )
 

@@ -25,6 +25,7 @@ class Sample:
     prompt: Text
     completion: Text
     completion_ids: Sequence[int]
+    prompt_ids: Sequence[int]
     finish_reason: str
     n_tokens: int
     row_id: str
@@ -64,6 +65,7 @@ STANDARD_FIELDS: Mapping[str, Callable[[Sample], Any]] = {
     "messages": lambda sample: messages_of(sample.prompt, "user") + messages_of(sample.completion, "assistant"),
     "completion": lambda sample: text_of(sample.completion),
     "completion_ids": lambda sample: list(sample.completion_ids),
+    "prompt_ids": lambda sample: list(sample.prompt_ids),
     "finish_reason": lambda sample: sample.finish_reason,
     "n_tokens": lambda sample: sample.n_tokens,
     "row_id": lambda sample: sample.row_id,
@@ -73,6 +75,7 @@ TRL_FIELDS: Mapping[str, Callable[[Sample], Any]] = {
     "prompts": lambda sample: native(sample.prompt, "user"),
     "completions": lambda sample: native(sample.completion, "assistant"),
     "completion_ids": lambda sample: list(sample.completion_ids),
+    "prompt_ids": lambda sample: list(sample.prompt_ids),
 }
 
 
@@ -81,6 +84,7 @@ def answered_sample(
     completion: Completion,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    prompt_ids: Sequence[int],
     row_id: str,
     group: int,
     columns: Mapping[str, Any],
@@ -91,6 +95,7 @@ def answered_sample(
         prompt=prompt,
         completion=text if isinstance(prompt, str) else ({"role": "assistant", "content": text},),
         completion_ids=completion.ids,
+        prompt_ids=prompt_ids,
         finish_reason=completion.finish_reason,
         n_tokens=len(completion.ids),
         row_id=row_id,

@@ -62,6 +62,7 @@ class Generator:
                 cast(Text, prompt.example.prompt),
                 completion,
                 self.tokenizer,
+                prompt_ids=prompt.prompt_ids,
                 row_id=prompt.source,
                 group=group,
                 columns=prompt.example.columns,

@@ -7,6 +7,7 @@ from rung.data.fields import (
     gold,
     gsm8k_number,
     has,
+    prompt_of,
     roles,
     string,
     system_first,
@@ -45,7 +46,7 @@ def _unpaired(row: Columns, source: str) -> list[Example]:
             raise BadRow("`messages` does not end with an assistant turn")
         prompt, completion = messages[:-1], messages[-1:]
     else:
-        prompt, completion = text_of(row, "prompt"), text_of(row, "completion")
+        prompt, completion = prompt_of(row), text_of(row, "completion")
         check_not_mixed(prompt=prompt, completion=completion)
     columns = unused_columns(row, "prompt", "completion", "messages", "system", "label")
     return [make_example("unpaired", source, columns, prompt=prompt, completion=completion, label=label)]
@@ -65,9 +66,9 @@ def _gsm8k(row: Columns, source: str) -> list[Example]:
 
 
 def _prompt_completion(row: Columns, source: str) -> list[Example]:
-    prompt, completion = text_of(row, "prompt"), text_of(row, "completion")
+    prompt, completion = prompt_of(row), text_of(row, "completion")
     check_not_mixed(prompt=prompt, completion=completion)
-    columns = with_truth(unused_columns(row, "prompt", "completion"), gold(completion))
+    columns = with_truth(unused_columns(row, "prompt", "completion", "system"), gold(completion))
     return [make_example("prompt-completion", source, columns, prompt=prompt, completion=completion)]
 
 
@@ -108,6 +109,8 @@ def _is_plain_text(row: Columns) -> bool:
 
 
 def _plain_text(row: Columns, source: str) -> list[Example]:
+    if row.get("system"):
+        raise BadRow("the row has both `system` and `text`", "raw text has no place for `system`; use `messages`")
     return [make_example("text", source, unused_columns(row, "text"), text=string(row.get("text"), "text"))]
 
 

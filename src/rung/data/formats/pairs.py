@@ -3,10 +3,22 @@
 from collections.abc import Sequence
 from typing import cast
 
-from rung.data.fields import Columns, check_not_mixed, gsm8k_number, has, margin, string, text, text_of, unused_columns
+from rung.data.fields import (
+    Columns,
+    check_not_mixed,
+    gsm8k_number,
+    has,
+    margin,
+    prompt_of,
+    string,
+    text,
+    text_of,
+    unused_columns,
+    with_system,
+)
 from rung.data.formats.format import Format
 from rung.data.formats.transcripts import is_hh_rlhf
-from rung.data.records import BadRow, Example, Messages, Text, make_example
+from rung.data.records import BadRow, Example, Message, Messages, Text, make_example
 
 
 def _solutions(row: Columns) -> list[str]:
@@ -38,21 +50,39 @@ def _is_preference(row: Columns) -> bool:
 
 def _preference(row: Columns, source: str) -> list[Example]:
     chosen, rejected = text_of(row, "chosen"), text_of(row, "rejected")
-    prompt = text_of(row, "prompt") if has(row, "prompt") else None
-    check_not_mixed(**({} if prompt is None else {"prompt": prompt}), chosen=chosen, rejected=rejected)
     if chosen == rejected:
         raise BadRow("`chosen` equals `rejected`")
-    if prompt is None and isinstance(chosen, str):
-        raise BadRow("`chosen` and `rejected` are texts without a `prompt`", "set the prompt column in `columns:`")
-    if not isinstance(chosen, str) and not isinstance(rejected, str):
-        shared = cast(Messages, prompt) if prompt is not None else _shared_messages(chosen, rejected)
-        chosen = _without_prompt(shared, chosen, "chosen")
-        rejected = _without_prompt(shared, rejected, "rejected")
-        prompt = shared
-    columns = unused_columns(row, "prompt", "chosen", "rejected", "margin")
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        prompt: Text | None = prompt_of(row) if has(row, "prompt") else None
+        check_not_mixed(**({} if prompt is None else {"prompt": prompt}), chosen=chosen, rejected=rejected)
+        if prompt is None:
+            raise BadRow("`chosen` and `rejected` are texts without a `prompt`", "set the prompt column in `columns:`")
+    else:
+        shared = _asked(row, chosen, rejected)
+        prompt = with_system(shared, row)
+        chosen, rejected = _without_prompt(shared, chosen, "chosen"), _without_prompt(shared, rejected, "rejected")
+    columns = unused_columns(row, "prompt", "chosen", "rejected", "margin", "system")
     return [
         make_example("preference", source, columns, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin(row))
     ]
+
+
+def _asked(row: Columns, chosen: Messages, rejected: Messages) -> Messages:
+    """The prompt of two sides that are messages: `prompt`, or what the sides share.
+
+    A `prompt` that is a string is the content of the user turn with which both sides begin (UltraFeedback binarized).
+    """
+    if not has(row, "prompt"):
+        return _shared_messages(chosen, rejected)
+    prompt = text_of(row, "prompt")
+    if not isinstance(prompt, str):
+        return prompt
+    if any(side[0]["role"] == "assistant" for side in (chosen, rejected)):
+        return (Message(role="user", content=prompt),)
+    shared = _shared_messages(chosen, rejected)
+    if not any(message["content"].strip() == prompt.strip() for message in shared):
+        raise BadRow("the messages of `chosen` and `rejected` do not have the text of `prompt`")
+    return shared
 
 
 def _is_ranking(row: Columns) -> bool:
@@ -60,7 +90,7 @@ def _is_ranking(row: Columns) -> bool:
 
 
 def _ranking(row: Columns, source: str) -> list[Example]:
-    prompt, given = text_of(row, "prompt"), row.get("completions")
+    prompt, given = prompt_of(row), row.get("completions")
     if not isinstance(given, list) or len(given) < 2:
         raise BadRow("`completions` is not a list of at least two completions")
     ranked: list[Text] = []
@@ -68,11 +98,11 @@ def _ranking(row: Columns, source: str) -> list[Example]:
         answer = text(value, f"completions[{place}]")
         check_not_mixed(prompt=prompt, completions=answer)
         if not isinstance(prompt, str) and not isinstance(answer, str):
-            answer = _without_prompt(prompt, answer, "completions")
+            answer = _without_prompt(cast(Messages, text_of(row, "prompt")), answer, "completions")
         if answer in ranked:
             raise BadRow("two of `completions` are equal", f"numbers {ranked.index(answer) + 1} and {place}")
         ranked.append(answer)
-    columns = unused_columns(row, "prompt", "completions", "margin")
+    columns = unused_columns(row, "prompt", "completions", "margin", "system")
     return [make_example("ranking", source, columns, prompt=prompt, completions=tuple(ranked), margin=margin(row))]
 
 

@@ -1,6 +1,6 @@
 """Formats of prompts without completions, for algorithms that sample completions."""
 
-from rung.data.fields import Columns, has, roles, system_first, text_of, unused_columns, with_truth
+from rung.data.fields import Columns, has, prompt_of, roles, system_first, unused_columns, with_truth
 from rung.data.formats.format import Format
 from rung.data.records import BadRow, Example, make_example
 
@@ -13,8 +13,8 @@ def _is_verl(row: Columns) -> bool:
 def _verl(row: Columns, source: str) -> list[Example]:
     if not _is_verl(row):
         raise BadRow("the row has no `reward_model.ground_truth`")
-    columns = unused_columns(row, "prompt") | {"ground_truth": row["reward_model"]["ground_truth"]}
-    return [make_example("prompt", source, columns, prompt=text_of(row, "prompt"))]
+    columns = unused_columns(row, "prompt", "system") | {"ground_truth": row["reward_model"]["ground_truth"]}
+    return [make_example("prompt", source, columns, prompt=prompt_of(row))]
 
 
 def _rft(row: Columns, source: str) -> list[Example]:
@@ -27,7 +27,7 @@ def _rft(row: Columns, source: str) -> list[Example]:
 
 
 def _prompt(row: Columns, source: str) -> list[Example]:
-    return [make_example("prompt", source, unused_columns(row, "prompt"), prompt=text_of(row, "prompt"))]
+    return [make_example("prompt", source, unused_columns(row, "prompt", "system"), prompt=prompt_of(row))]
 
 
 VERL = Format("verl", "data_source, prompt, reward_model.ground_truth", _is_verl, _verl, priority=10)

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 
 from rung.batch import Completion
 from rung.errors import ConfigError
+from rung.models.stops import stop_ids
 from rung.rollout.cache import new_cache
 from rung.rollout.decode import DecodeBatch, Prefill, Rows, StopCriteria
 from rung.rollout.philox import Key
@@ -42,14 +43,6 @@ class LocalSampler:
         self.model, self.tokenizer = model, tokenizer
         self.max_rows, self.prefill_tokens, self.training_dtype = max_rows, prefill_tokens, training_dtype
         self.prefills = self.positions = self.decode_calls = 0
-
-    @property
-    def eos_ids(self) -> tuple[int, ...]:
-        """The ids of the tokens that end a completion: EOS of the tokenizer and of the model's generation config."""
-        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        several = configured if isinstance(configured, list) else [configured]
-        found = {token for token in (self.tokenizer.eos_token_id, *several) if isinstance(token, int)}
-        return tuple(sorted(found))
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Does nothing, since this sampler uses the model that is being trained."""
@@ -81,7 +74,7 @@ class LocalSampler:
         indices_of: dict[Prompt, list[int]] = {}
         for i, prompt in enumerate(prompts):
             indices_of.setdefault(tuple(prompt), []).append(i)
-        stop_criteria = StopCriteria(self.tokenizer, self.eos_ids, sampling.stop)
+        stop_criteria = StopCriteria(self.tokenizer, stop_ids(self.model, self.tokenizer), sampling.stop)
         drawn: dict[tuple[int, int], Completion] = {}
         with _eval_mode(self.model):
             for block in self._blocks(indices_of, k):

@@ -1,0 +1,168 @@
+"""Chat templates: the model's own, TRL's training templates, and the rendering of a chat as text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import jinja2
+
+from rung.data.records import BadRow, Message, Messages
+from rung.data.tokens import Span
+from rung.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_TRAINING = "_training"  # TRL stores the training template of `NAME.jinja` in `NAME_training.jinja`
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What a chat template renders: messages, the tools that the model may call, and further template variables."""
+
+    messages: Messages
+    tools: tuple[Mapping[str, Any], ...] = ()  # JSON schemas, as in OpenAI's API
+    variables: Mapping[str, Any] = field(default_factory=dict)  # the column `chat_template_kwargs`
+
+
+def as_given(message: Message) -> Any:
+    """The most common form of a message: tool arguments as an object, content as a string."""
+    return message
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A Jinja chat template and the form in which it takes messages.
+
+    `name` is that of a training template of TRL, and empty for the model's own template.
+    """
+
+    text: str
+    name: str = ""
+    form: Callable[[Message], Any] = as_given
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the template marks what the assistant says with `{% generation %}`."""
+        return _MARK.search(self.text) is not None
+
+
+def own_template(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> ChatTemplate:
+    """The tokenizer's chat template; of several named ones, the one for the tools of the chat.
+
+    Raises `DataError` if the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise DataError(
+            "the data has chat messages, but the model's tokenizer has no chat template",
+            "start from a chat model, add a chat_template.jinja to its folder, or use strings as prompt and completion",
+        )
+    return ChatTemplate(tokenizer.get_chat_template(tools=[dict(tool) for tool in chat.tools] or None))
+
+
+def training_template(template: ChatTemplate) -> ChatTemplate | None:
+    """TRL's training template for this chat template, or None if TRL has none.
+
+    A training template renders all turns alike, leaves out no reasoning, and has `{% generation %}` marks. TRL finds it
+    by comparing the text with the chat templates of well-known models (`trl.chat_template_utils`).
+    """
+    found = _training_templates().get(template.text)
+    return None if found is None else ChatTemplate(found.read_text(encoding="utf-8"), found.stem[: -len(_TRAINING)])
+
+
+@lru_cache(maxsize=1)
+def _training_templates() -> dict[str, Path]:
+    # The files are read in place, since importing `trl.chat_template_utils` takes seconds.
+    spec = find_spec("trl")
+    if spec is None or not spec.submodule_search_locations:
+        return {}
+    folder = Path(next(iter(spec.submodule_search_locations))) / "chat_templates"
+    pairs = ((file, file.with_stem(file.stem + _TRAINING)) for file in sorted(folder.glob("*.jinja")))
+    return {file.read_text(encoding="utf-8"): training for file, training in pairs if training.exists()}
+
+
+def render(
+    chat: Chat, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, *, end: Literal["turn", "prompt", "prefill"]
+) -> str:
+    """The chat as text. Raises `BadRow` if the template rejects it.
+
+    The text ends as the template ends the last message (`turn`), with the generation prompt after it (`prompt`), or
+    with the content of the last message, which a model continues (`prefill`).
+    """
+    return _render(
+        chat, template, tokenizer, add_generation_prompt=end == "prompt", continue_final_message=end == "prefill"
+    )[0]
+
+
+def render_marked(chat: Chat, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[Span]]:
+    """The chat as text, and the character spans in it that the `{% generation %}` marks of the template enclose.
+
+    Raises `BadRow` if the template rejects the chat.
+    """
+    text, spans = _render(chat, template, tokenizer, return_assistant_tokens_mask=True)
+    return text, [(start, end) for start, end in spans[0]]
+
+
+def _render(
+    chat: Chat, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, **how: bool
+) -> tuple[str, Sequence[Sequence[Span]]]:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    variables = {**tokenizer.special_tokens_map, **chat.variables}
+    try:
+        rendered: Any = render_jinja_template(
+            conversations=[[_fields(template.form(message)) for message in chat.messages]],
+            tools=[dict(tool) for tool in chat.tools] or None,
+            chat_template=template.text,
+            **cast(dict[str, Any], how | variables),
+        )
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        # TypeError: the template concatenates a field that is no string. ValueError: it leaves the prefill out.
+        raise BadRow("the chat template rejects the messages", str(error).partition("\n")[0]) from error
+    (text,), spans = rendered
+    return text, spans
+
+
+def _fields(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in message.items() if name != "weight"}  # it is for training, not for templates
+
+
+def in_all_forms(template: ChatTemplate, chat: Chat) -> list[ChatTemplate]:
+    """The template with each form in which templates ask for the messages of this chat, the most common form first.
+
+    Templates differ in whether the arguments of a tool call are an object or JSON text, whether a turn that only calls
+    tools has empty or null content, and whether content is a string or a list of blocks.
+    """
+    calls = any(message.get("tool_calls") for message in chat.messages)
+    several = (as_given, _null_content, _argument_text, _both, _blocks) if calls else (as_given, _blocks)
+    return [replace(template, form=form) for form in several]
+
+
+def _null_content(message: Message) -> Any:
+    return {**message, "content": message["content"] or None} if message.get("tool_calls") else message
+
+
+def _argument_text(message: Message) -> Any:
+    calls = [_call_with_text(call) for call in message.get("tool_calls", ())]
+    return {**message, "tool_calls": calls} if calls else message
+
+
+def _both(message: Message) -> Any:
+    return _null_content(_argument_text(message))
+
+
+def _blocks(message: Message) -> Any:
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
+
+
+def _call_with_text(call: Any) -> Any:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
