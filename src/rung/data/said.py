@@ -77,7 +77,8 @@ def _check_once(messages: Sequence[Message], text: str) -> None:
     """Raises `BadRow` for a long piece that is more often in the text than in the messages; short ones may be marks."""
     said = "\0".join(json.dumps(message, ensure_ascii=False) for message in messages)
     for message in messages:
-        for piece in {*pieces(message)} - {*function_names(message)}:
+        names = function_names(message)
+        for piece in (piece for piece in pieces(message) if piece not in names):
             if len(piece) >= LONG and text.count(piece) > said.count(json.dumps(piece, ensure_ascii=False)[1:-1]):
                 raise BadRow(TWICE, f"{piece!r:.{SHOWN}}")
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rung.data.encode import encode
 from rung.data.load import load_examples
+from rung.data.prompting import asking_of
 from rung.data.records import Encoded, Example, as_prompt, as_unpaired
 from rung.data.report import DataReport
 from rung.data.splits import split
@@ -46,6 +47,8 @@ def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase,
     Raises UserError, naming the row, for data that the stage cannot use.
     """
     examples, report = _read(settings)
+    examples = [settings.prompting.asked(example) for example in examples]
+    report.asking = asking_of(examples, settings.prompting)
     train, held_out = _split(settings, examples)
     encoded = [_encode(settings, part, tokenizer, stop_ids, report) for part in (train, held_out) if part]
     _check_last_step(settings, len(encoded[0]))
