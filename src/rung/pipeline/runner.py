@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rung.algorithm import Algorithm
+from rung.artifacts.data_card import read_data_card
 from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, REPORT, refuse_changes, run_folder
-from rung.artifacts.lineage import Lineage, StageRecord, hash_weights
+from rung.artifacts.lineage import DataRecord, Lineage, StageRecord, hash_weights
 from rung.artifacts.locate import locate
 from rung.config import PathConfig, StageConfig
 from rung.config.algorithms import make_algorithm
@@ -83,6 +84,15 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
         if ranks.rank == 0:
             write_text(folder / CONFIG, as_yaml(config.dump()))
         return _PathRun(checked, folder, ranks).run(stop)
+
+
+def _data_record(folder: Path) -> DataRecord | None:
+    """What the lineage keeps of the data card of a stage; None if the stage has none."""
+    card = read_data_card(folder)
+    if card is None:
+        return None
+    dropped = {cause: tally["count"] for cause, tally in card["dropped"].items()}
+    return DataRecord(rows=card["rows"], encoded=card["encoded"], dropped=dropped, fingerprint=card["fingerprint"])
 
 
 class _PathRun:
@@ -162,6 +172,7 @@ class _PathRun:
             weights=hash_weights(folder / "model") if self._trains(stage) else None,
             reads={"validation": len(measured)} if measured else {},
             decision=decision,
+            data=_data_record(folder),
         )
         self.lineage = self.lineage.with_stage(record)
         self.lineage.save(self.folder / LINEAGE)
