@@ -236,6 +236,8 @@ def _lines() -> Iterator[str]:
 def main() -> None:
     """Runs the command line; prints a UserError in two lines on stderr and exits with code 2."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the training steps are the only progress bar
+    # Threads that spin while they wait for each other take ten times as long beside a busy process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:
