@@ -22,9 +22,7 @@ def test_an_adapter_learns_ten_times_as_fast_unless_a_rate_is_set(size) -> None:
     assert learning_rate(size, adapter=adapter, learning_rate=1e-3) == 1e-3
 
 
-@pytest.mark.parametrize(
-    ("lora", "alpha"), [({}, 16), ({"r": 4}, 8), ({"r": 64}, 128), ({"r": 4, "lora_alpha": 3}, 3)]
-)
+@pytest.mark.parametrize(("lora", "alpha"), [({}, 16), ({"r": 4}, 8), ({"r": 64}, 128), ({"r": 4, "lora_alpha": 3}, 3)])
 def test_alpha_is_twice_the_rank_unless_it_is_set(lora, alpha) -> None:
     adapted = with_adapter(load_spec("llama")[0], lora)
     assert adapted.peft_config["default"].lora_alpha == alpha  # type: ignore[index,union-attr]

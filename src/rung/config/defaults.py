@@ -1,8 +1,9 @@
 """Replaces `auto` in a config by values that depend on the model size, from `configs/defaults/`.
 
-A stage with an adapter gets ten times the learning rate. The file of a size has several sections, of which a stage uses the following; each overrides those before it: `all`,
+The file of a size has several sections, of which a stage uses the following; each overrides those before it: `all`,
 the data kind of its algorithm (`text`, `pairs`, `unpaired`, `prompts`), the names of the algorithm's base classes, and
 the name of the algorithm. Settings of the objective are not in these files: they are field defaults of the algorithm.
+A stage with an adapter gets ten times the learning rate of the file.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def target_logps(
 
     inputs = [hidden, targets, *([teacher.hidden] if teacher is not None else [])]
     heads = [causal_lm, *([teacher.causal_lm] if teacher is not None else [])]
-    size = max(1, LOGITS_BYTES // (4 * sum(head.config.vocab_size for head in heads)))
+    size = max(1, LOGITS_BYTES // (4 * sum(head.config.get_text_config().vocab_size for head in heads)))
     if len(hidden) <= size:
         return chunk(*inputs)
     split = zip(*(tensor.split(size) for tensor in inputs), strict=True)
@@ -66,13 +66,10 @@ def head_logits(causal_lm: PreTrainedModel, hidden: Tensor) -> Tensor:
 
     V is the number of tokens, without the rows that pad the head.
     """
-    config = causal_lm.config
+    config = causal_lm.config.get_text_config()
     head = causal_lm.get_output_embeddings()
     assert head is not None, "the causal LM has no output embeddings"
-    raw = (
-        without_unused(causal_lm, head(hidden))
-        / getattr(config, "logits_scaling", 1.0)
-        * getattr(config, "logit_scale", 1.0)
-    )
+    raw = without_unused(causal_lm, head(hidden)) / (getattr(config, "logits_scaling", None) or 1.0)
+    raw = raw * (getattr(config, "logit_scale", None) or 1.0)  # None in MPT's config
     cap = getattr(config, "final_logit_softcapping", None)
     return raw if cap is None else torch.tanh(raw / cap) * cap

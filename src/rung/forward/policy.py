@@ -152,7 +152,7 @@ class Policy:
 
     def plan(self, batch: Batch, unit: str) -> tuple[Block, ...]:
         """The plan by which `parts` splits this batch; a `unit` (row or group) is never split."""
-        config = self.causal_lm.config
+        config = self.causal_lm.config.get_text_config()
         embeddings = sum(p.numel() for p in self.causal_lm.get_input_embeddings().parameters())
         trunk = sum(p.numel() for p in self.causal_lm.parameters()) - embeddings
         cost = Cost.of(trunk, config.hidden_size, config.num_hidden_layers)

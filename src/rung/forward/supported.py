@@ -12,7 +12,9 @@ TAKES_MASKS = SHARES_CACHE - {"mistral"}  # Mistral with a sliding window builds
 
 def layouts(causal_lm: PreTrainedModel) -> tuple[Layout, ...]:
     """The layouts that a model and its settings support."""
-    config = causal_lm.config
+    config = causal_lm.config.get_text_config()
+    if config is not causal_lm.config:  # a text model inside a multimodal one, which builds the masks itself
+        return ("plain",)
     recurrent = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if recurrent:
         return ("plain",)

@@ -52,6 +52,7 @@ LORA_KEYS = (
     "init_lora_weights",
 )
 HEAD = "base_model.model.score.weight"  # peft's name for the head of a sequence classifier
+READS_PADDING = frozenset({"rwkv", "recurrent_gemma"})  # transformers does not mask padding in these
 ALPHA = 2  # `lora_alpha` per rank unless it is set, as in TRL's defaults (r 16, lora_alpha 32)
 FRESH, MADE_FROM_WEIGHTS = (True, False, "gaussian", "orthogonal"), ("pissa", "olora")  # for `init_lora_weights`
 LORA_REMEDY = "give keys of peft.LoraConfig: r, lora_alpha, target_modules, use_dora, init_lora_weights, ..."
@@ -127,6 +128,12 @@ def read_config(name: str) -> PretrainedConfig:
     if (getattr(config, "quantization_config", None) or {}).get("quant_method") == "bitsandbytes":
         what = f"model `{name}` is quantised, but a stage saves full-precision weights"
         raise ConfigError(what, "name the full-precision model; `load_in_4bit: true` in `adapter` quantises it")
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        what = f"model `{name}` is of type `{config.model_type}`, for which transformers has no causal LM"
+        raise ConfigError(what, "use a text model; of a multimodal model, save its language model alone")
+    if config.model_type in READS_PADDING:
+        what = f"model `{name}` is of type `{config.model_type}`, whose recurrent layers read the padding of a batch"
+        raise ConfigError(what, "use a model of another type, such as mamba2, jamba or qwen3_next")
     if is_reward_model(config):
         what = f"model `{name}` is a reward model, which scores answers and does not generate"
         raise ConfigError(what, "name a policy; a reward model can be a `critic`, or part of a reward")

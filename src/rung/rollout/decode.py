@@ -19,6 +19,10 @@ from rung.sampling import Sampling
 
 Step = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]  # ids (n, s), mask, positions, cache -> logits (n, V)
 
+NOT_FINITE = (
+    "the policy gave non-finite log-probs during sampling",
+    "go back to an earlier checkpoint, or lower `learning_rate`",
+)
 _KEYED_TOKENS = 128  # random numbers are computed for this many tokens at a time
 _MIN_UNFINISHED = 0.8  # finished rows are removed when the fraction of unfinished rows falls below this
 
@@ -157,9 +161,6 @@ class DecodeBatch:
     def _completions(self) -> list[Completion]:
         drawn = torch.arange(self.limit, device=self.active.device) < self.lengths[:, None]
         if not self.logps[drawn].isfinite().all():
-            raise SamplingError(
-                "the policy gave non-finite log-probs during sampling",
-                "go back to an earlier checkpoint, or lower `learning_rate`",
-            )
+            raise SamplingError(*NOT_FINITE)
         rows = zip(self.ids.tolist(), self.logps.tolist(), self.lengths.tolist(), self.reasons, strict=True)
         return [Completion(tuple(ids[:n]), tuple(logps[:n]), reason) for ids, logps, n, reason in rows]

@@ -17,6 +17,7 @@ from rung.models.stops import stop_ids
 from rung.models.vocabulary import without_unused
 from rung.rollout.cache import new_cache
 from rung.rollout.decode import DecodeBatch, Prefill, Rows, StopCriteria
+from rung.rollout.generate_rows import generate_rows, shares_state
 from rung.rollout.philox import Key
 from rung.rollout.samplers.protocol import Prompt
 from rung.sampling import Sampling
@@ -24,6 +25,8 @@ from rung.sampling import Sampling
 
 class LocalSampler:
     """Samples from the policy in this process, with or without an adapter; dropout is off during sampling.
+
+    Models whose state cannot be shared between rows, such as recurrent ones, are sampled with their own `generate`.
 
     `max_rows` is the maximum number of rows that are decoded together, `prefill_tokens` that of prompt tokens (with
     padding) in one prefill. Counters since construction: `prefills` (prefilled prompts), `positions` (computed tokens,
@@ -44,6 +47,7 @@ class LocalSampler:
         self.model, self.tokenizer = model, tokenizer
         self.max_rows, self.prefill_tokens, self.training_dtype = max_rows, prefill_tokens, training_dtype
         self.prefills = self.positions = self.decode_calls = 0
+        self._shares_state = shares_state(model)
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Does nothing, since this sampler uses the model that is being trained."""
@@ -51,12 +55,12 @@ class LocalSampler:
     def exact(self, sampling: Sampling) -> bool:
         """Whether log-probs of sampling equal those of training: `sampling.untruncated`, and the same dtype.
 
-        Inside autocast, its dtype counts.
+        Inside autocast, its dtype counts. A recurrent state, which is updated token by token, is not the same.
         """
         device = self.model.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else self.model.dtype
-        return sampling.untruncated and dtype == self.training_dtype
+        return sampling.untruncated and dtype == self.training_dtype and self._shares_state
 
     @torch.no_grad()  # inference mode would return tensors that autograd rejects later
     def sample(
@@ -76,20 +80,52 @@ class LocalSampler:
         for i, prompt in enumerate(prompts):
             indices_of.setdefault(tuple(prompt), []).append(i)
         stop_criteria = StopCriteria(self.tokenizer, stop_ids(self.model, self.tokenizer), sampling.stop)
-        drawn: dict[tuple[int, int], Completion] = {}
+        sample = self._sample_sharing if self._shares_state else self._sample_alone
         with _eval_mode(self.model):
-            for block in self._blocks(indices_of, k):
-                prefill = self._prefill(block)
-                names = [(p, i, j) for p, prompt in enumerate(block) for i in indices_of[prompt] for j in range(k)]
-                for start in range(0, len(names), self.max_rows):
-                    chunk = names[start : start + self.max_rows]
-                    prompt_of, index, samples = torch.tensor(chunk).unbind(1)
-                    rows = Rows(prompt_of, torch.tensor(visits)[index], samples)
-                    completions = DecodeBatch(
-                        self._decode, stop_criteria, prefill, rows, key=key, sampling=sampling
-                    ).run()
-                    drawn.update({(i, j): row for (_, i, j), row in zip(chunk, completions, strict=True)})
+            drawn = sample(indices_of, k, visits, stop_criteria, key, sampling)
         return [[drawn[i, j] for j in range(k)] for i in range(len(prompts))]
+
+    def _sample_sharing(
+        self,
+        indices_of: Mapping[Prompt, list[int]],
+        k: int,
+        visits: Sequence[int],
+        stop_criteria: StopCriteria,
+        key: Key,
+        sampling: Sampling,
+    ) -> dict[tuple[int, int], Completion]:
+        """The completions by index of the prompt and number; prompts are prefilled once, finished rows are removed."""
+        drawn: dict[tuple[int, int], Completion] = {}
+        for block in self._blocks(indices_of, k):
+            prefill = self._prefill(block)
+            names = [(p, i, j) for p, prompt in enumerate(block) for i in indices_of[prompt] for j in range(k)]
+            for start in range(0, len(names), self.max_rows):
+                chunk = names[start : start + self.max_rows]
+                prompt_of, index, samples = torch.tensor(chunk).unbind(1)
+                rows = Rows(prompt_of, torch.tensor(visits)[index], samples)
+                completions = DecodeBatch(self._decode, stop_criteria, prefill, rows, key=key, sampling=sampling).run()
+                drawn.update({(i, j): row for (_, i, j), row in zip(chunk, completions, strict=True)})
+        return drawn
+
+    def _sample_alone(
+        self,
+        indices_of: Mapping[Prompt, list[int]],
+        k: int,
+        visits: Sequence[int],
+        stop_criteria: StopCriteria,
+        key: Key,
+        sampling: Sampling,
+    ) -> dict[tuple[int, int], Completion]:
+        """The completions by index of the prompt and number, with the rows of one prompt at a time."""
+        drawn: dict[tuple[int, int], Completion] = {}
+        for prompt, indices in indices_of.items():
+            names = [(i, j) for i in indices for j in range(k)]
+            for start in range(0, len(names), self.max_rows):
+                chunk = names[start : start + self.max_rows]
+                rows = [(visits[i], j) for i, j in chunk]
+                made = generate_rows(self.model, prompt, rows, stop_criteria=stop_criteria, key=key, sampling=sampling)
+                drawn.update(zip(chunk, made, strict=True))
+        return drawn
 
     def _check_room(self, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
