@@ -65,6 +65,12 @@ def test_rows_of_another_kind_are_refused_by_their_place() -> None:
     assert len(read("dpo", [{**ranked, "completions": ["b", "c"]}]).train) == 1
 
 
+def test_data_with_a_canary_are_for_evaluation_alone() -> None:
+    with pytest.raises(DataError, match=r"rows:1#1: the row has a `canary`") as caught:
+        read("sft", [{"canary": "GUID", "examples": [{"input": "a", "target": "b"}]}])
+    assert "evaluate.validation" in caught.value.remedy
+
+
 def test_a_pair_is_two_rows_of_labels_and_an_answer_is_left_where_it_is_sampled() -> None:
     assert [one.example.label for one in read("kto", [PAIR]).train] == [True, False]
     (asked,) = read("grpo", [{"prompt": "a", "completion": "b"}], rewards=["exact_match"]).train

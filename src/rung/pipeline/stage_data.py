@@ -82,6 +82,9 @@ def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
     kind = algorithm.data_kind()
     assert kind is not None, "a stage that trains nothing reads no data"
     for example in examples:
+        if example.columns.get("canary"):
+            what = f"{example.source}: the row has a `canary`, by which its authors ask not to train on it"
+            raise DataError(what, "use the data only as `evaluate.validation` or `evaluate.test`")
         if example.kind not in KINDS_OF_ROWS[kind]:
             what = f"{example.source}: stage `{config.name}` learns from {kind}, but this row is {example.kind} data"
             raise DataError(what, f"use rows of one of these kinds: {', '.join(sorted(KINDS_OF_ROWS[kind]))}")
