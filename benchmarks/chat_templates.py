@@ -13,6 +13,7 @@ import argparse
 import re
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +23,22 @@ from rung.data.load import load_examples
 from rung.data.report import DataReport
 from rung.errors import DataError
 
+INTRODUCTION = """# Chat templates
+
+Every chat template that TRL {trl} ships, tried with five chats. `python benchmarks/chat_templates.py` writes the page.
+
+- *yes*: each sentence and tool call of the assistant is trained exactly once, and nothing of the other roles is trained.
+- *equal to TRL*: yes, and the token ids and the loss mask equal those of TRL's training template.
+- *refused*: the row is refused, since the template leaves out something that a message says.
+"""
 ROOT = Path(__file__).resolve().parents[1]
-SPECIAL = re.compile(r"<[|｜][^<>|｜\s'\"{}]+[|｜]>|<[a-z_]+[|]>|<[|][a-z_]+>|</?(?:start_of_turn|end_of_turn|s|bos|eos)>|\[/?INST\]")
+BAR = "[|\uff5c]"  # DeepSeek writes the fullwidth form
+SPECIAL = re.compile(
+    rf"<{BAR}[^<>|\uff5c\s'\"{{}}]+{BAR}>|<[a-z_]+\||<\|[a-z_]+>|</?(?:start_of_turn|end_of_turn|s|bos|eos)>|\[/?INST\]"
+)
 # The stop token of a family is the first of these in its template, as `eos_token` of its tokenizer.
 STOPS = (
-    "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|return|>", "<｜end▁of▁sentence｜>",
+    "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|return|>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
     "<|END_OF_TURN_TOKEN|>", "<|end|>", "<|eot|>", "<end_of_utterance>", "<|user|>", "</s>",
 )  # fmt: skip
 MORE_STOPS = ("<|call|>", "<|eom|>", "<|observation|>")  # as in `generation_config.json`
@@ -67,9 +79,10 @@ SAID = {
     "one turn": ("Answer number one.",),
     "several turns": ("Answer number one.", "Answer number two."),
     "reasoning": ("A thought about it.", "Answer number one."),
-    "tools": ("weather", "Ulm", "Answer number one."),
+    "tools": ("Answer number one.",),
     "system": ("Answer number one.",),
 }
+CALLED = ("weather", "Ulm")  # some templates name the called function twice
 OTHERS = ("Question number", "Nine degrees", "Rule number", "The weather of a city")
 
 
@@ -83,8 +96,9 @@ class Outcome:
 
     def is_right(self, chat: str) -> bool:
         """Whether the assistant's sentences are trained once each and nothing of others, or the row was refused."""
-        once = all(self.trained.count(piece) == 1 for piece in SAID[chat])
-        return bool(self.refused) or (once and not any(other in self.trained for other in OTHERS))
+        once = all(self.trained.count(sentence) == 1 for sentence in SAID[chat])
+        called = chat != "tools" or all(word in self.trained for word in CALLED)
+        return bool(self.refused) or (once and called and not any(other in self.trained for other in OTHERS))
 
 
 def tokenizer_for(template: str) -> Any:
@@ -140,18 +154,22 @@ def trl_mask(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]
         return None
     if text is None and not has_generation_markers(tokenizer.chat_template):
         return None
-    try:
-        made = tokenizer.apply_chat_template(
-            row["messages"],
-            tools=row.get("tools"),
-            chat_template=text,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-    except (jinja2.TemplateError, TypeError):
-        return None
-    return made["input_ids"], made["assistant_masks"]
+    blocks = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in row["messages"]]
+    for messages in (row["messages"], blocks):
+        try:
+            made = tokenizer.apply_chat_template(
+                messages,
+                tools=row.get("tools"),
+                chat_template=text,
+                tokenize=True,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
+        except (jinja2.TemplateError, TypeError):
+            continue
+        if ANSWER["content"] in tokenizer.decode(made["input_ids"]):
+            return made["input_ids"], made["assistant_masks"]
+    return None
 
 
 def templates() -> dict[str, str]:
@@ -161,16 +179,44 @@ def templates() -> dict[str, str]:
     return {name: found[name].read_text(encoding="utf-8") for name in sorted(found) if not name.endswith("_training")}
 
 
+def page(outcomes: dict[str, dict[str, Outcome]]) -> str:
+    """The page with a row for each template, and the reasons of the refusals below the table."""
+    reasons: list[str] = []
+
+    def cell(chat: str, made: Outcome) -> str:
+        if not made.is_right(chat) or made.trl == "different":
+            return "**wrong**"
+        if not made.refused:
+            return "equal to TRL" if made.trl == "equal" else "yes"
+        if made.refused not in reasons:
+            reasons.append(made.refused)
+        return f"refused {reasons.index(made.refused) + 1}"
+
+    rows = [
+        f"| {name} | {' | '.join(cell(chat, one) for chat, one in made.items())} |" for name, made in outcomes.items()
+    ]
+    head = [f"| template | {' | '.join(CHATS)} |", f"|---|{'---|' * len(CHATS)}"]
+    notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join(
+        [INTRODUCTION.format(trl=version("trl")), *head, *rows, "", "Refused, as the message says:", *notes, ""]
+    )
+
+
 def main() -> None:
+    """Tries all chat templates, and writes the page or prints some of the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--show", nargs="*", help="print the outcomes of these templates, and write no page")
+    parser.add_argument("--show", nargs="*", help="print the trained text for these templates, and write no page")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "chat_templates.md")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     found = templates()
-    for name in asked.show if asked.show else found:
-        for chat in CHATS:
-            made = outcome(found[name], chat)
-            print(f"{name:28} {chat:14} {'right' if made.is_right(chat) else 'WRONG':6} {made.trl:10} {(made.refused or repr(made.trained))[:150]}")
+    outcomes = {name: {chat: outcome(found[name], chat) for chat in CHATS} for name in asked.show or found}
+    if asked.show is None:
+        asked.out.write_text(page(outcomes), encoding="utf-8")
+        return
+    for name, made in outcomes.items():
+        for chat, one in made.items():
+            print(f"{name}, {chat}: {one.refused or repr(one.trained)}")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     from rung.data.templates import Chat, own_template, render
     from rung.data.tokens import tokens
 
-    said = "b"
+    said = "\ufdd0"  # a noncharacter of Unicode, which no template writes
     chat = Chat(({"role": "user", "content": "a"}, {"role": "assistant", "content": said}))
     text = render(chat, own_template(tokenizer, chat), tokenizer, end="turn")
     ids, spans = tokens(text, tokenizer, special=False)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from rung.pipeline.runner import Run
 
+PROMPTING = ("prompt_template", "system")  # keys of a path that `train` takes among those of its stage
+
 
 def train(
     algorithm: Algorithm | str,
@@ -41,7 +43,8 @@ def train(
 
     `model` is a name, a folder, or a pair of a loaded model, which is trained in place, and its tokenizer. `data` is
     what a config accepts as data, or a list of rows. `rewards` is one reward or several: a name, an entry as in a
-    config, or a function. `settings` are keys of a stage in a config, such as `learning_rate` or `max_steps`. No files
+    config, or a function. `settings` are keys of a stage in a config, such as `learning_rate` or `max_steps`, and
+    `prompt_template` and `system`. No files
     are written: your loop logs, evaluates and saves between steps; the model being trained is `stage.policy.model`.
     Raises UserError for every mistake that can be found before training.
     """
@@ -52,7 +55,9 @@ def train(
         "data": data if isinstance(data, str | Mapping) else "rows",
         **settings,
     }
-    path = parse_config({"name": "train", "model": named, "stages": [stage]}, source="rung.train", base=Path.cwd())
+    asked = {key: stage.pop(key) for key in PROMPTING if key in stage}
+    whole = {"name": "train", "model": named, "stages": [stage], **asked}
+    path = parse_config(whole, source="rung.train", base=Path.cwd())
     size = size_of_model(path) if isinstance(model, str) else size_of(model[0].num_parameters())
     path = resolve(path, size, {"train": algorithm} if isinstance(algorithm, Algorithm) else None)
     config = path.stages[0]

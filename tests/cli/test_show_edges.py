@@ -3,7 +3,7 @@
 import io
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
@@ -127,11 +127,3 @@ def test_catalogues_have_a_line_about_each_name() -> None:
         rows = show.catalogue(kind)
         assert rows
         assert all(row["name"] and not row["about"].startswith("#") for row in rows)
-
-
-def test_texts_of_a_model_are_as_many_as_asked_for() -> None:
-    settings: dict[str, Any] = {"seed": 1, "max_completion_length": 3}
-    told = show.sampled("tiny:llama", ["a", "b"], 2, temperature=1.0, **settings)
-    assert [len(several) for several in told] == [2, 2]
-    assert told == show.sampled("tiny:llama", ["a", "b"], 2, temperature=1.0, **settings)
-    assert show.sampled("tiny:llama", ["a"], 2, temperature=1.0, **settings) == told[:1]

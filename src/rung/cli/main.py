@@ -168,28 +168,63 @@ def evaluate(
 def generate(
     model: Model,
     prompts: Annotated[
-        list[str], typer.Argument(help="Prompt texts; each is a user turn if the model has a chat template.")
+        list[str], typer.Argument(help="Prompt texts, without the template or system message of the training.")
     ],
     num_generations: Annotated[int, typer.Option(min=1, help="Completions per prompt.")] = 1,
     max_completion_length: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 42,
+    raw: Annotated[bool, typer.Option("--raw", help="Take the prompts as plain text, without any template.")] = False,
     output: Output = Path("runs"),
 ) -> None:
-    """Sample completions from a model."""
-    from rung.cli.show import sampled
+    """Sample completions from a model, asked in the way in which it was trained."""
+    from rung.cli.ask import sampled
     from rung.utils.console import printable
 
     _disable_loading_bars()
     settings = {"max_completion_length": max_completion_length, "temperature": temperature}
     with _located(model, output) as location:
-        answers = sampled(location, prompts, num_generations, seed=seed, **settings)
+        answers = sampled(location, prompts, num_generations, seed=seed, raw=raw, **settings)
     alone = len(prompts) * num_generations == 1
     for prompt, texts in zip(prompts, answers, strict=True):
         for number, text in enumerate(texts, 1):
             head = "" if alone else f"[{number}/{num_generations}] {_line(prompt)}\n"
             text = head + text if alone else f"{head}{text}\n"
             print(printable(text) if sys.stdout.isatty() else text)
+
+
+@app.command()
+def chat(
+    model: Model,
+    max_completion_length: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 42,
+    output: Output = Path("runs"),
+) -> None:
+    """Talk to a model in the terminal; /new begins a new conversation, Ctrl-D ends."""
+    from rung.cli.ask import NEW, Asked, replies
+    from rung.sampling import Sampling
+    from rung.utils.console import printable
+
+    _disable_loading_bars()
+    with _located(model, output) as location:
+        asked = Asked(location, seed=seed)
+    how = "the whole conversation" if asked.asking.chat else "each line alone, as it was trained on plain text"
+    print(f"The model reads {how}. {NEW} begins a new conversation, Ctrl-D ends.")
+    sampling = Sampling(max_completion_length=max_completion_length, temperature=temperature)
+    for reply in replies(asked, _lines(), sampling):
+        print(printable(reply) if sys.stdout.isatty() else reply)
+
+
+def _lines() -> Iterator[str]:
+    """The lines that the user types, without blank ones, up to Ctrl-D."""
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            return
+        if line.strip():
+            yield line
 
 
 def main() -> None:

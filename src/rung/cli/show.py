@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rung.artifacts.folder import CONFIG, FINISHED, LINEAGE
-from rung.errors import ConfigError, DataError
+from rung.errors import ConfigError
 from rung.training.trackers import COMPLETIONS, METRICS
 from rung.utils.messages import did_you_mean
 from rung.utils.names import inside
@@ -130,38 +129,6 @@ def scores(evaluation: Evaluation) -> Rendered:
     from rung.report import measured, render
 
     return render([measured(evaluation)])
-
-
-def sampled(
-    location: str,
-    prompts: Sequence[str],
-    num_generations: int,
-    *,
-    seed: int,
-    max_completion_length: int,
-    temperature: float,
-) -> list[list[str]]:
-    """Completions sampled from a model, `num_generations` per prompt. Raises DataError for an empty prompt."""
-    from rung.data.encode import encode_prompt
-    from rung.data.records import BadRow
-    from rung.models.load import load_model, to_device
-    from rung.rollout.philox import Key
-    from rung.rollout.samplers import LocalSampler
-    from rung.sampling import Sampling
-
-    sampling = Sampling(max_completion_length=max_completion_length, temperature=temperature)
-    model, tokenizer = load_model(location, seed=seed)
-    chats = tokenizer.chat_template is not None
-    try:
-        encoded = [
-            encode_prompt(({"role": "user", "content": text},) if chats else text, tokenizer) for text in prompts
-        ]
-    except BadRow as fault:
-        raise DataError(f"a prompt cannot be used: {fault}", "give every prompt a text") from None
-    drawn = LocalSampler(to_device(model), tokenizer).sample(
-        encoded, num_generations, visits=range(len(encoded)), key=Key(seed, "", "generate"), sampling=sampling
-    )
-    return [[str(tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in several] for several in drawn]
 
 
 def _last_turn(value: Any) -> Any:

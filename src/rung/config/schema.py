@@ -198,6 +198,8 @@ class PathConfig(Section):
 
     name: str
     model: str
+    prompt_template: str | None = None
+    system: str | None = None
     data: dict[str, DataEntry] = {}
     rewards: RewardSpecs = ()
     reward_policy: RewardPolicy = RewardPolicy()

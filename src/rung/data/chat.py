@@ -146,10 +146,11 @@ class AnswerRenderer:
         if not begins:
             _check_prompt(asked, text, template, self.tokenizer)
         if not self.by_turn or len(answer) == 1:
+            boundary = num_shared(asked.text, text)
+            said = check_said(answer, text, boundary)
             if not begins:
                 raise BadRow(OTHER_START, ADVICE)
-            boundary = len(asked.text)
-            end = end_of_turn(text, check_said(answer, text, boundary), len(text), self.stops)
+            end = end_of_turn(text, said, len(text), self.stops)
             spans = ((boundary, len(text) if end is None else end),)
             return Rendering(text, boundary, spans if is_trained(answer[0]) else ())
         first = len(chat.messages) - len(answer)

@@ -66,12 +66,11 @@ def conversation(value: object, name: str) -> Messages:
 
 def tools_of(value: object, name: str) -> tuple[Mapping[str, Any], ...]:
     """Tool definitions: a list of JSON schemas, each with a name, or the JSON text of such a list; empty if null."""
-    tools = parsed(value)
-    if isinstance(tools, list):
-        tools = [parsed(tool) for tool in tools]
-    if tools in (None, "", [], {}):
+    given = parsed(value)
+    if given in (None, "", [], {}):
         return ()
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+    tools: list[Any] = [parsed(tool) for tool in given] if isinstance(given, list) else [given]
+    if not all(isinstance(tool, dict) for tool in tools):
         raise BadRow(f"`{name}` is not a list of JSON schemas", f"found {value!r:.40}")
     for tool in tools:
         function = tool.get("function", tool)

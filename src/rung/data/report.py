@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rung.data.prompting import Asking
+
 QUANTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}  # in per cent
 NUM_NAMED = 5  # rows listed per cause
 
@@ -46,6 +48,7 @@ class DataReport:
     lengths: dict[str, list[int]] = field(default_factory=dict)  # in tokens, by `prompt` and `completion`
     labels: tuple[str, ...] = ()
     quarantined: list[dict[str, Any]] = field(default_factory=list)  # bad rows in full, with their cause
+    asking: Asking | None = None  # how the examples ask; None before they are encoded
 
     @property
     def num_dropped(self) -> int:

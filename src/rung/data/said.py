@@ -13,6 +13,8 @@ from rung.data.templates import Chat
 _THINK = re.compile(r"(</?think>)")
 REASONING = ("reasoning_content", "reasoning", "thinking")  # names of one field; templates read different ones
 SHOWN = 40  # characters of a text in a message
+LONG = 8  # characters of a text that no template writes by itself
+TWICE = "the chat template writes a message twice"
 
 
 def map_pieces(message: Message, change: Callable[[str], str]) -> Message:
@@ -28,8 +30,9 @@ def map_pieces(message: Message, change: Callable[[str], str]) -> Message:
     is_assistant = message["role"] == "assistant"
     parts = _THINK.split(message["content"]) if is_assistant else [message["content"]]
     changed["content"] = "".join(part if _THINK.fullmatch(part) else _map_core(part, change) for part in parts)
-    if message.get("tool_calls"):
-        changed["tool_calls"] = [_map_call(call, change) for call in message["tool_calls"]]
+    calls = message.get("tool_calls")
+    if calls:
+        changed["tool_calls"] = [_map_call(call, change) for call in calls]
     return cast(Message, changed)
 
 
@@ -44,11 +47,18 @@ def pieces(message: Message) -> list[str]:
     return found
 
 
+def function_names(message: Message) -> list[str]:
+    """The names of the functions that a message calls."""
+    return [call["function"]["name"] for call in message.get("tool_calls", ())]
+
+
 def check_said(messages: Sequence[Message], text: str, start: int = 0) -> int:
     """Where the pieces of `messages` end in `text`, in which each message follows the one before it.
 
-    The search begins at `start`. Raises `BadRow` if the text leaves out a piece of a message, or an argument of a call.
+    The search begins at `start`. Raises `BadRow` if the text leaves out a piece of a message or an argument of a call,
+    or writes a piece twice.
     """
+    _check_once(messages, text[start:])
     for message in messages:
         ends = [start]
         for piece in pieces(message):
@@ -61,6 +71,16 @@ def check_said(messages: Sequence[Message], text: str, start: int = 0) -> int:
                 raise BadRow("the chat template leaves out an argument of a tool call", f"{value[0]!r:.{SHOWN}}")
         start = max(ends)
     return start
+
+
+def _check_once(messages: Sequence[Message], text: str) -> None:
+    """Raises `BadRow` for a long piece that is more often in the text than in the messages; short ones may be marks."""
+    said = "\0".join(json.dumps(message, ensure_ascii=False) for message in messages)
+    for message in messages:
+        names = function_names(message)
+        for piece in (piece for piece in pieces(message) if piece not in names):
+            if len(piece) >= LONG and text.count(piece) > said.count(json.dumps(piece, ensure_ascii=False)[1:-1]):
+                raise BadRow(TWICE, f"{piece!r:.{SHOWN}}")
 
 
 def check_asked(chat: Chat, text: str) -> None:

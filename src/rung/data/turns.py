@@ -9,7 +9,7 @@ from itertools import count, pairwise
 from typing import TYPE_CHECKING, Literal
 
 from rung.data.records import BadRow, Message, Messages
-from rung.data.said import SHOWN, leaves_out, map_pieces, pieces
+from rung.data.said import SHOWN, TWICE, function_names, leaves_out, map_pieces, pieces
 from rung.data.templates import Chat, ChatTemplate, render
 from rung.data.tokens import Span, num_shared, tokens
 
@@ -135,14 +135,18 @@ def _places(rendered: str, text: str) -> list[tuple[int, Span]]:
 def _message_spans(messages: Messages, owners: list[int], places: list[tuple[int, Span]]) -> Mapping[int, Span]:
     """For each message with pieces, the characters from its first to its last piece."""
     found = [number for number, _ in places]
+    firsts: dict[int, Span] = {}
     for number, owner in enumerate(owners):
+        said = pieces(messages[owner])[number - owners.index(owner)]
         times = found.count(number)
-        if times != 1:
-            cause = leaves_out(messages[owner]) if times == 0 else "the chat template writes a message twice"
-            said = pieces(messages[owner])[number - owners.index(owner)]
-            raise BadRow(cause, f"{said!r:.{SHOWN}}")
+        if times == 0:
+            raise BadRow(leaves_out(messages[owner]), f"{said!r:.{SHOWN}}")
+        # A template may name the called function again in front of its result.
+        if times > 1 and said not in function_names(messages[owner]):
+            raise BadRow(TWICE, f"{said!r:.{SHOWN}}")
+        firsts[number] = places[found.index(number)][1]
     spans: dict[int, Span] = {}
-    for number, (start, end) in places:
+    for number, (start, end) in firsts.items():
         first, last = spans.get(owners[number], (start, end))
         spans[owners[number]] = (min(first, start), max(last, end))
     ordered = sorted(spans.values())

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rung.batch import Readout, TeacherReadout
+from rung.models.vocabulary import without_unused
 
 LOGITS_BYTES = 256 * 2**20  # larger logits are computed in chunks and recomputed in the backward pass
 
@@ -61,10 +62,17 @@ def target_logps(
 
 
 def head_logits(causal_lm: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The logits (n, V) of hidden states (n, H), with the logit scaling and soft cap of some model families."""
+    """The logits (n, V) of hidden states (n, H), with the logit scaling and soft cap of some model families.
+
+    V is the number of tokens, without the rows that pad the head.
+    """
     config = causal_lm.config
     head = causal_lm.get_output_embeddings()
     assert head is not None, "the causal LM has no output embeddings"
-    raw = head(hidden) / getattr(config, "logits_scaling", 1.0) * getattr(config, "logit_scale", 1.0)
+    raw = (
+        without_unused(causal_lm, head(hidden))
+        / getattr(config, "logits_scaling", 1.0)
+        * getattr(config, "logit_scale", 1.0)
+    )
     cap = getattr(config, "final_logit_softcapping", None)
     return raw if cap is None else torch.tanh(raw / cap) * cap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import warnings
@@ -18,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,6 +30,7 @@ from rung.errors import ConfigError
 from rung.models.adapters import base_of, fingerprint, is_adapter, load_merged, write_fingerprint
 from rung.models.architecture import base_model
 from rung.models.names import REMEDY, TINY, check_hub
+from rung.models.vocabulary import ignore_unused_rows
 from rung.tiny.models import load_spec
 from rung.utils.messages import did_you_mean
 
@@ -79,7 +82,9 @@ def load_model(location: str | Path, *, seed: int = 0) -> tuple[PreTrainedModel,
         raise ConfigError(
             f"model `{name}` lacks weights, among them {missing}", "save the complete model, with its head"
         )
-    return model, load_tokenizer(name)
+    tokenizer = load_tokenizer(name)
+    ignore_unused_rows(model, tokenizer)
+    return model, tokenizer
 
 
 def load_meta_model(location: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -96,9 +101,12 @@ def meta_model(name: str) -> PreTrainedModel:
     config = read_config(name)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config)
     except ValueError as error:
         raise ConfigError(f"model `{name}` cannot be read: {str(error).splitlines()[0]}", REMEDY) from None
+    with contextlib.suppress(OSError):  # not every model has a generation_config.json
+        model.generation_config = GenerationConfig.from_pretrained(name)
+    return model
 
 
 def read_config(name: str) -> PretrainedConfig:

@@ -29,7 +29,8 @@ from rung.models.load import (
 from rung.models.quantization import quantize
 from rung.models.reward_model import check_can_be_reward_model
 from rung.models.stops import stop_ids
-from rung.pipeline.stage_data import StageData, check_positions, read_stage_data
+from rung.models.vocabulary import check_special_tokens, ignore_unused_rows, num_embeddings
+from rung.pipeline.stage_data import StageData, check_ids, check_positions, read_stage_data
 from rung.pipeline.stage_rewards import build_rewards
 from rung.pipeline.stage_settings import StageSettings, resolved
 from rung.rollout.generate import Generator
@@ -65,12 +66,15 @@ def build_stage(
     config, algorithm = settings.config, settings.algorithm
     torch.manual_seed(settings.seed)  # for the initial weights of new adapters and heads
     loaded, tokenizer = model or load_model(start, seed=settings.seed)
+    ignore_unused_rows(loaded, tokenizer)
+    check_special_tokens(loaded, tokenizer)
     for role, location in (("reference", reference), ("critic", critic), ("teacher", teacher)):
         if location is not None:
             check_same_tokenizer(location, tokenizer, role)
     if data is None or data.tokenizer != tokenizer_fingerprint(tokenizer):
         data = read_stage_data(settings, tokenizer, stop_ids(loaded, tokenizer))
     check_positions(settings, data.all, num_positions(loaded))
+    check_ids(data.all, num_embeddings(loaded), tokenizer)
     policy = build_policy(settings, loaded, start=start, reference=reference, ranks=ranks)
     add_heads(policy, algorithm, critic, tokenizer)
     if teacher is not None:

@@ -22,10 +22,11 @@ from rung.models.load import (
 )
 from rung.models.reward_model import check_can_be_reward_model
 from rung.models.stops import stop_ids
+from rung.models.vocabulary import check_special_tokens, num_embeddings
 from rung.pipeline.evaluations import SETS, Evaluations
 from rung.pipeline.model_size import resolve_by_model, size_of_model
 from rung.pipeline.requirements import check_requirements
-from rung.pipeline.stage_data import StageData, check_positions, read_stage_data
+from rung.pipeline.stage_data import StageData, check_ids, check_positions, read_stage_data
 from rung.pipeline.stage_rewards import check_rewards
 from rung.pipeline.stage_settings import resolved, stage_settings
 from rung.rollout.samplers import SAMPLERS
@@ -108,10 +109,12 @@ def _check_training(
             check_adapter(model, stage.adapter.lora)
         if not algorithm.makes_policy():
             check_can_be_reward_model(model.config, tokenizer)
+        check_special_tokens(model, tokenizer)
         SAMPLERS.find(stage.rollout.sampler, config.base)
     settings = stage_settings(stage, config, algorithm)
     data = read_stage_data(settings, tokenizer, stop_ids(model, tokenizer))
     check_positions(settings, data.all, num_positions(model))
+    check_ids(data.all, num_embeddings(model), tokenizer)
     if stage.teacher is not None and stage.teacher not in [other.name for other in config.stages]:
         check_positions(settings, data.train, _teacher_positions(config, stage), "teacher")
     if settings.samples:

@@ -10,6 +10,7 @@ import torch
 
 from rung.artifacts.reward_models import locate_reward_models
 from rung.data.load import load_examples
+from rung.data.prompting import Prompting
 from rung.data.records import Example, as_prompt
 from rung.data.splits import sample
 from rung.errors import ConfigError, error_context
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rung.config import PathConfig
+    from rung.config.schema import DataEntry
     from rung.reward.decorator import Goal
 
 EvaluationSet = Literal["validation", "test"]
@@ -69,7 +71,7 @@ class Evaluations:
             what = "`shots` is above 0, but `evaluate.shots_from` is not set"
             raise ConfigError(what, "set it to data with completions, such as the training data")
         data = self.config.data_of(self.block.shots_from)
-        return load_examples(data, base=self.config.base, seed=self.config.seed)[0]
+        return self._load(data)
 
     def shots(self, count: int) -> list[Example]:
         """`count` few-shot examples, which include those of every smaller count.
@@ -159,4 +161,9 @@ class Evaluations:
         spec = self.block.validation if evaluation_set == "validation" else self.block.test
         if spec is None:
             return []
-        return load_examples(self.config.data_of(spec), base=self.config.base, seed=self.config.seed)[0]
+        return self._load(self.config.data_of(spec))
+
+    def _load(self, data: DataEntry) -> list[Example]:
+        examples, _ = load_examples(data, base=self.config.base, seed=self.config.seed)
+        prompting = Prompting(self.config.prompt_template, self.config.system)
+        return [prompting.asked(example) for example in examples]

@@ -9,11 +9,13 @@ from transformers import PreTrainedTokenizerBase
 
 from rung.data.encode import encode
 from rung.data.load import load_examples
+from rung.data.prompting import asking_of
 from rung.data.records import Encoded, Example, as_prompt, as_unpaired
 from rung.data.report import DataReport
 from rung.data.splits import split
 from rung.errors import ConfigError, DataError
 from rung.models.load import tokenizer_fingerprint
+from rung.models.vocabulary import REMEDY, first_without_embedding
 from rung.pipeline.stage_settings import StageSettings, resolved
 
 KINDS_OF_ROWS = {
@@ -46,6 +48,8 @@ def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase,
     Raises UserError, naming the row, for data that the stage cannot use.
     """
     examples, report = _read(settings)
+    examples = [settings.prompting.asked(example) for example in examples]
+    report.asking = asking_of(examples, settings.prompting)
     train, held_out = _split(settings, examples)
     encoded = [_encode(settings, part, tokenizer, stop_ids, report) for part in (train, held_out) if part]
     _check_last_step(settings, len(encoded[0]))
@@ -71,6 +75,16 @@ def check_positions(
         what = f"{one.source}: {tokens} exceed the {whose}'s {positions} positions"
         lower = "`rollout.max_completion_length`, or `max_prompt_length`" if sampled else "`max_length`"
         raise ConfigError(what, f"lower {lower}, which drops longer rows")
+
+
+def check_ids(encoded: Sequence[Encoded], size: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises DataError, naming row and token, for a token id that is not below `size`, the model's embeddings."""
+    for one in encoded:
+        ids = (*one.prompt_ids, *(token for answer in one.answers for token in answer.ids))
+        beyond = first_without_embedding(ids, size)
+        if beyond is not None:
+            token = tokenizer.convert_ids_to_tokens(beyond)
+            raise DataError(f"{one.source}: the id {beyond} (`{token}`) is beyond the {size} embeddings", REMEDY)
 
 
 def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rung.algorithm import Algorithm
 from rung.artifacts.reward_models import locate_reward_models
 from rung.config import PathConfig, StageConfig
 from rung.config.schema import DataEntry
+from rung.data.prompting import Prompting
 from rung.errors import ConfigError
 from rung.reward import RewardPolicy
 from rung.reward.binding import RewardSource
@@ -32,6 +33,7 @@ class StageSettings:
     data: DataEntry | Sequence[Mapping[str, Any]]
     rewards: tuple[RewardSource, ...]
     reward_policy: RewardPolicy
+    prompting: Prompting = field(default_factory=Prompting)
 
     @property
     def name(self) -> str:
@@ -91,6 +93,7 @@ def stage_settings(
         data=path.data_of(stage.data) if rows is None and stage.data is not None else rows or [],
         rewards=tuple(locate_reward_models(named, path, stage.name)) if algorithm.data_kind() == "prompts" else (),
         reward_policy=path.reward_policy,
+        prompting=Prompting(path.prompt_template, path.system),
     )
 
 

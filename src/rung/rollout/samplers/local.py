@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 from rung.batch import Completion
 from rung.errors import ConfigError
 from rung.models.stops import stop_ids
+from rung.models.vocabulary import without_unused
 from rung.rollout.cache import new_cache
 from rung.rollout.decode import DecodeBatch, Prefill, Rows, StopCriteria
 from rung.rollout.philox import Key
@@ -142,7 +143,8 @@ class LocalSampler:
         """
         self.positions += ids.numel()
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-        return self.model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+        logits = self.model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1]
+        return without_unused(self.model, logits).float()
 
 
 @contextmanager

@@ -1,0 +1,88 @@
+"""Asks a model in the terminal: completions of prompts, and a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rung.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rung.data.prompting import Asking
+    from rung.data.records import Text
+    from rung.rollout.samplers import LocalSampler
+    from rung.sampling import Sampling
+
+NEW = "/new"  # begins a new conversation
+
+
+class Asked:
+    """A loaded model that is asked as it was trained to be asked (see `read_asking`); with `raw`, in plain text."""
+
+    def __init__(self, location: str, *, seed: int, raw: bool = False):
+        from rung.data.prompting import Asking, read_asking
+        from rung.models.load import load_model, to_device
+        from rung.rollout.samplers import LocalSampler
+
+        model, tokenizer = load_model(location, seed=seed)
+        plain = raw or tokenizer.chat_template is None
+        self.asking: Asking = Asking(chat=False) if raw else read_asking(location, has_chat_template=not plain)
+        self.tokenizer: PreTrainedTokenizerBase = tokenizer
+        self.sampler: LocalSampler = LocalSampler(to_device(model), tokenizer)
+        self.seed = seed
+
+    def answer(self, prompts: Sequence[Text], num: int, sampling: Sampling, *, name: str) -> list[list[str]]:
+        """`num` completions of each prompt. Raises DataError for a prompt that is empty or that cannot be rendered."""
+        from rung.data.encode import encode_prompt
+        from rung.data.records import BadRow
+        from rung.rollout.philox import Key
+
+        try:
+            encoded = [encode_prompt(prompt, self.tokenizer) for prompt in prompts]
+        except BadRow as fault:
+            raise DataError(f"a prompt cannot be used: {fault}", "give every prompt a text") from None
+        key = Key(self.seed, "", name)
+        drawn = self.sampler.sample(encoded, num, visits=range(len(encoded)), key=key, sampling=sampling)
+        return [[str(self.tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in row] for row in drawn]
+
+
+def sampled(
+    location: str,
+    prompts: Sequence[str],
+    num_generations: int,
+    *,
+    seed: int,
+    max_completion_length: int,
+    temperature: float,
+    raw: bool,
+) -> list[list[str]]:
+    """Completions sampled from a model, `num_generations` per prompt. Raises DataError for an empty prompt."""
+    from rung.sampling import Sampling
+
+    model = Asked(location, seed=seed, raw=raw)
+    sampling = Sampling(max_completion_length=max_completion_length, temperature=temperature)
+    asked = [model.asking.ask(prompt) for prompt in prompts]
+    return model.answer(asked, num_generations, sampling, name="generate")
+
+
+def replies(model: Asked, lines: Iterator[str], sampling: Sampling) -> Iterator[str]:
+    """The model's reply to each line of a user; the conversation so far is part of the prompt if the model chats.
+
+    The line `/new` begins a new conversation. A model that was trained on plain text answers each line alone.
+    """
+    from rung.data.records import Message, Messages
+
+    said: Messages = ()
+    for number, line in enumerate(lines):
+        if line.strip() == NEW:
+            said = ()
+            continue
+        prompt = model.asking.ask(line)
+        if not isinstance(prompt, str):
+            prompt = said = (*said, Message(role="user", content=line)) if said else prompt
+        ((reply,),) = model.answer([prompt], 1, sampling, name=f"chat {number}")
+        if said:
+            said = (*said, Message(role="assistant", content=reply))
+        yield reply

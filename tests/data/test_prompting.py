@@ -1,0 +1,88 @@
+"""Prompt templates and system messages of a config."""
+
+from typing import Any
+
+import pytest
+
+from rung.data.load import load_examples
+from rung.data.prompting import Asking, Prompting, asking_of
+from rung.errors import ConfigError, DataError
+
+BRIEF = {"role": "system", "content": "Be brief."}
+ASKED = {"role": "user", "content": "2+2?"}
+
+
+def answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def asked(row: dict[str, Any], *prompting: str | None):
+    ((example,), _) = load_examples([row])
+    made = Prompting(*prompting).asked(example)
+    assert (made.id, made.group, made.columns) == (example.id, example.group, example.columns)
+    return made
+
+
+def test_a_text_template_surrounds_every_plain_prompt() -> None:
+    assert asked({"prompt": "2+2?", "completion": "4"}, "Q: {prompt}\nA: ").prompt == "Q: 2+2?\nA: "
+    assert asked({"prompt": "2+2?", "completion": "4"}, "Q: {prompt}\nA: ").completion == "4"
+    assert asked({"prompt": "{x}"}, "{system} {prompt}", "{y}").prompt == "{y} {x}"
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"prompt": "2+2?", "completion": "4"}, "completion"),
+        ({"prompt": "2+2?", "completion": "4", "label": True}, "completion"),
+        ({"prompt": "2+2?", "chosen": "4", "rejected": "5"}, "chosen"),
+    ],
+)
+def test_chat_makes_turns_of_a_plain_row(row, field) -> None:
+    made = asked(row, "chat", "Be brief.")
+    assert made.prompt == (BRIEF, ASKED)
+    assert getattr(made, field) == (answer("4"),)
+    assert asked(row, "chat").prompt == (ASKED,)
+
+
+def test_chat_makes_turns_of_every_completion_of_a_ranking() -> None:
+    made = asked({"prompt": "2+2?", "completions": ["4", "5"]}, "chat")
+    assert made.completions == ((answer("4"),), (answer("5"),))
+
+
+def test_a_system_message_is_put_before_messages_that_have_none() -> None:
+    own = {"role": "system", "content": "Be long."}
+    assert asked({"messages": [ASKED, answer("4")]}, None, "Be brief.").messages == (BRIEF, ASKED, answer("4"))
+    assert asked({"messages": [own, ASKED, answer("4")]}, None, "Be brief.").messages == (own, ASKED, answer("4"))
+    assert asked({"prompt": [ASKED]}, "Q: {prompt} {system}", "Be brief.").prompt == (BRIEF, ASKED)
+
+
+def test_without_keys_and_for_raw_text_nothing_changes() -> None:
+    for row in ({"prompt": "a", "completion": "b"}, {"messages": [ASKED, answer("4")]}, {"text": "a"}):
+        ((example,), _) = load_examples([row])
+        assert Prompting().asked(example) is example
+    ((text,), _) = load_examples([{"text": "a"}])
+    assert Prompting("chat", "Be brief.").asked(text) is text
+
+
+@pytest.mark.parametrize(
+    ("template", "system"), [("Q:", None), ("{prompt} {x}", None), ("{prompt}", "s"), ("{prompt} {system}", None)]
+)
+def test_a_template_that_leaves_something_out_is_refused(template, system) -> None:
+    with pytest.raises(ConfigError, match="does not have exactly the fields"):
+        Prompting(template, system)
+
+
+def test_a_system_message_without_a_place_is_refused() -> None:
+    with pytest.raises(DataError, match="rows:1: `system` is set, but the prompt is plain text"):
+        asked({"prompt": "a", "completion": "b"}, None, "Be brief.")
+
+
+def test_most_rows_say_how_a_model_was_asked() -> None:
+    plain, _ = load_examples([{"prompt": "a", "completion": "b"}])
+    chat, _ = load_examples([{"messages": [ASKED, answer("4")]}])
+    assert asking_of(plain, Prompting("Q: {prompt}")) == Asking(chat=False, prompt_template="Q: {prompt}")
+    assert asking_of([*chat, *chat, *plain], Prompting()) == Asking(chat=True)
+    assert Asking(chat=True, system="s").ask("a") == (
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "a"},
+    )
