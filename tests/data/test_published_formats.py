@@ -350,11 +350,6 @@ REFUSED = {
         "`candidates` has not exactly one entry with `preferenceLabel: preferred` (found 2)",
         "on_bad_row: skip",
     ),
-    "2 the prompt ends with an answer": (
-        OPENAI | {"input": {"messages": [ASKED, HI]}},
-        "`input.messages` ends with an assistant turn",
-        "on_bad_row: skip",
-    ),
     "2 the output is no answer": (
         OPENAI | {"preferred_output": [ASKED]},
         "`preferred_output` does not consist of assistant turns",

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from rung.config.gate import GateConfig
+from rung.data.report import MAX_BAD_SHARE
 from rung.errors import ConfigError
 from rung.reward import RewardPolicy, RewardSpec
 from rung.utils.messages import did_you_mean
@@ -136,6 +137,7 @@ class StageConfig(Section):
     max_length: PositiveInt | Auto = "auto"
     on_overlong: Literal["drop", "error", "truncate"] = "drop"
     on_bad_row: Literal["error", "skip", "quarantine"] = "error"
+    max_bad_share: float = Field(MAX_BAD_SHARE, ge=0, le=1)
     token_budget: PositiveInt | Auto = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     early_stopping: EarlyStopping | None = None

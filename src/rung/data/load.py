@@ -1,7 +1,6 @@
 """Loads the examples of a data set in a config: reads rows, detects their format, converts them and reports on them."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from rung.data.formats import FORMATS, Format, detect, strip_repeated_prompts
 from rung.data.read import READERS, Row, read_hub, read_path
 from rung.data.records import BadRow, Example, digest
-from rung.data.report import DataReport
+from rung.data.report import MAX_BAD_SHARE, DataReport
 from rung.data.splits import between, sample
 from rung.data.template_columns import with_template_columns
 from rung.errors import ConfigError, DataError
@@ -62,7 +61,7 @@ def load_examples(
     spec: str | Mapping[str, Any] | DataSpec | Iterable[Mapping[str, Any] | Example],
     *,
     on_bad_row: OnBadRow = "error",
-    max_bad_share: float = 0.02,
+    max_bad_share: float = MAX_BAD_SHARE,
     base: Path | None = None,
     seed: int = 0,
 ) -> tuple[list[Example], DataReport]:
@@ -91,7 +90,8 @@ def load_examples(
     form = FORMATS.find(settings.format, base) if settings.format else detect(rows)
     report.formats[form.name] = len(rows)
     examples, bad = _convert(rows, form, settings.columns.get("group"), report)
-    _check_bad_rows(bad, rows, on_bad_row, max_bad_share)
+    if bad:
+        _check_bad_rows(bad, rows, on_bad_row, max_bad_share, report)
     if on_bad_row == "quarantine":
         report.quarantined += [_quarantined(rows[i], fault) for i, fault in bad.items()]
     examples = _finish(examples, form, report)
@@ -174,7 +174,8 @@ def _convert(
             made = [with_template_columns(example) for example in form.convert(row.columns, row.source)]
         except BadRow as fault:
             bad[index] = fault
-            report.drop(fault.cause, row.source)
+            report.refuse(fault.cause, row.source)
+            report.unreadable += 1
             continue
         notice = form.notice(row.columns)
         if notice:
@@ -185,20 +186,15 @@ def _convert(
     return examples, bad
 
 
-def _check_bad_rows(bad: Mapping[int, BadRow], rows: Sequence[Row], on_bad_row: OnBadRow, max_bad_share: float) -> None:
+def _check_bad_rows(
+    bad: Mapping[int, BadRow], rows: Sequence[Row], on_bad_row: OnBadRow, max_bad_share: float, report: DataReport
+) -> None:
     """Raises `DataError`, naming the first bad row, if `on_bad_row` is `error` or if too many rows are bad."""
-    if not bad:
-        return
     first = min(bad)
     if on_bad_row == "error":
         remedy = "fix the row, or set `on_bad_row: skip` (or `quarantine`)"
         raise DataError(f"{rows[first].place}: {bad[first]}", remedy)
-    if len(bad) > max_bad_share * len(rows):
-        cause, n = Counter(fault.cause for fault in bad.values()).most_common(1)[0]
-        raise DataError(
-            f"{rows[first].place}: {bad[first]}; {len(bad)} of {len(rows)} rows are bad ({n}: {cause})",
-            f"fix the rows, or raise `max_bad_share` (the limit is {max_bad_share:.0%} of the rows)",
-        )
+    report.check_bad_share(rows[first].place, bad[first], max_bad_share)
 
 
 def _quarantined(row: Row, fault: BadRow) -> dict[str, Any]:

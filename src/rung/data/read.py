@@ -89,17 +89,16 @@ def read_hub(name: str, *, subset: str | None = None, split: str | None = None) 
     import datasets
 
     try:
-        rows = datasets.load_dataset(name, subset, split=split or "train")
+        rows = cast(datasets.Dataset, datasets.load_dataset(name, subset, split=split or "train"))
     except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
         reason = str(error).partition("\n")[0]
         raise DataError(
             f"{name}: neither a local file nor a hub data set that can be loaded ({reason})",
             "check `path`, `name`, `subset`, `split` and the connection",
         ) from error
-    features = rows.features
-    classes = class_names(features.to_dict()) if features is not None else {}
+    classes = class_names(cast(dict[str, Any], rows.features.to_dict()))
     for number, columns in enumerate(rows, 1):
-        yield Row(name, number, from_arrow(columns, classes))
+        yield Row(name, number, from_arrow(cast(dict[str, Any], columns), classes))
 
 
 def _read_file(path: Path, name: str, options: ReadOptions) -> Iterator[Row]:

@@ -22,8 +22,10 @@ def _ultrafeedback(row: Columns, source: str) -> list[Example]:
         return []
     check_differ(best[1], worst[1])
     columns = unused_columns(row, "instruction", "completions")
-    sides = {"chosen": best[1], "rejected": worst[1]}
-    return [make_example("preference", source, columns, prompt=prompt, **sides, margin=best[0] - worst[0])]
+    margin = best[0] - worst[0]
+    return [
+        make_example("preference", source, columns, prompt=prompt, chosen=best[1], rejected=worst[1], margin=margin)
+    ]
 
 
 def _completions(row: Columns) -> list[dict[str, Any]]:

@@ -50,8 +50,6 @@ def _openai(row: Columns, source: str) -> list[Example]:
     if not isinstance(given, dict):
         raise BadRow("`input` is not an object with `messages`")
     prompt = conversation(given.get("messages"), "input.messages")
-    if prompt[-1]["role"] == "assistant":
-        raise BadRow("`input.messages` ends with an assistant turn")
     chosen, rejected = _output(row, "preferred_output"), _output(row, "non_preferred_output")
     check_differ(chosen, rejected)
     columns = unused_columns(row, "input", "preferred_output", "non_preferred_output", "margin")
