@@ -78,6 +78,8 @@ def test_a_report_is_json_too() -> None:
         "warnings": ["w"],
         "tokens": {"prompt": {"p50": 4, "p90": 4, "p99": 4, "max": 4}},
         "labels": ["b", "a"],
+        "columns": [],
+        "mixture": [],
     }
 
 

@@ -56,7 +56,7 @@ def test_each_stage_has_its_row(tmp_path: Path) -> None:
     }
     first = {"stage": "sft", "algorithm": "sft", "from": None, "data": "train", "rows": 6}
     assert checked.rows[1] == first | {"lr": 0.25, "batch": 3, "length": "7 steps"}
-    assert checked.rows[2]["data"] == "inline"
+    assert checked.rows[2]["data"] == "rows.jsonl"
     assert (checked.rows[2]["from"], checked.rows[2]["length"]) == ("sft", "1.5 epochs")
     assert checked.notes[0] == "tiny:llama is a tiny model and gets the defaults of configs/defaults/tiny.yaml"
     assert checked.notes[1].startswith("sft: 6 rows, 6 examples, 6 encoded")

@@ -54,6 +54,8 @@ class DataReport:
     warnings: list[str] = field(default_factory=list)
     lengths: dict[str, list[int]] = field(default_factory=dict)  # in tokens, by `prompt` and `completion`
     labels: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()  # columns that the format did not use
+    mixture: list[dict[str, Any]] = field(default_factory=list)  # for each data set: data, weight, examples, drawn
     quarantined: list[dict[str, Any]] = field(default_factory=list)  # bad rows in full, with their cause
     asking: Asking | None = None  # how the examples ask; None before they are encoded
 
@@ -75,7 +77,7 @@ class DataReport:
         self.bad[cause] = self.bad.get(cause, 0) + 1
 
     def check_bad_share(self, place: str, fault: BadRow, limit: float) -> None:
-        """Raises `DataError` if the share of bad rows is above `limit`; `place` and `fault` are those of the first one."""
+        """Raises `DataError`, with the `place` and `fault` of the first one, if the share of bad rows is above `limit`."""
         if self.bad_share <= limit + ROUNDING:
             return
         cause = max(self.bad, key=self.bad.__getitem__)
@@ -106,6 +108,8 @@ class DataReport:
             warnings=self.warnings + other.warnings,
             labels=tuple(sorted({*self.labels, *other.labels})),
             quarantined=self.quarantined + other.quarantined,
+            columns=tuple(sorted({*self.columns, *other.columns})),
+            mixture=self.mixture + other.mixture,
             unreadable=self.unreadable + other.unreadable,
             tried=self.tried + other.tried,
         )
@@ -134,6 +138,7 @@ class DataReport:
         formats = ", ".join(f"{name} ({count})" for name, count in self.formats.items())
         counts = f"{self.rows} rows, {self.examples} examples" + (f", {self.encoded} encoded" if self.encoded else "")
         shown = [counts + (f", format {formats}" if formats else "")]
+        shown += [_part_line(part) for part in self.mixture]
         shown += [f"{len(self.labels)} labels"] if self.labels else []
         shown += [f"dropped {_counted(cause, tally)}" for cause, tally in self.dropped.items()]
         shown += [f"noticed {_counted(what, tally)}" for what, tally in self.noticed.items()]
@@ -153,6 +158,8 @@ class DataReport:
             "warnings": self.warnings,
             "tokens": self._quantiles(),
             "labels": list(self.labels),
+            "columns": list(self.columns),
+            "mixture": self.mixture,
         }
 
     def _quantiles(self) -> dict[str, dict[str, int]]:
@@ -167,6 +174,11 @@ def quantiles(values: Iterable[int]) -> dict[str, int]:
     """
     ordered = sorted(values)
     return {name: ordered[math.ceil(per_cent * len(ordered) / 100) - 1] for name, per_cent in QUANTILES.items()}
+
+
+def _part_line(part: dict[str, Any]) -> str:
+    weight = "" if part["weight"] is None else f" (weight {part['weight']:g})"
+    return f"{part['data']}: {part['drawn']} of {part['examples']} examples{weight}"
 
 
 def _counted(cause: str, tally: Tally) -> str:

@@ -44,9 +44,9 @@ def detect(rows: Sequence[Row]) -> Format:
     known = "; ".join(f"{format.name} ({format.signature})" for format in formats)
     columns = ", ".join(other.columns)
     if hits == 0:
-        raise DataError(
-            f"{other.place}: its columns ({columns}) match no known format", f"use `columns:` to match one of: {known}"
-        )
+        split = "set `delimiter` to the character between the fields, or " if len(other.columns) == 1 else ""
+        what = f"{other.place}: its columns ({columns}) match no known format"
+        raise DataError(what, f"{split}use `columns:` to match one of: {known}")
     raise DataError(
         f"{other.place}: the row does not have the format {best.name} ({best.signature}) of {hits} of {len(sampled)} "
         f"sampled rows; its columns are {columns}",
