@@ -59,7 +59,10 @@ def check_not_mixed(**texts: Text) -> None:
     """Raises `BadRow` if some columns are strings and others are lists of messages: their meaning would be unclear."""
     if len({type(text) for text in texts.values()}) > 1:
         kinds = ", ".join(f"`{name}` {'text' if isinstance(text, str) else 'messages'}" for name, text in texts.items())
-        raise BadRow("texts and lists of messages are mixed", f"{kinds}; write the text as [{{role, content}}]")
+        raise BadRow(
+            "texts and lists of messages are mixed",
+            f"{kinds}; write the text as [{{role, content}}], or set `format` to your own",
+        )
 
 
 def check_differ(chosen: Text, rejected: Text) -> None:

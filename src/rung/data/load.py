@@ -28,6 +28,7 @@ def load_examples(
     max_bad_share: float = MAX_BAD_SHARE,
     base: Path | None = None,
     seed: int = 0,
+    remedy: str = "fix the row, or set `on_bad_row: skip` (or `quarantine`)",
 ) -> tuple[list[Example], DataReport]:
     """Loads the examples of a data set, and a report on its rows.
 
@@ -35,12 +36,14 @@ def load_examples(
     data sets, or the rows themselves. Paths are relative to `base`. `on_bad_row`: with `error`, a bad row raises
     DataError; with `skip`, it is dropped and counted; with `quarantine`, the report also keeps the row. A share of bad
     rows above `max_bad_share` is always an error. `seed` determines the rows of a task, the sample that `limit` draws,
-    and those of a mixture. Raises `DataError` for data that cannot be used, and `ConfigError` for an unknown key or
+    and those of a mixture; `remedy` is what the error about a bad row advises. Raises `DataError` for data that cannot be used, and `ConfigError` for an unknown key or
     format.
     """
     if isinstance(spec, Mixture):
         loaded = [
-            load_examples(part.spec, on_bad_row=on_bad_row, max_bad_share=max_bad_share, base=base, seed=seed)
+            load_examples(
+                part.spec, on_bad_row=on_bad_row, max_bad_share=max_bad_share, base=base, seed=seed, remedy=remedy
+            )
             for part in spec.parts
         ]
         return _mixed(spec, loaded, base, seed)
@@ -62,7 +65,10 @@ def load_examples(
     report.formats[form.name] = len(rows)
     examples, bad = _convert(rows, form, settings.columns, report)
     if bad:
-        _check_bad_rows(bad, rows, on_bad_row, max_bad_share, report)
+        first = min(bad)
+        if on_bad_row == "error":
+            raise DataError(f"{rows[first].place}: {bad[first]}", remedy)
+        report.check_bad_share(rows[first].place, bad[first], max_bad_share)
     if on_bad_row == "quarantine":
         report.quarantined += [_quarantined(rows[i], fault) for i, fault in bad.items()]
     examples = _finish(examples, form, report)
@@ -154,17 +160,6 @@ def _convert(
         group = group_of(row, columns)
         examples += made if group is None else [replace(one, group=digest(group)) for one in made]
     return examples, bad
-
-
-def _check_bad_rows(
-    bad: Mapping[int, BadRow], rows: Sequence[Row], on_bad_row: OnBadRow, max_bad_share: float, report: DataReport
-) -> None:
-    """Raises `DataError`, naming the first bad row, if `on_bad_row` is `error` or if too many rows are bad."""
-    first = min(bad)
-    if on_bad_row == "error":
-        remedy = "fix the row, or set `on_bad_row: skip` (or `quarantine`)"
-        raise DataError(f"{rows[first].place}: {bad[first]}", remedy)
-    report.check_bad_share(rows[first].place, bad[first], max_bad_share)
 
 
 def _quarantined(row: Row, fault: BadRow) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class DataReport:
         self.bad[cause] = self.bad.get(cause, 0) + 1
 
     def check_bad_share(self, place: str, fault: BadRow, limit: float) -> None:
-        """Raises `DataError`, with the `place` and `fault` of the first one, if the share of bad rows is above `limit`."""
+        """Raises `DataError` with the first bad row (`place`, `fault`) if the share of bad rows is above `limit`."""
         if self.bad_share <= limit + ROUNDING:
             return
         cause = max(self.bad, key=self.bad.__getitem__)

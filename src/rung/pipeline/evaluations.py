@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rung.reward.decorator import Goal
 
 EvaluationSet = Literal["validation", "test"]
+REMEDY = "fix the row, or leave it out of the data: an evaluation reads every item"
 SETS: tuple[EvaluationSet, ...] = ("validation", "test")
 
 
@@ -164,6 +165,6 @@ class Evaluations:
         return self._load(self.config.data_of(spec))
 
     def _load(self, data: str | dict[str, Any] | Mixture) -> list[Example]:
-        examples, _ = load_examples(data, base=self.config.base, seed=self.config.seed)
+        examples, _ = load_examples(data, base=self.config.base, seed=self.config.seed, remedy=REMEDY)
         prompting = Prompting(self.config.prompt_template, self.config.system)
         return [prompting.asked(example) for example in examples]
