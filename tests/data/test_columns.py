@@ -101,6 +101,7 @@ def test_columns_that_nothing_reads_are_listed() -> None:
     rows = [{"prompt": "a", "completion": "b", "level": 1, "note": None}, {"prompt": "c", "completion": "d", "id": 7}]
     assert load_examples(rows)[1].columns == ("id", "level")
     chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": []}
+    assert load_examples([{"question": "a", "answer": "b #### 4", "level": 1}])[1].columns == ("level",)
     assert load_examples([chat | {"source": "x", "chat_template_kwargs": {"a": 1}}])[1].columns == ("source",)
 
 

@@ -40,6 +40,19 @@ def config(folder: Path, *stages: dict[str, Any], **more: Any) -> PathConfig:
 SFT = {"name": "sft", "algorithm": "sft", "data": "train"}
 
 
+def test_columns_that_no_reward_and_no_metric_reads_are_listed(tmp_path: Path) -> None:
+    """`answer` is read by a reward or a metric, `level` and `note` by nothing."""
+    rows = [{"prompt": f"{i}?", "completion": "b", "answer": "b", "level": i, "note": "n"} for i in range(6)]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = "columns kept for rewards and metrics: "
+    more = SFT | {"data": "more.jsonl"}
+    assert f"sft: {told}answer, level, note" in check(config(tmp_path, more)).notes
+    evaluate = {"validation": "train", "metrics": ["exact_match"]}
+    assert f"sft: {told}level, note" in check(config(tmp_path, more, evaluate=evaluate)).notes
+    rewarded = {"name": "rl", "algorithm": "grpo", "data": "more.jsonl", "rewards": ["exact_match"]}
+    assert f"rl: {told}level, note" in check(config(tmp_path, rewarded)).notes
+
+
 def test_each_stage_has_its_row(tmp_path: Path) -> None:
     asked = config(
         tmp_path,

@@ -34,10 +34,10 @@ def load_examples(
 
     `spec` is a file, a folder, a hub id, `task:NAME/SPLIT`, a mapping with the keys of `DataSpec`, a `Mixture` of such
     data sets, or the rows themselves. Paths are relative to `base`. `on_bad_row`: with `error`, a bad row raises
-    DataError; with `skip`, it is dropped and counted; with `quarantine`, the report also keeps the row. A share of bad
-    rows above `max_bad_share` is always an error. `seed` determines the rows of a task, the sample that `limit` draws,
-    and those of a mixture; `remedy` is what the error about a bad row advises. Raises `DataError` for data that cannot be used, and `ConfigError` for an unknown key or
-    format.
+    DataError, which advises `remedy`; with `skip`, it is dropped and counted; with `quarantine`, the report also keeps
+    the row. A share of bad rows above `max_bad_share` is always an error. `seed` determines the rows of a task, the
+    sample that `limit` draws, and those of a mixture. Raises `DataError` for data that cannot be used, and
+    `ConfigError` for an unknown key or format.
     """
     if isinstance(spec, Mixture):
         loaded = [
@@ -87,10 +87,15 @@ def load_examples(
 
 
 def _unused(examples: Sequence[Example], rows: Sequence[Row]) -> tuple[str, ...]:
-    """The columns of the rows that stay columns of an example, since neither format nor chat template reads them."""
-    kept = {name for one in examples for name, value in one.columns.items() if value is not None}
-    for_template = {*COLUMNS_OF_TEMPLATE} if any(is_chat(one) for one in examples) else set()
-    return tuple(sorted((kept & {name for row in rows for name in row.columns}) - for_template))
+    """The columns of the rows that an example has as they were, since neither format nor chat template reads them."""
+    columns_of = {row.source: row.columns for row in rows}
+    found: set[str] = set()
+    for one in examples:
+        own = columns_of.get(one.source) or columns_of.get(one.source.rpartition("#")[0], {})
+        read = COLUMNS_OF_TEMPLATE if is_chat(one) else ()
+        found |= {name for name, value in one.columns.items() if value is not None and own.get(name) is value}
+        found -= {*read}
+    return tuple(sorted(found))
 
 
 def _mixed(
