@@ -1,5 +1,6 @@
 """Chats as people bring them: what their templates drop, tools, turns that are not trained, completions of turns."""
 
+import datetime
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from rung.data.chat import OTHER_START, TRAINING
 from rung.data.encode import NO_STOP, encode, encode_prompt
 from rung.data.load import load_examples
 from rung.data.report import DataReport
+from rung.data.templates import dated
 from rung.errors import DataError
 
 ASKED = "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
@@ -421,3 +423,17 @@ def test_an_encoded_prompt_is_the_same_from_any_file(build, tmp_path, name) -> N
     tokenizer = build(chat=TOOLS)
     ids = encode_prompt(example.prompt, tokenizer, tools=example.tools)
     assert '{"type": "function", "function": {"name": "weather"' in tokenizer.decode(ids)
+
+
+TODAY = "Today is {{ strftime_now('%d %B %Y') }}. " + TURNS
+
+
+def test_a_template_that_writes_the_date_writes_the_given_one(build) -> None:
+    with dated(datetime.date(2024, 2, 29)):
+        assert prompt({"messages": HELLO}, build(chat=TODAY)).startswith("Today is 29 February 2024. <turn>user")
+        assert whole({"messages": HELLO}, build(chat=TODAY)).startswith("Today is 29 February 2024. <turn>user")
+
+
+def test_without_a_date_a_template_writes_today(build) -> None:
+    today = f"Today is {datetime.date.today():%d %B %Y}."
+    assert prompt({"messages": HELLO}, build(chat=TODAY)).startswith(today)

@@ -80,6 +80,7 @@ def test_a_report_is_json_too() -> None:
         "labels": ["b", "a"],
         "columns": [],
         "mixture": [],
+        "fingerprint": "",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ def run_folder(config: PathConfig, new: bool) -> Path:
     return folder
 
 
+def date_of(config: PathConfig, folder: Path) -> date:
+    """The date that chat templates write in a run: that of the config, else that with which the run began, else today.
+
+    A run that began with a version of rung that recorded no date takes the date of today.
+    """
+    if config.date != "today":
+        return config.date
+    begun = read_yaml(folder / CONFIG).get("date") if (folder / CONFIG).exists() else None
+    return date.fromisoformat(str(begun)) if begun not in (None, "today") else date.today()
+
+
 def refuse_changes(config: PathConfig, folder: Path) -> None:
     """Raises ConfigError, naming the changed keys, if `folder` has a run with another config than `config`.
 
@@ -36,7 +48,8 @@ def refuse_changes(config: PathConfig, folder: Path) -> None:
     """
     if not (folder / CONFIG).exists():
         return
-    before = _current(read_yaml(folder / CONFIG))
+    written = read_yaml(folder / CONFIG)
+    before = _current({"date": config.dump()["date"], **written})
     now = yaml.safe_load(as_yaml(config.dump()))
     if changed := sorted(_changed(before, now)):
         what = f"{folder} holds a run of another config; changed: {', '.join(changed)}"

@@ -13,13 +13,24 @@ from rung.evaluation.gate import Decision, Outcome
 from rung.utils.files import sha256_file, write_text
 
 
+class DataRecord(BaseModel):
+    """What became of the rows of a stage: how many were read and trained on, and how many were dropped by cause."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    encoded: int
+    dropped: dict[str, int]
+    fingerprint: str
+
+
 class StageRecord(BaseModel):
     """The record of one stage: the model it started from, its outcome, and how often each evaluation set was read.
 
     `start` is a stage of this run (`sft`) or of another run (`run:NAME/sft`), a folder, or the name of a model.
     `outcome` is that of the gate; a stage without a gate is `promoted`, and one that trains a reward model is
     `trained`: no stage starts from it. `weights` is the `hash_weights` of the trained model, None if the stage trains
-    nothing. `decision` is None for a stage without a gate.
+    nothing. `decision` is None for a stage without a gate, `data` for one that trains nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +41,7 @@ class StageRecord(BaseModel):
     weights: str | None = None
     reads: dict[str, int] = {}  # evaluation set -> how often its scores were read
     decision: Decision | None = None
+    data: DataRecord | None = None
 
 
 class Lineage(BaseModel):

@@ -90,9 +90,12 @@ def run(
 def check(config: Config, overrides: Overrides = None) -> None:
     """Check a path without training, and show the values of `auto`."""
     from rung.config import load_config
+    from rung.data.templates import dated
     from rung.pipeline.check import check as check_path
 
-    checked = check_path(load_config(config, overrides or ()))
+    loaded = load_config(config, overrides or ())
+    with dated(loaded.date):
+        checked = check_path(loaded)
     _print_table(checked.rows, f"{checked.config.name}: {checked.config.model}")
     for note in checked.notes:
         print(note)
@@ -150,13 +153,16 @@ def evaluate(
 
     from rung.cli.show import scores
     from rung.config import load_config
+    from rung.data.templates import dated
     from rung.pipeline.check import check as check_path
 
     _disable_loading_bars()
-    checked = check_path(load_config(config, overrides or ()))
+    loaded = load_config(config, overrides or ())
+    with dated(loaded.date):
+        checked = check_path(loaded)
     evaluations, runs = checked.evaluations, Path(checked.config.output)
     evaluations.check_set(evaluation_set.value)
-    with _located(model, runs) as location:
+    with _located(model, runs) as location, dated(loaded.date):
         measured = evaluations.evaluate(location, evaluation_set.value, shots)
     if save is not None:
         measured.save(save)
@@ -230,6 +236,8 @@ def _lines() -> Iterator[str]:
 def main() -> None:
     """Runs the command line; prints a UserError in two lines on stderr and exits with code 2."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the training steps are the only progress bar
+    # Threads that spin while they wait for each other take ten times as long beside a busy process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -210,6 +211,7 @@ class PathConfig(Section):
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     gate: GateConfig | None = None
     seed: Seed = 42
+    date: datetime.date | Literal["today"] = "today"
     trackers: tuple[str, ...] = ("jsonl",)
     output: str = "runs"
 

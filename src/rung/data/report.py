@@ -58,6 +58,7 @@ class DataReport:
     mixture: list[dict[str, Any]] = field(default_factory=list)  # for each data set: data, weight, examples, drawn
     quarantined: list[dict[str, Any]] = field(default_factory=list)  # bad rows in full, with their cause
     asking: Asking | None = None  # how the examples ask; None before they are encoded
+    fingerprint: str = ""  # a hash of the encoded examples in their order, 64 hex digits; empty before
 
     @property
     def num_dropped(self) -> int:
@@ -136,15 +137,23 @@ class DataReport:
     def lines(self) -> list[str]:
         """The report as lines for the terminal."""
         formats = ", ".join(f"{name} ({count})" for name, count in self.formats.items())
-        counts = f"{self.rows} rows, {self.examples} examples" + (f", {self.encoded} encoded" if self.encoded else "")
-        shown = [counts + (f", format {formats}" if formats else "")]
-        shown += [_part_line(part) for part in self.mixture]
+        shown = [self.counts() + (f", format {formats}" if formats else "")]
         shown += [f"{len(self.labels)} labels"] if self.labels else []
-        shown += [f"dropped {_counted(cause, tally)}" for cause, tally in self.dropped.items()]
-        shown += [f"noticed {_counted(what, tally)}" for what, tally in self.noticed.items()]
+        shown += self.remarks()
         for name, quantiles in self._quantiles().items():
             shown.append(f"{name} tokens: " + ", ".join(f"{q} {value}" for q, value in quantiles.items()))
         return shown + self.warnings
+
+    def counts(self) -> str:
+        """The numbers of rows, examples and encoded examples in words."""
+        encoded = f", {self.encoded} encoded" if self.encoded else ""
+        return f"{self.rows} rows, {self.examples} examples{encoded}"
+
+    def remarks(self) -> list[str]:
+        """What each data set of a mixture gave, and what was dropped or needs attention, by cause with first rows."""
+        drawn = [_part_line(part) for part in self.mixture]
+        dropped = [f"dropped {_counted(cause, tally)}" for cause, tally in self.dropped.items()]
+        return drawn + dropped + [f"noticed {_counted(what, tally)}" for what, tally in self.noticed.items()]
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -160,6 +169,7 @@ class DataReport:
             "labels": list(self.labels),
             "columns": list(self.columns),
             "mixture": self.mixture,
+            "fingerprint": self.fingerprint,
         }
 
     def _quantiles(self) -> dict[str, dict[str, int]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime, time
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_day: ContextVar[date | None] = ContextVar("day", default=None)
 _TRAINING = "_training"  # TRL stores the training template of `NAME.jinja` in `NAME_training.jinja`
 
 
@@ -121,7 +126,7 @@ def _render(
         rendered: Any = render_jinja_template(
             conversations=[[_fields(template.form(message)) for message in chat.messages]],
             tools=[dict(tool) for tool in chat.tools] or None,
-            chat_template=template.text,
+            chat_template=_with_date(template.text, _day.get() or _first_day()),
             **cast(dict[str, Any], how | variables),
         )
     except (jinja2.TemplateError, TypeError, ValueError) as error:
@@ -129,6 +134,29 @@ def _render(
         raise BadRow("the chat template rejects the messages", str(error).partition("\n")[0]) from error
     (text,), spans = rendered
     return text, spans
+
+
+@contextmanager
+def dated(day: date | Literal["today"]) -> Iterator[None]:
+    """A context manager in which templates that write the current date write `day`."""
+    token = _day.set(None if day == "today" else day)
+    try:
+        yield
+    finally:
+        _day.reset(token)
+
+
+@lru_cache(maxsize=1)
+def _first_day() -> date:
+    """Today, or the day on which this process rendered its first chat."""
+    return date.today()
+
+
+@lru_cache(maxsize=64)
+def _with_date(text: str, day: date) -> str:
+    """The template with the date in place of each call of `strftime_now`, a function of transformers for the date."""
+    moment = datetime.combine(day, time())
+    return _NOW.sub(lambda call: json.dumps(moment.strftime(call[2])), text)
 
 
 def _fields(message: Mapping[str, Any]) -> dict[str, Any]:

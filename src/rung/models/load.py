@@ -52,6 +52,7 @@ LORA_KEYS = (
     "init_lora_weights",
 )
 HEAD = "base_model.model.score.weight"  # peft's name for the head of a sequence classifier
+ALPHA = 2  # `lora_alpha` per rank unless it is set, as in TRL's defaults (r 16, lora_alpha 32)
 FRESH, MADE_FROM_WEIGHTS = (True, False, "gaussian", "orthogonal"), ("pissa", "olora")  # for `init_lora_weights`
 LORA_REMEDY = "give keys of peft.LoraConfig: r, lora_alpha, target_modules, use_dora, init_lora_weights, ..."
 
@@ -199,7 +200,9 @@ def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any]) -> PreTrainedM
     _check_lora(lora, model)
     start = getattr(model, "base_fingerprint", None) or fingerprint(model)
     try:
-        config = LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **lora})
+        rank = lora.get("r", LoraConfig().r)
+        scale = {"lora_alpha": ALPHA * rank} if isinstance(rank, int) else {}
+        config = LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **scale, **lora})
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)  # rejected below
             adapted = get_peft_model(model, config)

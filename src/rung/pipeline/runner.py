@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rung.algorithm import Algorithm
-from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, REPORT, refuse_changes, run_folder
-from rung.artifacts.lineage import Lineage, StageRecord, hash_weights
+from rung.artifacts.data_card import read_data_card
+from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, REPORT, date_of, refuse_changes, run_folder
+from rung.artifacts.lineage import DataRecord, Lineage, StageRecord, hash_weights
 from rung.artifacts.locate import locate
 from rung.config import PathConfig, StageConfig
 from rung.config.algorithms import make_algorithm
 from rung.config.schema import UPDATED_REFERENCES
+from rung.data.templates import dated
 from rung.distributed.ranks import Ranks, init_ranks
 from rung.errors import CheckpointError
 from rung.evaluation.evaluate import Evaluation
@@ -71,18 +73,29 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
     with init_ranks(fully_shard) as ranks, StopFlag() as stop:
         folder = run_folder(config, new)
         ranks.gather(None)  # rank 0 must not create the folder before every rank has chosen it
-        config = config.model_copy(update={"name": folder.name}).at(config.base)
+        day = date_of(config, folder)
+        config = config.model_copy(update={"name": folder.name, "date": day}).at(config.base)
         refuse_changes(config, folder)
         if (folder / FINISHED).exists():
             _print(ranks, f"{folder} is finished: see {folder / REPORT}; `--new` starts a new run beside it")
             return Run(folder, Lineage.load(folder / LINEAGE), finished=True)
-        checked = check(config)
-        config = checked.config
-        for stage in config.stages:
-            check_4bit(stage, sharded=ranks.sharded)
-        if ranks.rank == 0:
-            write_text(folder / CONFIG, as_yaml(config.dump()))
-        return _PathRun(checked, folder, ranks).run(stop)
+        with dated(day):
+            checked = check(config)
+            config = checked.config
+            for stage in config.stages:
+                check_4bit(stage, sharded=ranks.sharded)
+            if ranks.rank == 0:
+                write_text(folder / CONFIG, as_yaml(config.dump()))
+            return _PathRun(checked, folder, ranks).run(stop)
+
+
+def _data_record(folder: Path) -> DataRecord | None:
+    """What the lineage keeps of the data card of a stage; None if the stage has none."""
+    card = read_data_card(folder)
+    if card is None:
+        return None
+    dropped = {cause: tally["count"] for cause, tally in card["dropped"].items()}
+    return DataRecord(rows=card["rows"], encoded=card["encoded"], dropped=dropped, fingerprint=card["fingerprint"])
 
 
 class _PathRun:
@@ -162,6 +175,7 @@ class _PathRun:
             weights=hash_weights(folder / "model") if self._trains(stage) else None,
             reads={"validation": len(measured)} if measured else {},
             decision=decision,
+            data=_data_record(folder),
         )
         self.lineage = self.lineage.with_stage(record)
         self.lineage.save(self.folder / LINEAGE)

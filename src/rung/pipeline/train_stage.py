@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rung.algorithm import Algorithm
+from rung.artifacts.data_card import refuse_other_rows, write_data_card
 from rung.batch import Batch
 from rung.config import StageConfig
 from rung.distributed.ranks import Ranks
@@ -69,6 +70,9 @@ def train_stage(
     resume(stage, best, folder, logged)
     if ranks.rank == 0:
         stage.report.write_quarantine(folder / QUARANTINE)
+        write_data_card(folder, stage.report.as_dict())
+        for line in (stage.report.counts(), *stage.report.remarks(), *stage.report.warnings):
+            print(f"{stage.name}: {line}")
     for tracker in opened:
         tracker.start(config.model_dump(mode="json", by_alias=True))
 
@@ -201,13 +205,17 @@ def save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines
 
 
 def resume(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
-    """Restores the newest valid checkpoint and cuts the logs to their sizes at that time; without one, empties them."""
+    """Restores the newest valid checkpoint and cuts the logs to their sizes at that time; without one, empties them.
+
+    Raises DataError if the checkpoint is of a stage that began with other rows.
+    """
     checkpoints = folder / "checkpoints"
     found = checkpoint.load_newest(checkpoints) if stage.ranks.rank == 0 else None  # renames and removes files
     step = stage.ranks.gather(found[0] if found else None)[0]
     saved = found[1] if found else checkpoint.load(checkpoint.checkpoint_path(checkpoints, step)) if step else None
     state: Mapping[str, Any] = unflatten(saved.tensors, saved.values) if saved else {"logs": {}}
     if saved:
+        refuse_other_rows(folder, stage.report.fingerprint)
         stage.load(state["stage"])
         if best is not None:
             best.load_state_dict(state["best"])

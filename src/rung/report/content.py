@@ -26,7 +26,7 @@ def sections(report: Report) -> list[Section]:
     made = [_outcome(report)]
     if report.final:
         made += [_scores(report), _gains(report), _lengths(report)]
-    made.append(_gates(report))
+    made += [_gates(report), _data(report)]
     made += [_training(stage, curves) for stage, curves in report.curves.items()]
     made += _examples(report)
     return [
@@ -181,6 +181,22 @@ def _strict_bounds(report: Report, gated: Sequence[StageRecord], level: float) -
             change = compare(before.evaluation, entry.evaluation, name, report.goals, level=level)
             if change.low is not None:
                 yield f"`{record.stage}`: `{name}` {change.low:+.4f}."
+
+
+def _data(report: Report) -> Section:
+    """How many rows each stage read and trained on, and for each cause the rows that were left out or noticed."""
+    told, rows = [], []
+    for stage, card in report.data.items():
+        dropped = sum(tally["count"] for tally in card["dropped"].values())
+        numbers = (card["rows"], card["examples"], card["encoded"], dropped)
+        rows.append((stage, ", ".join(card["formats"]), card["fingerprint"][:12], *map(str, numbers)))
+        for verb in ("dropped", "noticed"):
+            for cause, tally in card[verb].items():
+                more = ", ..." if tally["count"] > len(tally["first"]) else ""
+                told.append(f"{stage}: {verb} {tally['count']}: {_plain(cause)} ({', '.join(tally['first'])}{more})")
+        told += [f"{stage}: {_plain(warning)}" for warning in card["warnings"]]
+    headers = ("stage", "format", "fingerprint", "rows", "examples", "encoded", "dropped")
+    return Section("Data", tuple(told), Table(headers, tuple(rows), num_texts=3, optional=("fingerprint", "format")))
 
 
 def _training(stage: str, curves: Curves) -> Section:

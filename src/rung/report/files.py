@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rung.artifacts.data_card import read_data_card
 from rung.artifacts.folder import FINISHED, REPORT
 from rung.errors import CheckpointError
 from rung.report.chart import chart
@@ -28,9 +29,11 @@ _COLUMNS = 3  # panels side by side in the picture of a stage
 def write(folder: Path, report: Report) -> list[Section]:
     """Writes all files of the report, each atomically and `report.html` last; returns the sections of the report.
 
-    The training curves are read from the metrics.jsonl of each stage.
+    The training curves are read from the metrics.jsonl of each stage, and the data cards from its data.json.
     """
-    report = replace(report, curves=_curves(folder, report))
+    cards = {record.stage: read_data_card(folder / record.stage) for record in report.lineage.stages}
+    data = {stage: card for stage, card in cards.items() if card is not None}
+    report = replace(report, curves=_curves(folder, report), data=data)
     made = sections(report)
     drawn = {section.title: figures(section.panels, section.title) for section in made if section.panels}
     for section in made:

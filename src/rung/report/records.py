@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from rung.artifacts.lineage import Lineage
 from rung.evaluation.evaluate import Evaluation
@@ -31,9 +31,9 @@ class Report:
     """The results of a finished run, from which its report is made.
 
     `test` and `validation` have the evaluations in the order of the stages, `metrics` are the names of the metrics in
-    the order of the columns, and `curves` are the training curves by stage. Tables show the test set (validation if
-    there is none); examples and gates come from validation, since the test set is no longer unseen by someone who has
-    looked at its items.
+    the order of the columns; `curves` are the training curves and `data` the data cards by stage. Tables show the test
+    set (validation if there is none); examples and gates come from validation, since the test set is no longer unseen
+    by someone who has looked at its items.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Report:
     test: Sequence[Entry] = ()
     validation: Sequence[Entry] = ()
     curves: Mapping[str, Curves] = field(default_factory=dict)
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def final(self) -> Sequence[Entry]:
