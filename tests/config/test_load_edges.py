@@ -208,6 +208,7 @@ def test_defaults_of_a_stage() -> None:
         "save_steps": 100,
         "on_overlong": "drop",
         "on_bad_row": "error",
+        "max_bad_share": 0.02,
         "precision": "auto",
         "seed": None,
         "gate": None,

@@ -384,7 +384,7 @@ def test_template_variables_of_a_row_reach_the_template(build) -> None:
 
 
 def test_media_in_a_chat_are_refused(build) -> None:
-    with pytest.raises(DataError, match="the row has `images`"):
+    with pytest.raises(DataError, match="the rows have images or other media"):
         trained([{"messages": HELLO, "images": ["a.png"]}], build(chat=TURNS))
 
 

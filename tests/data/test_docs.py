@@ -5,8 +5,10 @@ import importlib
 
 import pytest
 
-MODULES = """batches chat collate encode fields load read records report splits tokens
-    formats.answers formats.format formats.pairs formats.prompts formats.registry formats.tatqa formats.transcripts"""
+MODULES = """arrow batches chat collate encode fields load read records report splits tokens
+    formats.alpaca formats.answers formats.format formats.pairs formats.problems formats.prompts formats.rated
+    formats.refused formats.registry formats.services formats.sharegpt formats.tatqa formats.transcripts
+    formats.unpaired column_map mixtures pairing spec"""
 
 
 @pytest.mark.parametrize("name", MODULES.split())

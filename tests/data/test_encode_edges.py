@@ -108,7 +108,7 @@ def test_a_row_without_a_token_is_an_error_or_is_counted() -> None:
     rows = [make_example("prompt", "x:1", {}, prompt=""), make_example("prompt", "x:2", {}, prompt="a")]
     with pytest.raises(DataError, match="x:1: the prompt has no token"):
         encoded(rows)
-    made, report = encoded(rows, on_bad_row="skip")
+    made, report = encoded(rows, on_bad_row="skip", max_bad_share=0.5)
     assert [one.source for one in made] == ["x:2"]
     assert report.dropped["the prompt has no token"].first == ["x:1"]
     with pytest.raises(DataError, match="no example is left to train on"):

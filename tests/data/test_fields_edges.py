@@ -24,7 +24,8 @@ def test_what_is_no_number_is_named(value: object) -> None:
 
 def test_a_label_may_be_a_word() -> None:
     assert [fields.truth_value(v) for v in (True, False, "True", "FALSE", "true")] == [True, False, True, False, True]
-    assert [fields.truth_value(v) for v in (1, 0, "yes", None, "")] == [None] * 5
+    assert [fields.truth_value(v) for v in (1, 0, "1", "0", 1.0)] == [True, False, True, False, True]
+    assert [fields.truth_value(v) for v in (2, -1, 0.5, "yes", None, "")] == [None] * 6
 
 
 @pytest.mark.parametrize(

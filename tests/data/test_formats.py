@@ -238,7 +238,7 @@ def test_rows_with_different_columns_get_the_union_of_them():
             {"system": "s", "messages": [system("t"), user("a"), assistant("b")]},
             "both a `system` column and a system message",
         ),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, assistant("b")]}, "not text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, assistant("b")]}, "have images"),
         ({"question": "q", "answer": "#### many"}, "no number"),
         ({"text": "a\ud800"}, "surrogate"),
         ({"instruction": "a", "input": "", "output": " "}, "`output` is empty"),

@@ -106,7 +106,7 @@ def test_a_limit_is_a_seeded_sample_and_not_the_first_rows(tmp_path):
         (
             {"path": "x", "limmit": 3},
             "data: unknown key `limmit`",
-            "did you mean `limit`? known: columns, format, limit, ",
+            "did you mean `limit`? known: columns, delimiter, format, limit, ",
         ),
         ({"limit": 3}, "data: neither `path` nor `name` is set", "set either `path` (a file, "),
         ({"path": "x", "name": "y/z"}, "data: `path` and `name` are both set", "set either `path` (a file, "),

@@ -2,7 +2,9 @@
 
 import pytest
 
+from rung.data.records import BadRow
 from rung.data.report import DataReport, Tally, quantiles
+from rung.errors import DataError
 
 
 def filled(*lengths: int) -> DataReport:
@@ -76,6 +78,9 @@ def test_a_report_is_json_too() -> None:
         "warnings": ["w"],
         "tokens": {"prompt": {"p50": 4, "p90": 4, "p99": 4, "max": 4}},
         "labels": ["b", "a"],
+        "columns": [],
+        "mixture": [],
+        "fingerprint": "",
     }
 
 
@@ -84,3 +89,18 @@ def test_a_report_is_json_too() -> None:
 )
 def test_percentiles_are_the_nearest_rank(count: int, expected: tuple[int, ...]) -> None:
     assert tuple(quantiles(range(count, 0, -1)).values()) == expected
+
+
+def test_the_share_of_bad_rows_is_that_of_reading_and_of_encoding() -> None:
+    """1 of 10 rows is not read; of the 9 others, 3 are not encoded: 4 of 10. Over-long rows do not count."""
+    report = DataReport(rows=10, unreadable=1, tried=9)
+    for cause in ("empty", "rejected", "rejected", "rejected"):
+        report.refuse(cause, "a:1")
+    report.drop("long", "a:2")
+    assert report.bad_share == pytest.approx(0.4)
+    assert (report.num_dropped, report.bad) == (5, {"empty": 1, "rejected": 3})
+    report.check_bad_share("a:1", BadRow("rejected"), 0.4)
+    with pytest.raises(DataError, match=r"a:1: rejected; 40.0% of the rows are bad \(3: rejected\)"):
+        report.check_bad_share("a:1", BadRow("rejected"), 0.39)
+    both = report.merge(DataReport(rows=10))
+    assert (both.bad_share, both.bad) == (pytest.approx(0.05 + 0.95 * 3 / 9), report.bad)

@@ -40,6 +40,19 @@ def config(folder: Path, *stages: dict[str, Any], **more: Any) -> PathConfig:
 SFT = {"name": "sft", "algorithm": "sft", "data": "train"}
 
 
+def test_columns_that_no_reward_and_no_metric_reads_are_listed(tmp_path: Path) -> None:
+    """`answer` is read by a reward or a metric, `level` and `note` by nothing."""
+    rows = [{"prompt": f"{i}?", "completion": "b", "answer": "b", "level": i, "note": "n"} for i in range(6)]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = "columns kept for rewards and metrics: "
+    more = SFT | {"data": "more.jsonl"}
+    assert f"sft: {told}answer, level, note" in check(config(tmp_path, more)).notes
+    evaluate = {"validation": "train", "metrics": ["exact_match"]}
+    assert f"sft: {told}level, note" in check(config(tmp_path, more, evaluate=evaluate)).notes
+    rewarded = {"name": "rl", "algorithm": "grpo", "data": "more.jsonl", "rewards": ["exact_match"]}
+    assert f"rl: {told}level, note" in check(config(tmp_path, rewarded)).notes
+
+
 def test_each_stage_has_its_row(tmp_path: Path) -> None:
     asked = config(
         tmp_path,
@@ -56,7 +69,7 @@ def test_each_stage_has_its_row(tmp_path: Path) -> None:
     }
     first = {"stage": "sft", "algorithm": "sft", "from": None, "data": "train", "rows": 6}
     assert checked.rows[1] == first | {"lr": 0.25, "batch": 3, "length": "7 steps"}
-    assert checked.rows[2]["data"] == "inline"
+    assert checked.rows[2]["data"] == "rows.jsonl"
     assert (checked.rows[2]["from"], checked.rows[2]["length"]) == ("sft", "1.5 epochs")
     assert checked.notes[0] == "tiny:llama is a tiny model and gets the defaults of configs/defaults/tiny.yaml"
     assert checked.notes[1].startswith("sft: 6 rows, 6 examples, 6 encoded")

@@ -8,7 +8,7 @@ import pytest
 from rung.config import parse_config, resolve
 from rung.data.load import load_examples
 from rung.data.splits import sample
-from rung.errors import ConfigError
+from rung.errors import ConfigError, DataError
 from rung.models.load import load_model, save_model
 from rung.pipeline.evaluations import Evaluations
 from rung.tiny.models import build
@@ -60,6 +60,13 @@ def test_shots_count_towards_the_positions(tmp_path: Path) -> None:
     exam(tmp_path, max_completion_length=492, shots_from="shots.jsonl").check_prompts("test", 1, model, tokenizer)
     with pytest.raises(ConfigError, match=r"20 prompt tokens with 1 shots and 493 completion tokens"):
         exam(tmp_path, max_completion_length=493, shots_from="shots.jsonl").check_prompts("test", 1, model, tokenizer)
+
+
+def test_a_bad_row_of_an_evaluation_is_named_with_what_can_be_done(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "", "completion": "b"}\n')
+    with pytest.raises(DataError, match=r"bad\.jsonl, row 1: `prompt` is empty") as caught:
+        exam(tmp_path, shots_from="bad.jsonl").shots(1)
+    assert caught.value.remedy == "fix the row, or leave it out of the data: an evaluation reads every item"
 
 
 def test_shots_are_a_sample_by_the_seed_and_all_may_be_asked_for(tmp_path: Path) -> None:

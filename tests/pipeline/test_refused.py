@@ -27,6 +27,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "pairs": [{"prompt": f"number {i}", "chosen": str(i), "rejected": "no"} for i in range(13)],
     "labelled": [{"prompt": f"number {i}", "completion": str(i), "label": i % 2 == 0} for i in range(13)],
     "prompts": [{"prompt": f"number {i}"} for i in range(13)],
+    "steps": [{"prompt": "a", "completions": ["b", "c"], "labels": [True, False]}],
+    "task": [{"canary": "GUID", "examples": [{"input": "a", "target": "b"}]}],
     "mixed": [{"prompt": "a", "chosen": [{"role": "assistant", "content": "b"}], "rejected": "c"}],
     "silent": [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": " "}],
     "same": [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b", "rejected": "b"}],

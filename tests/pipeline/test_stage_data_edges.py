@@ -1,9 +1,11 @@
 """The data of a stage at its limits: what fits, what is held out, which rewards count, and what has no effect."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from helpers.edges import encoded, one_stage
 from rung.algorithm import Algorithm
@@ -31,7 +33,7 @@ def settings_of(name: str, rows: list[dict[str, Any]] | None = None, **settings:
 
 
 def read(name: str, rows: list[dict[str, Any]], **settings: Any) -> StageData:
-    return read_stage_data(settings_of(name, rows, **settings), TOKENIZER)
+    return read_stage_data(settings_of(name, rows, **settings), TOKENIZER, ())
 
 
 @pytest.mark.parametrize(("positions", "fits"), [(6, True), (5, False), (None, True)])
@@ -65,6 +67,12 @@ def test_rows_of_another_kind_are_refused_by_their_place() -> None:
     assert len(read("dpo", [{**ranked, "completions": ["b", "c"]}]).train) == 1
 
 
+def test_data_with_a_canary_are_for_evaluation_alone() -> None:
+    with pytest.raises(DataError, match=r"rows:1#1: the row has a `canary`") as caught:
+        read("sft", [{"canary": "GUID", "examples": [{"input": "a", "target": "b"}]}])
+    assert "evaluate.validation" in caught.value.remedy
+
+
 def test_a_pair_is_two_rows_of_labels_and_an_answer_is_left_where_it_is_sampled() -> None:
     assert [one.example.label for one in read("kto", [PAIR]).train] == [True, False]
     (asked,) = read("grpo", [{"prompt": "a", "completion": "b"}], rewards=["exact_match"]).train
@@ -82,6 +90,63 @@ def test_bad_rows_are_kept_for_the_file_where_the_stage_wants_it(
     assert (len(data.all), data.report.num_dropped) == (99, 1)
     data.report.write_quarantine(tmp_path / "bad.jsonl")
     assert (tmp_path / "bad.jsonl").exists() is bool(kept)
+
+
+def strict_tokenizer() -> PreTrainedTokenizerBase:
+    """A chat template that takes one question and its answer, and rejects longer conversations."""
+    tokenizer = byte()
+    tokenizer.chat_template = (
+        "{% if messages | length > 2 %}{{ raise_exception('one question at a time') }}{% endif %}"
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return tokenizer
+
+
+def chats(short: int, long: int) -> list[dict[str, Any]]:
+    rows = []
+    for i in range(short + long):
+        one = [{"role": "user", "content": f"Hello {i}?"}, {"role": "assistant", "content": "Hi."}]
+        rows.append({"messages": one if i < short else one * 2})
+    return rows
+
+
+def test_rows_that_cannot_be_encoded_are_set_aside_within_the_cap(tmp_path: Path) -> None:
+    """Half of the chats of offline/14 have turns that the chat template rejects."""
+    data = read_stage_data(settings_of("sft", chats(98, 2), on_bad_row="quarantine"), strict_tokenizer(), ())
+    assert (len(data.train), data.report.num_dropped) == (98, 2)
+    data.report.write_quarantine(tmp_path / "bad.jsonl")
+    aside = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [line["source"] for line in aside] == ["rows:99", "rows:100"]
+    assert "one question at a time" in aside[0]["cause"]
+    assert aside[0]["row"] == chats(98, 1)[-1]
+    for on_bad_row in ("skip", "quarantine"):
+        with pytest.raises(DataError, match=r"rows:98: .*3\.0% of the rows are bad \(3: ") as caught:
+            read_stage_data(settings_of("sft", chats(97, 3), on_bad_row=on_bad_row), strict_tokenizer(), ())
+        assert "`max_bad_share` (the limit is 2% of the rows)" in caught.value.remedy
+    more = settings_of("sft", chats(20, 20), on_bad_row="skip", max_bad_share=0.5)
+    assert len(read_stage_data(more, strict_tokenizer(), ()).train) == 20
+
+
+def test_rows_that_cannot_be_read_and_rows_that_cannot_be_encoded_have_one_cap() -> None:
+    """One and one of 100 are 2 %; two and one are 3 %. With a held-out tenth, the shares are those of both parts."""
+    empty = {"messages": [{"role": "user", "content": " "}]}
+    good = settings_of("sft", [*chats(98, 1), empty], on_bad_row="skip", early_stopping={})
+    assert len(read_stage_data(good, strict_tokenizer(), ()).all) == 98
+    bad = settings_of("sft", [*chats(97, 1), empty, empty], on_bad_row="skip")
+    with pytest.raises(DataError, match=r"rows:98: .*3\.0% of the rows are bad"):
+        read_stage_data(bad, strict_tokenizer(), ())
+
+
+def test_dialogues_that_begin_with_an_answer_are_left_out_where_the_stage_says_so() -> None:
+    """offline/16: a tenth of the ShareGPT rows begins with a turn of gpt."""
+    told = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Hi."}]
+    rows = [{"conversations": told[1:] + told if i % 10 == 0 else told} for i in range(40)]
+    with pytest.raises(DataError, match="4 of 40 rows are bad") as caught:
+        read_stage_data(settings_of("sft", rows, on_bad_row="skip"), strict_tokenizer(), ())
+    assert "raise `max_bad_share`" in caught.value.remedy
+    data = read_stage_data(settings_of("sft", rows, on_bad_row="skip", max_bad_share=0.1), strict_tokenizer(), ())
+    assert len(data.train) == 36
 
 
 def held(count: int, **settings: Any) -> tuple[int, int]:
@@ -120,8 +185,8 @@ def test_the_data_know_whose_tokens_they_are() -> None:
     rows = [{"prompt": "a", "completion": "b"}]
     other = byte()
     other.add_tokens(["<new>"])
-    assert read("sft", rows).tokenizer == read_stage_data(settings_of("sft", rows), byte()).tokenizer
-    assert read("sft", rows).tokenizer != read_stage_data(settings_of("sft", rows), other).tokenizer
+    assert read("sft", rows).tokenizer == read_stage_data(settings_of("sft", rows), byte(), ()).tokenizer
+    assert read("sft", rows).tokenizer != read_stage_data(settings_of("sft", rows), other, ()).tokenizer
 
 
 def test_one_reward_must_count() -> None:
@@ -129,7 +194,7 @@ def test_one_reward_must_count() -> None:
     rows = [{"prompt": "a", "gold": "b"}]
     settings = settings_of("grpo", rows, rewards=weightless)
     with pytest.raises(ConfigError, match=r"\(exact_match\)"):
-        build_rewards(settings, read_stage_data(settings, TOKENIZER).train, TOKENIZER)
+        build_rewards(settings, read_stage_data(settings, TOKENIZER, ()).train, TOKENIZER)
     with pytest.raises(ConfigError, match="samples completions"):
         settings_of("grpo", rows)
     config, path = stage("grpo", rewards=["exact_match"])
@@ -144,6 +209,7 @@ def test_one_reward_must_count() -> None:
         ("sft", {"rollout": {"top_k": 3}}, "rollout.top_k"),
         ("sft", {"rewards": ["exact_match"]}, "rewards"),
         ("sft", {"eval_steps": 3}, "eval_steps"),
+        ("sft", {"max_bad_share": 0.1}, "max_bad_share"),
         ("sft", {"lr_scheduler_type": "constant", "warmup_steps": 3}, "warmup_steps"),
         ("reward_model", {"gate": {"metric": "m"}}, "gate"),
         ("reward_model", {"shots": [2]}, "shots"),

@@ -26,13 +26,15 @@ from pydantic import (
 )
 
 from rung.config.gate import GateConfig
+from rung.data.mixtures import Mixture, mixture
+from rung.data.report import MAX_BAD_SHARE
 from rung.errors import ConfigError
 from rung.reward import RewardPolicy, RewardSpec
 from rung.utils.messages import did_you_mean
 from rung.utils.names import safe_name
 
 Auto = Literal["auto"]
-DataEntry = str | dict[str, Any]
+DataEntry = str | dict[str, Any] | list[str | dict[str, Any]]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Stop = Annotated[str, Field(min_length=1)]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
@@ -137,6 +139,7 @@ class StageConfig(Section):
     max_length: PositiveInt | Auto = "auto"
     on_overlong: Literal["drop", "error", "truncate"] = "drop"
     on_bad_row: Literal["error", "skip", "quarantine"] = "error"
+    max_bad_share: float = Field(MAX_BAD_SHARE, ge=0, le=1)
     token_budget: PositiveInt | Auto = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     early_stopping: EarlyStopping | None = None
@@ -230,16 +233,19 @@ class PathConfig(Section):
         changed = tuple(stage.model_copy(update=dict(stages.get(stage.name, {}))) for stage in self.stages)
         return self.model_copy(update={"stages": changed})
 
-    def data_of(self, spec: DataEntry) -> DataEntry:
+    def data_of(self, spec: DataEntry) -> str | dict[str, Any] | Mixture:
         """The data that an entry refers to: if it is a name in `data`, the data of that name, else the entry itself.
 
-        Raises ConfigError for a plain word that is neither a name in `data` nor a file.
+        A list is a mixture, whose entries may be names too. Raises ConfigError for a plain word that is neither a name
+        in `data` nor a file.
         """
-        if not isinstance(spec, str) or spec in self.data:
-            return self.data[spec] if isinstance(spec, str) else spec
-        if re.fullmatch(r"[\w-]+", spec) and not (self.base / spec).exists():
+        if isinstance(spec, str) and spec in self.data:
+            spec = self.data[spec]
+        elif isinstance(spec, str) and re.fullmatch(r"[\w-]+", spec) and not (self.base / spec).exists():
             raise ConfigError(f"`{spec}` is neither a name in `data` nor a file", did_you_mean(spec, self.data))
-        return spec
+        if not isinstance(spec, list):
+            return spec
+        return mixture([self.data_of(entry) if isinstance(entry, str) else entry for entry in spec])
 
     def rewards_of(self, stage: StageConfig) -> tuple[RewardSpec, ...]:
         """The rewards of a stage: its own if it sets any, else those of the path."""

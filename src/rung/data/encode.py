@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rung.data.chat import AnswerRenderer, render_prompt, training_templates
-from rung.data.records import Answer, BadRow, Encoded, Example, Messages, Text, first_turns
-from rung.data.report import DataReport
+from rung.data.records import Answer, BadRow, Encoded, Example, Messages, Text, as_row, first_turns
+from rung.data.report import MAX_BAD_SHARE, DataReport
 from rung.data.templates import Chat
 from rung.data.tokens import Span, continuation_tokens, overlapping, stop_id, tokens, with_eos
 from rung.errors import DataError
@@ -34,6 +34,7 @@ def encode(
     report: DataReport,
     on_overlong: OnOverlong = "drop",
     on_bad_row: Literal["error", "skip", "quarantine"] = "error",
+    max_bad_share: float = MAX_BAD_SHARE,
     assistant_only: bool = True,
     stop_ids: Collection[int] = (),
 ) -> list[Encoded]:
@@ -43,7 +44,8 @@ def encode(
     in tokens. `on_overlong="truncate"` cuts the end of completions; a prompt is never cut, since training and sampling
     would then see different prompts. With `assistant_only`, the assistant turns of a conversation are trained,
     otherwise everything after its prompt. Raises `DataError`, naming the row, for chat data if the tokenizer has no
-    chat template, for bad rows if `on_bad_row` is `error`, and for over-long rows if `on_overlong` is `error`.
+    chat template, for bad rows if `on_bad_row` is `error` or if their share, together with those that could not be
+    read, is above `max_bad_share`, and for over-long rows if `on_overlong` is `error`.
     """
     if not tokenizer.is_fast:
         raise DataError(
@@ -51,7 +53,8 @@ def encode(
             "convert it to a fast tokenizer first",
         )
     encoder = _Encoder(tokenizer, stop_ids, assistant_only, report)
-    encoded = []
+    encoded, bad = [], []
+    report.tried += len(examples)
     for example in examples:
         try:
             one = encoder.encode(example)
@@ -64,7 +67,8 @@ def encode(
         except BadRow as fault:
             if on_bad_row == "error":
                 raise DataError(f"{example.source}: {fault}", "fix the row, or set `on_bad_row: skip`") from fault
-            report.drop(fault.cause, example.source)
+            report.refuse(fault.cause, example.source)
+            bad.append((example, fault))
         except DataError as fault:
             raise DataError(f"{example.source}: {fault.what}", fault.remedy) from fault
         else:
@@ -75,6 +79,12 @@ def encode(
     if not encoded:
         what = "no example is left to train on: " + "; ".join(report.lines())
         raise DataError(what, "fix the rows, or raise `max_prompt_length` and `max_length`")
+    if bad:
+        report.check_bad_share(bad[0][0].source, bad[0][1], max_bad_share)
+    if on_bad_row == "quarantine":
+        report.quarantined += [
+            {"source": example.source, "cause": str(fault), "row": as_row(example)} for example, fault in bad
+        ]
     _warn_of_length_bias(encoded, report)
     report.encoded += len(encoded)
     return encoded

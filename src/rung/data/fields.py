@@ -59,7 +59,16 @@ def check_not_mixed(**texts: Text) -> None:
     """Raises `BadRow` if some columns are strings and others are lists of messages: their meaning would be unclear."""
     if len({type(text) for text in texts.values()}) > 1:
         kinds = ", ".join(f"`{name}` {'text' if isinstance(text, str) else 'messages'}" for name, text in texts.items())
-        raise BadRow("texts and lists of messages are mixed", f"{kinds}; write the text as [{{role, content}}]")
+        raise BadRow(
+            "texts and lists of messages are mixed",
+            f"{kinds}; write the text as [{{role, content}}], or set `format` to your own",
+        )
+
+
+def check_differ(chosen: Text, rejected: Text) -> None:
+    """Raises `BadRow` if the two sides of a pair are equal."""
+    if chosen == rejected:
+        raise BadRow("`chosen` equals `rejected`")
 
 
 def gold(text: Text) -> str:
@@ -119,7 +128,11 @@ def gsm8k_number(solution: str) -> str:
 
 
 def truth_value(value: object) -> bool | None:
-    """The value as a bool; the strings `true` and `false` are converted (for CSV files). None for other values."""
+    """The value as a bool; 1 and 0 and the texts `true`, `false`, `1` and `0` are converted. None for other values.
+
+    >>> truth_value("True"), truth_value(0), truth_value("yes")
+    (True, False, None)
+    """
     if isinstance(value, str):
-        return {"true": True, "false": False}.get(value.lower())
-    return value if isinstance(value, bool) else None
+        return {"true": True, "false": False, "1": True, "0": False}.get(value.lower())
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None

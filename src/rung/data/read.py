@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from rung.data.arrow import class_names, classes_of_parquet, from_arrow
 from rung.data.records import BadRow
 from rung.errors import DataError
 
@@ -44,20 +45,32 @@ class Row:
         return f"{self.file}, row {self.number}"
 
 
-def read_path(path: Path, *, split: str | None = None) -> Iterator[Row]:
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What is known of a file beside its name: its delimiter if it is CSV, and the wanted split if it is JSON."""
+
+    delimiter: str | None = None
+    split: str | None = None
+
+
+def read_path(path: Path, *, split: str | None = None, delimiter: str | None = None) -> Iterator[Row]:
     """The rows of a file, or of all files of a known type in a folder and its subfolders, sorted by path.
 
     `split` selects files of a folder: those whose name, or a subfolder's name, is `split` or begins with it, as in
-    `train-00001.parquet`. Raises `DataError` if there is nothing that can be read.
+    `train-00001.parquet`; of a JSON file that is an object of splits, it selects one. `delimiter` separates the fields
+    of CSV files. Raises `DataError` if there is nothing that can be read.
     """
     if not path.exists():
         raise DataError(
             f"{path}: there is no such file or folder", "check the path; it is relative to the config that names it"
         )
     if path.is_file():
-        if split is not None:
+        kind = _suffix(path)
+        if split is not None and kind != ".json":
             raise DataError(f"{path}: `split: {split}` is set, but a single file has no splits", "remove `split`")
-        yield from _read_file(path, path.name)
+        if delimiter is not None and kind not in DELIMITERS:
+            raise DataError(f"{path}: `delimiter` is set, but the file is not CSV or TSV", "remove `delimiter`")
+        yield from _read_file(path, path.name, ReadOptions(delimiter, split))
         return
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and _wanted(file.relative_to(path), split)]
     if not files:
@@ -65,7 +78,7 @@ def read_path(path: Path, *, split: str | None = None) -> Iterator[Row]:
         what = f"{path}: the folder has no data file{wanted}"
         raise DataError(what, f"the file types are {', '.join(READERS)}, and .gz of each")
     for file in files:
-        yield from _read_file(file, file.relative_to(path).as_posix())
+        yield from _read_file(file, file.relative_to(path).as_posix(), ReadOptions(delimiter))
 
 
 def read_hub(name: str, *, subset: str | None = None, split: str | None = None) -> Iterator[Row]:
@@ -76,25 +89,26 @@ def read_hub(name: str, *, subset: str | None = None, split: str | None = None) 
     import datasets
 
     try:
-        rows = datasets.load_dataset(name, subset, split=split or "train")
+        rows = cast(datasets.Dataset, datasets.load_dataset(name, subset, split=split or "train"))
     except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
         reason = str(error).partition("\n")[0]
         raise DataError(
             f"{name}: neither a local file nor a hub data set that can be loaded ({reason})",
             "check `path`, `name`, `subset`, `split` and the connection",
         ) from error
+    classes = class_names(cast(dict[str, Any], rows.features.to_dict()))
     for number, columns in enumerate(rows, 1):
-        yield Row(name, number, dict(columns))
+        yield Row(name, number, from_arrow(cast(dict[str, Any], columns), classes))
 
 
-def _read_file(path: Path, name: str) -> Iterator[Row]:
+def _read_file(path: Path, name: str, options: ReadOptions) -> Iterator[Row]:
     reader = _reader(path)
     if reader is None:
         raise DataError(f"{path} has an unknown file type", f"the file types are {', '.join(READERS)}, and .gz of each")
     last = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as content:
-            for row in reader(cast(BinaryIO, content), name):
+            for row in reader(cast(BinaryIO, content), name, options):
                 last = row.number
                 yield row
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -106,7 +120,7 @@ def _read_file(path: Path, name: str) -> Iterator[Row]:
         raise DataError(f"{path}: the file is empty", "add at least one row")
 
 
-def _json_lines(content: BinaryIO, name: str) -> Iterator[Row]:
+def _json_lines(content: BinaryIO, name: str, _: ReadOptions) -> Iterator[Row]:
     for number, line in enumerate(content, 1):
         if not line.strip():
             continue
@@ -121,23 +135,59 @@ def _json_lines(content: BinaryIO, name: str) -> Iterator[Row]:
             yield _as_row(name, number, columns)
 
 
-def _json(content: BinaryIO, name: str) -> Iterator[Row]:
+def _json(content: BinaryIO, name: str, options: ReadOptions) -> Iterator[Row]:
     raw = content.read()
-    if not raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):  # many .json files contain JSON lines
-        yield from _json_lines(io.BytesIO(raw), name)
-        return
-    try:
-        rows = json.loads(_decode(raw, name))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{name} is not valid JSON ({error})", "the file must contain one list of objects") from error
+    if not raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        whole = _json_object(raw)
+        if whole is None:  # many .json files contain JSON lines
+            yield from _json_lines(io.BytesIO(raw), name, options)
+            return
+        rows = _rows_of_object(whole, name, options.split)
+    else:
+        try:
+            rows = json.loads(_decode(raw, name))
+        except (json.JSONDecodeError, RecursionError) as error:
+            what = f"{name} is not valid JSON ({error})"
+            raise DataError(what, "the file must contain one list of objects") from error
     for number, columns in enumerate(rows, 1):
         yield _as_row(name, number, columns)
 
 
-def _csv(content: BinaryIO, name: str) -> Iterator[Row]:
+def _json_object(raw: bytes) -> dict[str, Any] | None:
+    """The one object of a file; None if the file contains something else."""
+    try:
+        value = json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _rows_of_object(whole: dict[str, Any], name: str, split: str | None) -> list[Any]:
+    """The rows of a JSON file that is one object: of one of its splits (as in CLINC150), or the object itself."""
+    splits = [key for key, rows in whole.items() if isinstance(rows, list)]
+    if split is not None:
+        if split not in splits:
+            what = f"{name}: `split: {split}` is set, but the file has no list of this name"
+            raise DataError(what, f"the lists of the file are: {', '.join(splits) or 'none'}")
+        return [_labelled(row) for row in whole[split]]
+    if splits and ("train" in splits or all(_is_labelled(row) for key in splits for row in whole[key][:1])):
+        raise DataError(f"{name} has several splits", f"set `split` to one of: {', '.join(splits)}")
+    return [whole]
+
+
+def _is_labelled(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 2 and all(isinstance(part, str) for part in row)
+
+
+def _labelled(row: Any) -> Any:
+    return {"text": row[0], "label": row[1]} if _is_labelled(row) else row
+
+
+def _csv(content: BinaryIO, name: str, options: ReadOptions) -> Iterator[Row]:
     text = _decode(content.read(), name)
     csv.field_size_limit(MAX_CSV_FIELD)
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    delimiter = options.delimiter or DELIMITERS[_suffix(Path(name))]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header = reader.fieldnames or []
     if len(set(header)) < len(header):
         raise DataError(f"{name}: the header names a column twice ({', '.join(header)})", "rename one of them")
@@ -153,33 +203,41 @@ def _csv(content: BinaryIO, name: str) -> Iterator[Row]:
         ) from error
 
 
-def _parquet(content: BinaryIO, name: str) -> Iterator[Row]:
+def _parquet(content: BinaryIO, name: str, _: ReadOptions) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
     number = 0
     try:
-        for chunk in pyarrow.parquet.ParquetFile(content).iter_batches():
+        file = pyarrow.parquet.ParquetFile(content)
+        classes = classes_of_parquet(file.schema_arrow.metadata)
+        for chunk in file.iter_batches():
             for columns in chunk.to_pylist():
                 number += 1
-                yield Row(name, number, columns)
+                yield Row(name, number, from_arrow(columns, classes))
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"{name}: the parquet file cannot be read after row {number} ({error})", "write the file again"
         ) from error
 
 
-READERS: dict[str, Callable[[BinaryIO, str], Iterator[Row]]] = {
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+READERS: dict[str, Callable[[BinaryIO, str, ReadOptions], Iterator[Row]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
     ".csv": _csv,
+    ".tsv": _csv,
     ".parquet": _parquet,
 }
 
 
-def _reader(path: Path) -> Callable[[BinaryIO, str], Iterator[Row]] | None:
-    inner = path.with_suffix("") if path.suffix == ".gz" else path
-    return READERS.get(inner.suffix.lower())
+def _suffix(path: Path) -> str:
+    """The suffix that tells the type of a file, in lower case, without `.gz`."""
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+
+
+def _reader(path: Path) -> Callable[[BinaryIO, str, ReadOptions], Iterator[Row]] | None:
+    return READERS.get(_suffix(path))
 
 
 def _wanted(path: Path, split: str | None) -> bool:

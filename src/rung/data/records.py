@@ -156,6 +156,17 @@ def first_turns(messages: Messages) -> Messages:
     return messages[:end]
 
 
+def as_row(example: Example) -> dict[str, Any]:
+    """The example as a row that can be read again: its texts or messages, and its columns.
+
+    >>> as_row(make_example("prompt", "x.jsonl:1", {"answer": "4"}, prompt="2 + 2?"))
+    {'prompt': '2 + 2?', 'answer': '4'}
+    """
+    names = ("prompt", "completion", "chosen", "rejected", "completions", "text", "messages", "label", "margin")
+    values = {name: getattr(example, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None} | dict(example.columns)
+
+
 def as_unpaired(example: Example) -> list[Example]:
     """Converts a pair to two unpaired examples: the chosen completion with label true, the rejected one with false.
 

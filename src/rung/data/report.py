@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rung.data.prompting import Asking
+from rung.data.records import BadRow
+from rung.errors import DataError
 
 QUANTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}  # in per cent
 NUM_NAMED = 5  # rows listed per cause
+ROUNDING = 1e-9  # of a share that is computed as a product
+MAX_BAD_SHARE = 0.02  # the default of `max_bad_share`
 
 
 @dataclass(slots=True)
@@ -43,10 +47,15 @@ class DataReport:
     encoded: int = 0  # examples encoded within the length limits
     formats: dict[str, int] = field(default_factory=dict)  # rows by format
     dropped: dict[str, Tally] = field(default_factory=dict)
+    bad: dict[str, int] = field(default_factory=dict)  # those of `dropped` that cannot be read or encoded, by cause
+    unreadable: int = 0  # rows that cannot be read
+    tried: int = 0  # examples of which it was tried to encode them
     noticed: dict[str, Tally] = field(default_factory=dict)  # kept rows that need attention
     warnings: list[str] = field(default_factory=list)
     lengths: dict[str, list[int]] = field(default_factory=dict)  # in tokens, by `prompt` and `completion`
     labels: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()  # columns that the format did not use
+    mixture: list[dict[str, Any]] = field(default_factory=list)  # for each data set: data, weight, examples, drawn
     quarantined: list[dict[str, Any]] = field(default_factory=list)  # bad rows in full, with their cause
     asking: Asking | None = None  # how the examples ask; None before they are encoded
     fingerprint: str = ""  # a hash of the encoded examples in their order, 64 hex digits; empty before
@@ -55,6 +64,29 @@ class DataReport:
     def num_dropped(self) -> int:
         """The number of dropped rows and examples, over all causes."""
         return sum(tally.count for tally in self.dropped.values())
+
+    @property
+    def bad_share(self) -> float:
+        """The share of rows that cannot be used: that cannot be read, or are read and cannot be encoded."""
+        unread = self.unreadable / self.rows if self.rows else 0.0
+        unencoded = (sum(self.bad.values()) - self.unreadable) / self.tried if self.tried else 0.0
+        return unread + (1 - unread) * unencoded
+
+    def refuse(self, cause: str, source: str) -> None:
+        """Counts a row or example that was dropped because it is bad, for `check_bad_share`."""
+        self.drop(cause, source)
+        self.bad[cause] = self.bad.get(cause, 0) + 1
+
+    def check_bad_share(self, place: str, fault: BadRow, limit: float) -> None:
+        """Raises `DataError` with the first bad row (`place`, `fault`) if the share of bad rows is above `limit`."""
+        if self.bad_share <= limit + ROUNDING:
+            return
+        cause = max(self.bad, key=self.bad.__getitem__)
+        rows = f"{self.bad_share:.1%} of the rows" if self.tried else f"{self.unreadable} of {self.rows} rows"
+        raise DataError(
+            f"{place}: {fault}; {rows} are bad ({self.bad[cause]}: {cause})",
+            f"fix the rows, or raise `max_bad_share` (the limit is {limit:.0%} of the rows)",
+        )
 
     def drop(self, cause: str, source: str) -> None:
         """Counts a row or example that was dropped."""
@@ -77,10 +109,16 @@ class DataReport:
             warnings=self.warnings + other.warnings,
             labels=tuple(sorted({*self.labels, *other.labels})),
             quarantined=self.quarantined + other.quarantined,
+            columns=tuple(sorted({*self.columns, *other.columns})),
+            mixture=self.mixture + other.mixture,
+            unreadable=self.unreadable + other.unreadable,
+            tried=self.tried + other.tried,
         )
         for report in (self, other):
             for name, count in report.formats.items():
                 merged.formats[name] = merged.formats.get(name, 0) + count
+            for cause, count in report.bad.items():
+                merged.bad[cause] = merged.bad.get(cause, 0) + count
             for name, lengths in report.lengths.items():
                 merged.lengths[name] = merged.lengths.get(name, []) + lengths
             for totals, added in ((merged.dropped, report.dropped), (merged.noticed, report.noticed)):
@@ -112,9 +150,10 @@ class DataReport:
         return f"{self.rows} rows, {self.examples} examples{encoded}"
 
     def remarks(self) -> list[str]:
-        """What was dropped and what needs attention, one line per cause with its first rows."""
+        """What each data set of a mixture gave, and what was dropped or needs attention, by cause with first rows."""
+        drawn = [_part_line(part) for part in self.mixture]
         dropped = [f"dropped {_counted(cause, tally)}" for cause, tally in self.dropped.items()]
-        return dropped + [f"noticed {_counted(what, tally)}" for what, tally in self.noticed.items()]
+        return drawn + dropped + [f"noticed {_counted(what, tally)}" for what, tally in self.noticed.items()]
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -128,6 +167,8 @@ class DataReport:
             "warnings": self.warnings,
             "tokens": self._quantiles(),
             "labels": list(self.labels),
+            "columns": list(self.columns),
+            "mixture": self.mixture,
             "fingerprint": self.fingerprint,
         }
 
@@ -143,6 +184,11 @@ def quantiles(values: Iterable[int]) -> dict[str, int]:
     """
     ordered = sorted(values)
     return {name: ordered[math.ceil(per_cent * len(ordered) / 100) - 1] for name, per_cent in QUANTILES.items()}
+
+
+def _part_line(part: dict[str, Any]) -> str:
+    weight = "" if part["weight"] is None else f" (weight {part['weight']:g})"
+    return f"{part['data']}: {part['drawn']} of {part['examples']} examples{weight}"
 
 
 def _counted(cause: str, tally: Tally) -> str:

@@ -9,6 +9,7 @@ from rung.data.records import BadRow, Example
 
 TOOLS = ("tools", "functions")  # `functions` is OpenAI's older name
 VARIABLES = "chat_template_kwargs"
+COLUMNS_OF_TEMPLATE = (*TOOLS, VARIABLES, "documents")
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 
 

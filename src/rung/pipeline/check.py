@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rung.algorithm import Algorithm
+    from rung.config.schema import DataEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,12 @@ def check(config: PathConfig) -> Checked:
         row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": stage.start}
         row |= dict.fromkeys(("data", "rows", "lr", "batch", "length"))
         if algorithm.data_kind() is not None:
-            read = data[stage.name] = _check_training(config, stage, algorithm, model, tokenizer)
+            read, columns = _check_training(config, stage, algorithm, model, tokenizer)
+            data[stage.name] = read
+            columns |= evaluations.metrics.columns_read(read.report.columns)
             row |= _training_columns(stage, len(read.train))
-            notes += [f"{stage.name}: {line}" for line in (*read.report.lines(), *_notes(algorithm, stage))]
+            lines = (*read.report.lines(), *_unread(read.report.columns, columns), *_notes(algorithm, stage))
+            notes += [f"{stage.name}: {line}" for line in lines]
         rows.append(row)
     _check_evaluations(config, evaluations, model, tokenizer)
     return Checked(config, rows, notes, evaluations, data)
@@ -94,14 +99,23 @@ def _notes(algorithm: Algorithm, stage: StageConfig) -> list[str]:
     return algorithm.notes(resolved(stage.updates.epochs) * resolved(stage.updates.minibatches))
 
 
+def _unread(columns: Collection[str], read: Collection[str]) -> list[str]:
+    """A line with the columns of the data that no format, reward or metric reads; no line if there are none."""
+    left = [name for name in columns if name not in read]
+    return [f"columns kept for rewards and metrics: {', '.join(left)}"] if left else []
+
+
 def _check_training(
     config: PathConfig,
     stage: StageConfig,
     algorithm: Algorithm,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-) -> StageData:
-    """Checks the optimizer, adapter, sampler, data and rewards of a stage, and returns its data."""
+) -> tuple[StageData, set[str]]:
+    """Checks the optimizer, adapter, sampler, data and rewards of a stage.
+
+    Returns its data, and those of their columns that the rewards read.
+    """
     with error_context(f"stage `{stage.name}`"):
         find_optimizer(stage.optimizer, config.base)
         check_schedule(stage.lr_scheduler_type, resolved(stage.learning_rate))
@@ -117,9 +131,7 @@ def _check_training(
     check_ids(data.all, num_embeddings(model), tokenizer)
     if stage.teacher is not None and stage.teacher not in [other.name for other in config.stages]:
         check_positions(settings, data.train, _teacher_positions(config, stage), "teacher")
-    if settings.samples:
-        check_rewards(settings, data.train, tokenizer)
-    return data
+    return data, check_rewards(settings, data.train, tokenizer) if settings.samples else set()
 
 
 def _check_gate(config: PathConfig, stage: StageConfig, evaluations: Evaluations) -> None:
@@ -217,10 +229,17 @@ def _teacher_positions(config: PathConfig, stage: StageConfig) -> int | None:
         return num_positions(teacher)
 
 
+def _named(data: DataEntry | None) -> str:
+    """A short name of the data of a stage: the entry itself, its `path` or `name`, or all names of a mixture."""
+    if isinstance(data, list):
+        return " + ".join(_named(entry) for entry in data)
+    return str(data.get("path") or data.get("name")) if isinstance(data, dict) else str(data)
+
+
 def _training_columns(stage: StageConfig, num_rows: int) -> dict[str, Any]:
     batch = stage.batch_size if isinstance(stage.batch_size, int) else str(stage.batch_size)
     return {
-        "data": stage.data if isinstance(stage.data, str) else "inline",
+        "data": _named(stage.data),
         "rows": num_rows,
         "lr": stage.learning_rate,
         "batch": batch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rung.config import PathConfig
-    from rung.config.schema import DataEntry
+    from rung.data.mixtures import Mixture
     from rung.reward.decorator import Goal
 
 EvaluationSet = Literal["validation", "test"]
+REMEDY = "fix the row, or leave it out of the data: an evaluation reads every item"
 SETS: tuple[EvaluationSet, ...] = ("validation", "test")
 
 
@@ -163,7 +164,7 @@ class Evaluations:
             return []
         return self._load(self.config.data_of(spec))
 
-    def _load(self, data: DataEntry) -> list[Example]:
-        examples, _ = load_examples(data, base=self.config.base, seed=self.config.seed)
+    def _load(self, data: str | dict[str, Any] | Mixture) -> list[Example]:
+        examples, _ = load_examples(data, base=self.config.base, seed=self.config.seed, remedy=REMEDY)
         prompting = Prompting(self.config.prompt_template, self.config.system)
         return [prompting.asked(example) for example in examples]

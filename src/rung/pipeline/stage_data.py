@@ -53,10 +53,16 @@ def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase,
     examples = [settings.prompting.asked(example) for example in examples]
     report.asking = asking_of(examples, settings.prompting)
     train, held_out = _split(settings, examples)
-    encoded = [_encode(settings, part, tokenizer, stop_ids, report) for part in (train, held_out) if part]
-    report.fingerprint = fingerprint(one for part in encoded for one in part)
-    _check_last_step(settings, len(encoded[0]))
-    return StageData(encoded[0], encoded[1] if len(encoded) > 1 else [], report, tokenizer_fingerprint(tokenizer))
+    encoded = _encode(settings, [*train, *held_out], tokenizer, stop_ids, report)
+    apart = {id(example) for example in held_out}
+    to_train = [one for one in encoded if id(one.example) not in apart]
+    to_hold_out = [one for one in encoded if id(one.example) in apart]
+    if not to_train or (held_out and not to_hold_out):
+        what = f"stage `{settings.name}`: every example that `early_stopping` leaves for one part is dropped"
+        raise DataError(f"{what}: {'; '.join(report.lines())}", "fix the dropped rows, or remove `early_stopping`")
+    report.fingerprint = fingerprint(encoded)
+    _check_last_step(settings, len(to_train))
+    return StageData(to_train, to_hold_out, report, tokenizer_fingerprint(tokenizer))
 
 
 def check_positions(
@@ -106,11 +112,18 @@ def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
     """The examples of a stage, checked to be of the kind that its algorithm trains on, and the data report."""
     config, algorithm = settings.config, settings.algorithm
     examples, report = load_examples(
-        settings.data, on_bad_row=config.on_bad_row, base=settings.base, seed=settings.seed
+        settings.data,
+        on_bad_row=config.on_bad_row,
+        max_bad_share=config.max_bad_share,
+        base=settings.base,
+        seed=settings.seed,
     )
     kind = algorithm.data_kind()
     assert kind is not None, "a stage that trains nothing reads no data"
     for example in examples:
+        if example.columns.get("canary"):
+            what = f"{example.source}: the row has a `canary`, by which its authors ask not to train on it"
+            raise DataError(what, "use the data only as `evaluate.validation` or `evaluate.test`")
         if example.kind not in KINDS_OF_ROWS[kind]:
             what = f"{example.source}: stage `{config.name}` learns from {kind}, but this row is {example.kind} data"
             raise DataError(what, f"use rows of one of these kinds: {', '.join(sorted(KINDS_OF_ROWS[kind]))}")
@@ -156,6 +169,7 @@ def _encode(
         max_length=resolved(config.max_length),
         on_overlong=config.on_overlong,
         on_bad_row=config.on_bad_row,
+        max_bad_share=config.max_bad_share,
         assistant_only=settings.algorithm.trains_on() == "assistant",
         stop_ids=stop_ids,
         report=report,

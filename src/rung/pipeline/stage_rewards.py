@@ -23,12 +23,17 @@ def build_rewards(settings: StageSettings, encoded: Sequence[Encoded], tokenizer
     return rewards
 
 
-def check_rewards(settings: StageSettings, encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes the checks of `build_rewards` that are possible before earlier stages have trained their reward models."""
-    _bind(settings, encoded).close()
+def check_rewards(settings: StageSettings, encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Makes the checks of `build_rewards` that are possible before earlier stages have trained their reward models.
+
+    Returns the columns of the data that the rewards read.
+    """
+    with _bind(settings, encoded) as rewards:
+        read = rewards.columns_read({name for one in encoded for name in one.example.columns})
     trained = [reward for reward in settings.rewards if not is_pending(reward)]
     with RewardSet(trained, settings.reward_policy, settings.base) as rewards:
         rewards.check_policy(tokenizer)
+    return read
 
 
 def _bind(settings: StageSettings, encoded: Sequence[Encoded]) -> RewardSet:

@@ -10,7 +10,7 @@ from typing import Any
 from rung.algorithm import Algorithm
 from rung.artifacts.reward_models import locate_reward_models
 from rung.config import PathConfig, StageConfig
-from rung.config.schema import DataEntry
+from rung.data.mixtures import Mixture
 from rung.data.prompting import Prompting
 from rung.errors import ConfigError
 from rung.reward import RewardPolicy
@@ -30,7 +30,7 @@ class StageSettings:
     algorithm: Algorithm
     seed: int
     base: Path
-    data: DataEntry | Sequence[Mapping[str, Any]]
+    data: str | Mapping[str, Any] | Mixture | Sequence[Mapping[str, Any]]
     rewards: tuple[RewardSource, ...]
     reward_policy: RewardPolicy
     prompting: Prompting = field(default_factory=Prompting)

@@ -61,6 +61,9 @@ def _of_stage(algorithm: Algorithm, config: StageConfig) -> Iterator[UnusedSetti
     if config.early_stopping is None:
         why, alternative = "`early_stopping` is not set", "set `early_stopping`"
         yield from (UnusedSetting(key, why, alternative) for key in _changed_keys(config, ["eval_steps"]))
+    if config.on_bad_row == "error":
+        why, alternative = "`on_bad_row: error` stops at the first bad row", "set `on_bad_row: skip` (or `quarantine`)"
+        yield from (UnusedSetting(key, why, alternative) for key in _changed_keys(config, ["max_bad_share"]))
     if config.lr_scheduler_type == "constant":
         alternative = "set `lr_scheduler_type: constant_with_warmup`"
         why = "`lr_scheduler_type: constant` has no warm-up"

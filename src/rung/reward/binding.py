@@ -90,6 +90,12 @@ class Reward:
                 what = f"reward `{self.label}`: the data have no column `{self._column(name)}`"
                 raise RewardError(what, f"write `columns: {{{name}: ...}}`; {did_you_mean(name, columns)}")
 
+    def columns_read(self, columns: Collection[str]) -> set[str]:
+        """Those of the data's columns that the function is given."""
+        if self.signature.reads_all:
+            return set(columns)
+        return {self._column(name) for name in self.signature.reads if name not in self._fields} & set(columns)
+
     @property
     def _fields(self) -> Mapping[str, Callable[[Sample], Any]]:
         return TRL_FIELDS if self.signature.style == "trl" else STANDARD_FIELDS

@@ -72,6 +72,10 @@ class RewardSet:
         for reward in self.rewards:
             reward.check(columns)
 
+    def columns_read(self, columns: Collection[str]) -> set[str]:
+        """Those of the data's columns that at least one reward is given."""
+        return {name for reward in self.rewards for name in reward.columns_read(columns)}
+
     def check_policy(self, tokenizer: Any) -> None:
         """Raises UserError if a reward cannot judge a policy with this tokenizer; to be called before computation."""
         for reward in self.rewards:

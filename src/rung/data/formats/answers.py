@@ -12,44 +12,33 @@ from rung.data.fields import (
     string,
     system_first,
     text_of,
-    truth_value,
     unused_columns,
     with_truth,
 )
 from rung.data.formats.format import Format
+from rung.data.formats.services import last_turn
 from rung.data.records import BadRow, Example, make_example
 
 LABEL_COLUMNS = ("category", "label", "intent")
-# As published with the data set (github.com/tatsu-lab/stanford_alpaca, README).
-ALPACA_PROMPT = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-    "\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+# A row with a text and one of these columns is no raw text, even if the column is null: it is a broken row.
+NOT_RAW = frozenset(
+    {
+        *(*LABEL_COLUMNS, "messages", "conversations", "conversation", "transcript", "prompt", "completion"),
+        *("completions", "response", "chosen", "rejected", "preferred_output", "instruction", "problem"),
+        *("history", "entry_point"),
+    }
 )
-ALPACA_PROMPT_WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request."
-    "\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
-)
+# Columns that only these formats have; they must be absent, not just null, or a broken row would become a plain chat.
+PAIRED = frozenset({"rejected_response", "kto_tag"})
 
 
-def _is_unpaired(row: Columns) -> bool:
-    return truth_value(row.get("label")) is not None and (has(row, "prompt", "completion") or roles(row)[1:] != [])
+def _is_labelled(row: Columns) -> bool:
+    return isinstance(row.get("label"), bool) or not PAIRED.isdisjoint(row)
 
 
-def _unpaired(row: Columns, source: str) -> list[Example]:
-    label = truth_value(row.get("label"))
-    if label is None:
-        raise BadRow("`label` is not true or false")
-    if has(row, "messages"):
-        messages = system_first(row)
-        if messages[-1]["role"] != "assistant" or len(messages) < 2:
-            raise BadRow("`messages` does not end with an assistant turn")
-        prompt, completion = messages[:-1], messages[-1:]
-    else:
-        prompt, completion = prompt_of(row), text_of(row, "completion")
-        check_not_mixed(prompt=prompt, completion=completion)
-    columns = unused_columns(row, "prompt", "completion", "messages", "system", "label")
-    return [make_example("unpaired", source, columns, prompt=prompt, completion=completion, label=label)]
+def _is_answered(row: Columns) -> bool:
+    return roles(row)[-1:] == ["assistant"] and "candidates" not in last_turn(row) and not _is_labelled(row)
 
 
 def _messages(row: Columns, source: str) -> list[Example]:
@@ -66,26 +55,19 @@ def _gsm8k(row: Columns, source: str) -> list[Example]:
 
 
 def _prompt_completion(row: Columns, source: str) -> list[Example]:
-    prompt, completion = prompt_of(row), text_of(row, "completion")
-    check_not_mixed(prompt=prompt, completion=completion)
-    columns = with_truth(unused_columns(row, "prompt", "completion", "system"), gold(completion))
+    name = _completion_name(row)
+    prompt, completion = prompt_of(row), text_of(row, name)
+    check_not_mixed(**{"prompt": prompt, name: completion})
+    columns = with_truth(unused_columns(row, "prompt", name, "system"), gold(completion))
     return [make_example("prompt-completion", source, columns, prompt=prompt, completion=completion)]
 
 
-def _alpaca(row: Columns, source: str) -> list[Example]:
-    for name in ("system", "history"):
-        if row.get(name):
-            raise BadRow(
-                f"the row has both `{name}` and `instruction`",
-                f"the `instruction` template has no place for `{name}`; use `messages`",
-            )
-    given = {"instruction": string(row.get("instruction"), "instruction")}
-    template = ALPACA_PROMPT
-    if row.get("input") not in (None, ""):
-        given["input"], template = string(row["input"], "input"), ALPACA_PROMPT_WITH_INPUT
-    output = string(row.get("output"), "output")
-    columns = with_truth(unused_columns(row, "instruction", "input", "output"), output)
-    return [make_example("prompt-completion", source, columns, prompt=template.format(**given), completion=output)]
+def _completion_name(row: Columns) -> str:
+    return "completion" if has(row, "completion") else "response"
+
+
+def _is_helpsteer(row: Columns) -> bool:
+    return has(row, "prompt", "response") and sum(has(row, name) for name in HELPSTEER) > 1
 
 
 def _classification(row: Columns, source: str) -> list[Example]:
@@ -104,8 +86,7 @@ def _is_plain_text(row: Columns) -> bool:
 
     These columns must be absent, not just null: a row without a label in classification data is not raw text.
     """
-    others = {*LABEL_COLUMNS, "messages", "conversations", "transcript", "chosen", "rejected", "instruction"}
-    return has(row, "text") and not row.keys() & others
+    return has(row, "text") and row.keys().isdisjoint(NOT_RAW)
 
 
 def _plain_text(row: Columns, source: str) -> list[Example]:
@@ -114,34 +95,33 @@ def _plain_text(row: Columns, source: str) -> list[Example]:
     return [make_example("text", source, unused_columns(row, "text"), text=string(row.get("text"), "text"))]
 
 
-UNPAIRED = Format("unpaired", "prompt, completion, label (true or false)", _is_unpaired, _unpaired, priority=90)
 MESSAGES = Format(
     "messages",
     "messages that end with an assistant turn",
-    lambda row: roles(row)[-1:] == ["assistant"],
+    _is_answered,
     _messages,
     priority=100,
 )
 GSM8K = Format(
     "gsm8k",
     "question, answer that contains ####",
-    lambda row: has(row, "question") and "####" in str(row.get("answer")),
+    lambda row: has(row, "question") and not has(row, "prompt") and "####" in str(row.get("answer")),
     _gsm8k,
     priority=130,
 )
+HELPSTEER_RATINGS = Format(
+    "helpsteer",
+    "prompt, response, ratings such as helpfulness and correctness",
+    _is_helpsteer,
+    _prompt_completion,
+    priority=135,
+)
 PROMPT_COMPLETION = Format(
     "prompt-completion",
-    "prompt, completion",
-    lambda row: has(row, "prompt", "completion"),
+    "prompt, completion (or response)",
+    lambda row: has(row, "prompt", _completion_name(row)) and not _is_labelled(row),
     _prompt_completion,
     priority=140,
-)
-ALPACA = Format(
-    "alpaca",
-    "instruction, output, optional input",
-    lambda row: has(row, "instruction", "output") and not has(row, "prompt"),
-    _alpaca,
-    priority=150,
 )
 CLASSIFICATION = Format(
     "classification",

@@ -5,6 +5,7 @@ from typing import cast
 
 from rung.data.fields import (
     Columns,
+    check_differ,
     check_not_mixed,
     gsm8k_number,
     has,
@@ -45,18 +46,22 @@ def _is_preference(row: Columns) -> bool:
 
     Pairs in other formats are excluded: if one row of such data is broken, the error should be about that row.
     """
-    return has(row, "chosen", "rejected") and not isinstance(row["chosen"], dict) and not is_hh_rlhf(row)
+    if not has(row, "chosen", "rejected") or isinstance(row["chosen"], dict) or is_hh_rlhf(row):
+        return False
+    return has(row, "prompt") or "instruction" not in row or isinstance(row["chosen"], list)
 
 
 def _preference(row: Columns, source: str) -> list[Example]:
     chosen, rejected = text_of(row, "chosen"), text_of(row, "rejected")
-    if chosen == rejected:
-        raise BadRow("`chosen` equals `rejected`")
+    check_differ(chosen, rejected)
     if isinstance(chosen, str) or isinstance(rejected, str):
         prompt: Text | None = prompt_of(row) if has(row, "prompt") else None
         check_not_mixed(**({} if prompt is None else {"prompt": prompt}), chosen=chosen, rejected=rejected)
         if prompt is None:
-            raise BadRow("`chosen` and `rejected` are texts without a `prompt`", "set the prompt column in `columns:`")
+            raise BadRow(
+                "`chosen` and `rejected` are texts without a `prompt`",
+                "name the column of the prompt: `columns: {prompt: NAME}`",
+            )
     else:
         shared = _asked(row, chosen, rejected)
         prompt = with_system(shared, row)

@@ -35,10 +35,11 @@ RFT = Format(
     "rft", "messages that end with a user turn", lambda row: roles(row)[-1:] in (["user"], ["tool"]), _rft, priority=20
 )
 # The other columns must be absent, not just null: a row with a missing completion is broken, not a prompt.
+ANSWERS = frozenset({"completion", "response", "completions", "chosen", "rejected", "entry_point", "kto_tag"})
 PROMPT = Format(
     "prompt",
     "prompt without completions",
-    lambda row: has(row, "prompt") and not row.keys() & {"completion", "chosen", "rejected"},
+    lambda row: has(row, "prompt") and row.keys().isdisjoint(ANSWERS),
     _prompt,
     priority=170,
 )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rung.data.formats.format import Format
+from rung.data.formats.refused import REFUSALS
 from rung.data.read import Row
 from rung.errors import DataError
 from rung.registry import OpenKind
@@ -22,14 +23,17 @@ def all_formats() -> tuple[Format, ...]:
 def detect(rows: Sequence[Row]) -> Format:
     """The format of the rows: the first one that a sample of 32 rows all match.
 
-    Raises `DataError` if there is none; the message says which format most of these rows match, and gives the first
-    row that does not.
+    Raises `DataError` for a layout that is refused, and if there is no format; then the message says which format most
+    of these rows match, and gives the first row that does not.
     """
     readable = [row for row in rows if row.fault is None]
     step = max(len(readable) / NUM_SAMPLED, 1.0)
     sampled = [readable[int(i * step)] for i in range(min(len(readable), NUM_SAMPLED))]
     if not sampled:
         raise DataError(f"{rows[0].place}: {rows[0].fault}, and no other row can be read", "check the file")
+    for refusal in REFUSALS:
+        if all(refusal.matches(row.columns) for row in sampled):
+            raise DataError(f"{sampled[0].place}: {refusal.what}", refusal.remedy)
     formats = all_formats()
     matched = {format.name: [format.matches(row.columns) for row in sampled] for format in formats}
     for format in formats:
@@ -40,9 +44,9 @@ def detect(rows: Sequence[Row]) -> Format:
     known = "; ".join(f"{format.name} ({format.signature})" for format in formats)
     columns = ", ".join(other.columns)
     if hits == 0:
-        raise DataError(
-            f"{other.place}: its columns ({columns}) match no known format", f"use `columns:` to match one of: {known}"
-        )
+        split = "set `delimiter` to the character between the fields, or " if len(other.columns) == 1 else ""
+        what = f"{other.place}: its columns ({columns}) match no known format"
+        raise DataError(what, f"{split}use `columns:` to match one of: {known}")
     raise DataError(
         f"{other.place}: the row does not have the format {best.name} ({best.signature}) of {hits} of {len(sampled)} "
         f"sampled rows; its columns are {columns}",
