@@ -14,7 +14,7 @@ _calls = threading.local()
 
 @contextmanager
 def restored_process() -> Iterator[None]:
-    """At the end of the block, restores the working folder and, if torch is imported, its default dtype and grad mode."""
+    """Restores the working folder, and torch's default dtype and grad mode (if it is imported), after the block."""
     torch = sys.modules.get("torch")
     dtype, grad = (torch.get_default_dtype(), torch.is_grad_enabled()) if torch else (None, None)
     folder = _working_folder()

@@ -14,6 +14,7 @@ from rung.reward.decorator import Verdict, name_of
 from rung.reward.returned import as_json, plain
 
 Kind = Literal["scored", "abstained", "timeout", "error"]
+FAILURES = frozenset({"timeout", "error"})  # the kinds of a failed call
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Outcome:
     @property
     def failed(self) -> bool:
         """Whether the outcome is a timeout or an error."""
-        return self.kind in ("timeout", "error")
+        return self.kind in FAILURES
 
     def described(self) -> dict[str, Any]:
         """What there is to tell beside the value, as JSON values: parts, note and cost, or how the reward failed."""
