@@ -18,7 +18,7 @@ from rung.reward.decorator import Goal, Role, declaration, name_of
 from rung.reward.registry import reward_function
 from rung.reward.returned import copied
 from rung.reward.sample import STANDARD_FIELDS, TRL_FIELDS, Sample
-from rung.reward.signature import HOOKS, Signature, read_settings, read_signature
+from rung.reward.signature import HOOKS, Signature, read_settings, read_signature, returns_function
 from rung.reward.spec import RewardPolicy, RewardSpec
 from rung.utils.messages import did_you_mean, settings_error
 
@@ -137,10 +137,9 @@ def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Rewar
     """
     spec, function = _resolve(source, base)
     label = spec.label or spec.name.rpartition(":")[2]
-    if inspect.isclass(function):
-        raise RewardError(
-            f"reward `{label}` is a class, not a function", f"make an instance: {_name_result(spec.name)}"
-        )
+    if inspect.isclass(function) or returns_function(function):
+        kind = "is a class" if inspect.isclass(function) else "returns a function"
+        raise RewardError(f"reward `{label}` {kind} and cannot judge", f"name what it makes: {_name_result(spec.name)}")
     declared = declaration(function)
     signature = read_signature(function, label, spec.args, spec.columns)
     settings = read_settings(signature, label, spec.args)

@@ -14,6 +14,7 @@ from rung.reward.spec import RewardPolicy
 from rung.utils.console import printable
 
 WINDOW, MIN_CALLS = 1000, 50  # the failure rate is that of the last 1000 calls, and is ignored for fewer than 50
+SHOWN_ROWS = 5  # failed rows in an error
 MAX_REASONS, MAX_CHARACTERS = 20, 300  # reasons told of one reward, and the length of each
 
 
@@ -23,20 +24,23 @@ class FailureWatch:
     def __init__(self, labels: Iterable[str], policy: RewardPolicy):
         self._policy = policy
         self._calls = {label: deque[bool](maxlen=WINDOW) for label in labels}
+        self._recent = {label: deque[tuple[str, Outcome]](maxlen=SHOWN_ROWS) for label in self._calls}
         self._told: dict[str, set[str]] = {label: set() for label in self._calls}
 
     def check(self, label: str, outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
         """Records the calls of a credited reward. Raises RewardError if it fails too often (see `RewardPolicy`)."""
         calls, limit = self._calls[label], self._policy.max_error_rate
-        failed = [row for row, outcome in enumerate(outcomes) if outcome.failed]
+        failed = [(each.row_id, outcome) for each, outcome in zip(samples, outcomes, strict=True) if outcome.failed]
+        self._recent[label].extend(failed[:SHOWN_ROWS])
         mostly_at_first = not calls and len(failed) > max(limit, 0.5) * len(outcomes)
         calls.extend(outcome.failed for outcome in outcomes)
         too_often = len(calls) >= MIN_CALLS and sum(calls) > limit * len(calls)
         if not (mostly_at_first or too_often or (failed and self._policy.on_error == "raise")):
             return
-        example = max((outcomes[row] for row in failed), key=lambda outcome: outcome.kind == "error", default=None)
-        rows = ", ".join(samples[row].row_id for row in failed[:5])
-        what = f"reward `{label}` failed on {sum(calls)} of its last {len(calls)} calls (rows {rows})"
+        shown = failed[:SHOWN_ROWS] or self._recent[label]
+        example = max((outcome for _, outcome in shown), key=lambda outcome: outcome.kind == "error", default=None)
+        rows = f" (rows {', '.join(row for row, _ in shown)})" if shown else ""
+        what = f"reward `{label}` failed on {sum(calls)} of its last {len(calls)} calls{rows}"
         reason = f": {example.note}" if example else ""
         raise RewardError(what + reason, "fix the reward, or raise `max_error_rate` or its timeout")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -77,6 +78,15 @@ def read_signature(
     hooks = tuple(hook for hook in HOOKS if hook in named or (trl and reads_all))
     style: Style = "group" if declared.group else "trl" if trl or declared.batch else "sample"
     return Signature(style, reads, settings, hooks, reads_all)
+
+
+def returns_function(function: Callable[..., Any]) -> bool:
+    """Whether the return annotation of a function says that it returns a function, as a factory of rewards does."""
+    try:
+        annotation = inspect.signature(function).return_annotation
+    except (TypeError, ValueError):
+        return False
+    return re.match(r"(typing\.|collections\.abc\.)?Callable\b", str(annotation)) is not None
 
 
 def _parameters(function: Callable[..., Any], label: str) -> Mapping[str, inspect.Parameter]:
