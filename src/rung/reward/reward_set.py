@@ -38,9 +38,7 @@ class RewardSet:
         labels = [reward.label for reward in self.rewards]
         for label in labels:
             if labels.count(label) > 1:
-                raise RewardError(
-                    f"two rewards are called `{label}`", "give one of them a `label`: `{name: ..., label: other}`"
-                )
+                raise RewardError(f"two rewards are called `{label}`", "give one of them a `label`")
         self._failures = FailureWatch(labels, self.policy)
         self._caller = Caller()
 
