@@ -79,7 +79,7 @@ class Reward:
         for name in read:
             source, field = self._column(name), self._field(name)
             if field is not None and not (source in present and self._yields(name)):
-                lists[name] = [copied(field(sample)) for sample in samples]
+                lists[name] = [field(sample) for sample in samples]
             elif source in present:  # the parameter of an absent column has a default, as `check` made sure
                 lists[name] = [copied(sample.columns.get(source)) for sample in samples]
         return {name: values[0] for name, values in lists.items()} if self.signature.style == "sample" else lists
