@@ -20,6 +20,7 @@ from rung.pipeline.build_stage import build_stage
 from rung.pipeline.model_size import size_of_model
 from rung.pipeline.requirements import check_requirements
 from rung.pipeline.stage_settings import stage_settings
+from rung.reward import RewardPolicy
 from rung.reward.binding import RewardSource
 from rung.training.stage import Stage
 
@@ -37,15 +38,17 @@ def train(
     model: str | tuple[PreTrainedModel, PreTrainedTokenizerBase],
     data: str | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     rewards: RewardSource | Iterable[RewardSource] = (),
+    reward_policy: RewardPolicy | Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Stage:
     """A stage that trains while you iterate over it: `for step in rung.train("dpo", model="tiny:base", data="x.csv")`.
 
     `model` is a name, a folder, or a pair of a loaded model, which is trained in place, and its tokenizer. `data` is
-    what a config accepts as data, or a list of rows. `rewards` is one reward or several: a name, an entry as in a
-    config, or a function. `settings` are keys of a stage in a config, such as `learning_rate` or `max_steps`, and
-    `prompt_template` and `system`. No files
-    are written: your loop logs, evaluates and saves between steps; the model being trained is `stage.policy.model`.
+    what a config accepts as data, or a list of rows. `rewards` is one reward or several: a name, a function, or an
+    entry as in a config, whose `name` may be a function: `{"name": my_reward, "weight": 0.5}`. `reward_policy` has the
+    keys of the config's block of this name. `settings` are keys of a stage in a config, such as `learning_rate` or
+    `max_steps`, and `prompt_template` and `system`. No files are written: your loop logs, evaluates and saves between
+    steps; the model being trained is `stage.policy.model`.
     Raises UserError for every mistake that can be found before training.
     """
     named = model if isinstance(model, str) else "given"
@@ -56,7 +59,8 @@ def train(
         **settings,
     }
     asked = {key: stage.pop(key) for key in PROMPTING if key in stage}
-    whole = {"name": "train", "model": named, "stages": [stage], **asked}
+    policy = reward_policy.model_dump() if isinstance(reward_policy, RewardPolicy) else dict(reward_policy or {})
+    whole = {"name": "train", "model": named, "stages": [stage], "reward_policy": policy, **asked}
     path = parse_config(whole, source="rung.train", base=Path.cwd())
     size = size_of_model(path) if isinstance(model, str) else size_of(model[0].num_parameters())
     path = resolve(path, size, {"train": algorithm} if isinstance(algorithm, Algorithm) else None)

@@ -7,10 +7,8 @@ objects are registered: the public objects of rung's own modules, and those in t
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
@@ -21,20 +19,22 @@ from types import ModuleType
 from typing import Any
 
 from rung.errors import ConfigError
+from rung.utils import user_files
 from rung.utils.messages import did_you_mean
 
 
 def load_object(spec: str, base: Path | None = None) -> object:
     """The object that `spec` refers to, `pkg.module:attribute` or `./file.py:attribute`.
 
-    The path of a file is relative to `base` (default: the working folder). Loading runs the module's code, so `spec`
+    The path of a file is relative to `base` (default: the working folder), where a module is looked for first. A file
+    can import the files in its own folder and in `base`. Loading runs the module's code, so `spec`
     must come from the user's own config or flag. Raises ConfigError if the file, the module or the attribute does not
     exist (the message suggests names that do), or if the module fails on import.
     """
     source, _, attribute = spec.rpartition(":")
     if not source or not attribute:
         raise ConfigError(f"`{spec}` is not the name of an object", "write `pkg.module:name` or `./file.py:name`")
-    module = _file_module(spec, source, base) if source.endswith(".py") else _import(spec, source)
+    module = _file_module(spec, source, base) if source.endswith(".py") else _import(spec, source, base)
     try:
         return getattr(module, attribute)
     except AttributeError:
@@ -145,38 +145,33 @@ def _qualname_of(value: object) -> str:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def _import(spec: str, module: str) -> ModuleType:
+def _import(spec: str, module: str, base: Path | None = None) -> ModuleType:
+    """Imports a module, from the folder `base` if it is there."""
     try:
-        return importlib.import_module(module)
+        beside = None if base is None else user_files.import_beside(module, base.resolve())
+        return beside or importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):
             what = f"`{spec}`: there is no module `{error.name}`"
-            raise ConfigError(what, "install it, or correct the name") from None
+            where = "" if base is None else f", put it into {base.resolve()}"
+            raise ConfigError(what, f"install it{where}, or correct the name") from None
         raise ConfigError(f"`{spec}`: {module} imports `{error.name}`, which is not installed", "install it") from error
     except Exception as error:
         raise ConfigError(f"`{spec}` fails on import: {type(error).__name__}: {error}", f"fix {module}") from error
 
 
 def _file_module(spec: str, source: str, base: Path | None) -> ModuleType:
-    """Imports a file as a module whose name has a hash of path and text, so that an unchanged file is loaded once."""
-    path = ((base or Path.cwd()) / source).resolve()
-    try:
-        text = path.read_bytes()
-    except OSError:
+    """Imports a file; an unchanged file is loaded once."""
+    folder = (base or Path.cwd()).resolve()
+    path = (folder / source).resolve()
+    if not path.is_file():
         files = [f.name for f in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ConfigError(f"`{spec}`: there is no file {path}", did_you_mean(path.name, files)) from None
-    digest = hashlib.sha256(str(path).encode() + b"\0" + text).hexdigest()[:16]
-    name = f"rung_file_{path.stem}_{digest}"
-    if name in sys.modules:
-        return sys.modules[name]
-    module_spec = importlib.util.spec_from_file_location(name, path)
-    assert module_spec is not None, "a .py file has a spec"
-    assert module_spec.loader is not None, "a .py file has a loader"
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[name] = module  # dataclasses and pydantic models look up their annotations in sys.modules
+        raise ConfigError(f"`{spec}`: there is no file {path}", did_you_mean(path.name, files))
     try:
-        module_spec.loader.exec_module(module)
+        return user_files.import_file(path, folder)
     except Exception as error:
-        del sys.modules[name]
-        raise ConfigError(f"`{spec}` fails on import: {type(error).__name__}: {error}", f"fix {path}") from error
-    return module
+        remedy = f"fix {path}"
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            first = error.name.partition(".")[0]
+            remedy = f"install `{first}`, or put {first}.py into {path.parent}"
+        raise ConfigError(f"`{spec}` fails on import: {type(error).__name__}: {error}", remedy) from error

@@ -37,6 +37,19 @@ JUDGE = '''
 def spread(completion: str) -> float:
     """The share of different characters."""
     return len(set(completion)) / max(len(completion), 1)
+
+
+class Spread:
+    def __call__(self, completions, **columns):
+        return [spread(text) for text in completions]
+
+
+def make_spread(scale=1.0):
+    return lambda completions, **columns: [scale * spread(text) for text in completions]
+
+
+def graded(completions, gold, **columns):
+    return [spread(text) for text in completions]
 '''
 
 

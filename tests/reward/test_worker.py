@@ -115,7 +115,7 @@ def test_a_policy_deadline_sends_every_reward_to_the_worker_which_never_loads_to
 
 
 def worker_of(rewards: RewardSet) -> int:
-    process = rewards._worker._process
+    process = rewards._caller.workers[0]._process
     assert process is not None
     return process.pid
 
@@ -137,9 +137,10 @@ def test_closing_ends_the_process_and_so_does_forgetting_to(folder, sample) -> N
 def test_a_killed_trainer_leaves_no_hanging_worker_behind(folder, tmp_path) -> None:
     note = tmp_path / "pids"
     program = f"""
+from rung.reward.trainer_state import TrainerState
 from rung.reward.worker import Worker
-Worker().call("judge", {{"name": "./mine.py:judge", "base": {str(folder)!r}, "args": {{}}}},
-              {{"completion": "hang", "answer": {str(note)!r}}}, 0, 600.0)
+Worker().call("judge", {{"name": "./mine.py:judge", "base": {str(folder)!r}, "args": {{}}, "columns": {{}}}},
+              {{"completion": "hang", "answer": {str(note)!r}}}, TrainerState(), 600.0)
 """
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", program], env=path) as trainer:

@@ -1,8 +1,11 @@
 """One signal asks a run to stop after its step, a second one ends it at once; on real processes."""
 
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 
 import pytest
@@ -81,3 +84,32 @@ def test_the_handlers_are_back_after_an_error_and_nest():
         signal.raise_signal(signal.SIGTERM)
         assert outer.requested
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def wait_for_ever():
+    while True:
+        time.sleep(0.05)
+
+
+def test_a_forked_child_has_the_handlers_of_before_and_can_be_terminated():
+    with StopFlag() as stop:
+        fork = multiprocessing.get_context("fork")
+        child = fork.Process(target=wait_for_ever)
+        child.start()
+        child.terminate()  # at once: the signal must not be lost while the child restores its handlers
+        child.join(10)
+        assert child.exitcode == -signal.SIGTERM
+        with fork.Pool(2) as pool:
+            assert pool.map(abs, [-1, -2]) == [1, 2]
+        assert not stop.requested
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_signal_after_a_fork_still_stops_the_parent():
+    with StopFlag() as stop:
+        child = os.fork()
+        if child == 0:
+            os._exit(int(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL))
+        assert os.waitpid(child, 0)[1] == 0
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested

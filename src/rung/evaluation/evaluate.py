@@ -15,7 +15,7 @@ from rung.data.records import Example, as_prompt
 from rung.errors import CheckpointError, DataError
 from rung.evaluation.fewshot import SEPARATOR, answer, encode_question, last_text, question
 from rung.evaluation.statistics import mean_interval
-from rung.reward import RewardSet, Sample
+from rung.reward import Outcome, RewardSet, Sample
 from rung.reward.decorator import Goal
 from rung.reward.sample import answered_sample
 from rung.utils.files import sha256_text, write_text
@@ -62,7 +62,10 @@ class Lengths(_Record):
 
 
 class Row(_Record):
-    """The result for one item: prompt, expected answer, completion, and scores by metric (None: not scored)."""
+    """The result for one item: prompt, expected answer, completion, and scores by metric (None: not scored).
+
+    `details` has what metrics tell beside their scores (parts, note and cost of a Verdict) or how they failed.
+    """
 
     id: str
     source: str
@@ -72,6 +75,11 @@ class Row(_Record):
     completion: str
     finish_reason: str
     scores: dict[str, float | None]
+    details: dict[str, dict[str, Any]] = {}
+
+    def line(self) -> str:
+        """The row as one line of JSON, without `details` if there are none."""
+        return self.model_dump_json(exclude=None if self.details else {"details"}) + "\n"
 
 
 class Evaluation(_Record):
@@ -91,7 +99,7 @@ class Evaluation(_Record):
 
     def save(self, path: Path) -> None:
         """Writes the evaluation to `path` (JSON) and its rows to a `.jsonl` file beside it, each atomically."""
-        lines = "".join(row.model_dump_json() + "\n" for row in self.rows)
+        lines = "".join(row.line() for row in self.rows)
         rows = path.with_suffix(".jsonl")
         write_text(rows, lines)
         pointer = {"file": rows.name, "sha256": sha256_text(lines)}
@@ -150,7 +158,9 @@ def evaluate(
         )
         for group, (item, completion, ids) in enumerate(zip(items, completions, asked, strict=True))
     ]
-    scores, failures = _scores(metrics, samples)
+    by_metric = _outcomes(metrics, samples)
+    scores = {name: [outcome.value for outcome in outcomes] for name, outcomes in by_metric.items()}
+    failures = {name: first_failure(outcomes) for name, outcomes in by_metric.items()}
     measured = {
         "items": _digest([_contents(example) for example in examples]),
         "prompts": _digest(prompts),
@@ -163,10 +173,10 @@ def evaluate(
         hash=_digest(measured),
         measured=measured,
         num_shots=len(shots),
-        metrics={name: estimate(values, groups, failures.get(name, "")) for name, values in scores.items()},
+        metrics={name: estimate(values, groups, failures[name]) for name, values in scores.items()},
         output_tokens=_lengths([len(completion.ids) for completion in completions]),
         rows=tuple(
-            _row(example, sample, {name: values[i] for name, values in scores.items()})
+            _row(example, sample, {name: outcomes[i] for name, outcomes in by_metric.items()})
             for i, (example, sample) in enumerate(zip(examples, samples, strict=True))
         ),
     )
@@ -201,18 +211,21 @@ def check_items(examples: Sequence[Example], shots: Sequence[Example]) -> None:
             raise DataError(what, "take shots from the training data")
 
 
-def _scores(metrics: RewardSet, samples: Sequence[Sample]) -> tuple[dict[str, list[float | None]], dict[str, str]]:
-    """The scores of the items by metric, and, for each metric that failed on an item, its first error."""
+def first_failure(outcomes: Sequence[Outcome]) -> str:
+    """The reason of the first failure of a metric; empty if it failed on no item."""
+    return next((outcome.note for outcome in outcomes if outcome.failed), "")
+
+
+def _outcomes(metrics: RewardSet, samples: Sequence[Sample]) -> dict[str, Sequence[Outcome]]:
+    """The outcomes of the items by metric, including the metrics that every evaluation has."""
     by_metric = dict(metrics.score(samples).by_reward)
     missing = [name for name in BUILT_IN_GOALS if name not in by_metric]
-    by_metric |= RewardSet(missing).score(samples).by_reward
-    scores = {name: [outcome.value for outcome in outcomes] for name, outcomes in by_metric.items()}
-    failed = {name: [outcome.note for outcome in outcomes if outcome.failed] for name, outcomes in by_metric.items()}
-    return scores, {name: notes[0] for name, notes in failed.items() if notes}
+    return by_metric | dict(RewardSet(missing).score(samples).by_reward)
 
 
-def _row(example: Example, sample: Sample, scores: dict[str, float | None]) -> Row:
+def _row(example: Example, sample: Sample, outcomes: Mapping[str, Outcome]) -> Row:
     expected = answer(example)
+    told = {name: outcome.described() for name, outcome in outcomes.items()}
     return Row(
         id=example.id,
         source=example.source,
@@ -221,7 +234,8 @@ def _row(example: Example, sample: Sample, scores: dict[str, float | None]) -> R
         expected=None if expected is None else last_text(expected),
         completion=last_text(sample.completion),
         finish_reason=sample.finish_reason,
-        scores=scores,
+        scores={name: outcome.value for name, outcome in outcomes.items()},
+        details={name: each for name, each in told.items() if each},
     )
 
 

@@ -84,7 +84,7 @@ def build_stage(
         policy.shard()
     build_source = build_rollout_source if settings.samples else build_dataset_source
     source, steps_per_epoch = build_source(settings, policy, tokenizer, data, ranks)
-    total_steps = config.max_steps or math.ceil(steps_per_epoch * (config.num_train_epochs or 1))
+    total_steps = total_steps_of(config, steps_per_epoch)
     optimizer = make_optimizer(
         find_optimizer(config.optimizer, settings.base),
         policy.named_parameters(),
@@ -111,6 +111,11 @@ def build_stage(
         report=data.report,
         held_out=[collate(data.held_out[i : i + HELD_OUT_BATCH], pad_id=_pad_id(tokenizer)) for i in held_out],
     )
+
+
+def total_steps_of(config: StageConfig, steps_per_epoch: float) -> int:
+    """The number of optimizer steps of a stage: `max_steps`, or `num_train_epochs` epochs, by default one."""
+    return config.max_steps or math.ceil(steps_per_epoch * (config.num_train_epochs or 1))
 
 
 def build_policy(
@@ -193,6 +198,8 @@ def build_rollout_source(
     rollout, updates = settings.config.rollout, settings.config.updates
     assert policy.sampling is not None, "a stage that samples has sampling settings"
     make_sampler = SAMPLERS.find(rollout.sampler, settings.base)
+    size, minibatches, epochs = resolved(rollout.batch_size), resolved(updates.minibatches), resolved(updates.epochs)
+    steps_per_epoch = len(data.train) / size * minibatches * epochs
     generator = Generator(
         sampler=make_sampler(policy.model, tokenizer, training_dtype=policy.dtype),
         sampling=policy.sampling,
@@ -201,8 +208,9 @@ def build_rollout_source(
         rewards=build_rewards(settings, data.train, tokenizer),
         tokenizer=tokenizer,
         keeps_separate_rewards="separate_rewards" in settings.algorithm.needs(),
+        total_steps=total_steps_of(settings.config, steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
     )
-    size, minibatches, epochs = resolved(rollout.batch_size), resolved(updates.minibatches), resolved(updates.epochs)
     source = RolloutSource(
         data.train,
         algorithm=settings.algorithm,
@@ -214,7 +222,7 @@ def build_rollout_source(
         seed=settings.seed,
         ranks=ranks,
     )
-    return source, len(data.train) / size * minibatches * epochs
+    return source, steps_per_epoch
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

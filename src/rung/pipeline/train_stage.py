@@ -25,6 +25,8 @@ from rung.models.reward_model import save_reward_model
 from rung.pipeline.build_stage import build_stage
 from rung.pipeline.stage_data import StageData
 from rung.pipeline.stage_settings import StageSettings
+from rung.reward.outcome import FAILURES
+from rung.rollout.generate import LOGGED_ONLY
 from rung.training import checkpoint
 from rung.training.early_stopping import BestWeights, validation_loss
 from rung.training.loop import Step
@@ -35,7 +37,7 @@ from rung.utils.console import progress, show_completions
 from rung.utils.signals import StopFlag
 
 REFERENCE_ROWS = 512  # training rows scored to normalise a reward model if there are no held-out rows
-SHOWN_ROWS = 16  # completions logged per rollout
+SHOWN_ROWS = 16  # completions logged per rollout, and as many of those on which a reward failed
 QUARANTINE = "quarantine.jsonl"
 
 
@@ -99,7 +101,7 @@ def run_steps(
 ) -> bool:
     """Trains the remaining steps; returns False if `stop` was requested before the last of them."""
     every = config.eval_steps or max(1, math.ceil(stage.steps_per_epoch))
-    table: list[dict[str, Any]] = []
+    table: Sequence[Mapping[str, Any]] = []
     shown = (
         progress(stage.total_steps, stage.name, start=stage.step)
         if stage.ranks.rank == 0
@@ -115,9 +117,10 @@ def run_steps(
                 best.record(seen["eval_loss"], stage.policy)
             elapsed, begun = time.perf_counter() - begun, time.perf_counter()
             timing = {"step_time": elapsed, "tokens_per_second": step.num_tokens / elapsed}
-            table = rows[:SHOWN_ROWS] or table
+            logged_rows = rows_to_log(rows)
+            table = logged_rows or table
             for tracker in trackers:
-                tracker.log(stage.step, seen, timing, rows[:SHOWN_ROWS])
+                tracker.log(stage.step, seen, timing, logged_rows)
             show(stage.step, seen | timing)
             if best is not None and best.exhausted:
                 break
@@ -126,8 +129,15 @@ def run_steps(
             if stage.step % config.save_steps == 0 and stage.step < stage.total_steps:
                 save(stage, best, folder, logged)
     if table and stage.ranks.rank == 0:
-        show_completions(table, f"{stage.name}: completions of the last step")
+        shown_rows = [{key: value for key, value in row.items() if key not in LOGGED_ONLY} for row in table]
+        show_completions(shown_rows, f"{stage.name}: completions of the last step")
     return True
+
+
+def rows_to_log(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The completions of a rollout that are logged: the first ones, and then those on which a reward failed."""
+    failed = [row for row in rows[SHOWN_ROWS:] if any(FAILURES & told.keys() for told in row["details"].values())]
+    return [*rows[:SHOWN_ROWS], *failed[:SHOWN_ROWS]]
 
 
 def _show_nothing(step: int, values: Mapping[str, float]) -> None:

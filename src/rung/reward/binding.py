@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from rung.registry import load_object
 from rung.reward.call import is_async
 from rung.reward.decorator import Goal, Role, declaration, name_of
 from rung.reward.registry import reward_function
+from rung.reward.returned import copied
 from rung.reward.sample import STANDARD_FIELDS, TRL_FIELDS, Sample
-from rung.reward.signature import Signature, read_settings, read_signature
+from rung.reward.signature import HOOKS, Signature, read_settings, read_signature, returns_function
 from rung.reward.spec import RewardPolicy, RewardSpec
 from rung.utils.messages import did_you_mean, settings_error
 
@@ -28,6 +30,7 @@ class Reward:
     """A reward function with everything needed to call it.
 
     `address` tells a worker process how to load the function; None if the function is called in this process.
+    `concurrency` is the number of calls at the same time; None if neither the entry nor the function sets it.
     """
 
     label: str
@@ -40,6 +43,7 @@ class Reward:
     signature: Signature
     settings: Mapping[str, Any]
     address: Mapping[str, Any] | None
+    concurrency: int | None = None
 
     @property
     def credited(self) -> bool:
@@ -62,33 +66,48 @@ class Reward:
         return list(groups.values())
 
     def arguments(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """The data arguments of one call by parameter name: lists over the samples, or single values for one sample."""
-        columns = {self._column(name): name for name in self.signature.reads if name not in self._fields}
+        """The data arguments of one call by parameter name: lists over the samples, or single values for one sample.
+
+        Each sample has its own copy of its values.
+        """
+        present = {column for sample in samples for column in sample.columns}
+        read = {**dict.fromkeys(self.signature.reads), **dict.fromkeys(self.spec.columns)}
         if self.signature.reads_all:
-            renamed = {theirs: ours for ours, theirs in self.spec.columns.items()}
-            columns |= {name: renamed.get(name, name) for sample in samples for name in sample.columns}
-        present = {theirs for sample in samples for theirs in sample.columns}
-        fields = self._fields if self.signature.reads_all else [n for n in self.signature.reads if n in self._fields]
-        lists = {name: [self._fields[name](sample) for sample in samples] for name in fields}
-        for theirs, ours in columns.items():
-            if theirs in present:  # the parameter of an absent column has a default, as `check` made sure
-                lists[ours] = [sample.columns.get(theirs) for sample in samples]
+            mapped = set(self.spec.columns.values())
+            read |= dict.fromkeys(name for name in (*self._fields, *sorted(present)) if name not in mapped)
+        lists: dict[str, list[Any]] = {}
+        for name in read:
+            source, field = self._column(name), self._field(name)
+            if field is not None and not (source in present and self._yields(name)):
+                lists[name] = [field(sample) for sample in samples]
+            elif source in present:  # the parameter of an absent column has a default, as `check` made sure
+                lists[name] = [copied(sample.columns.get(source)) for sample in samples]
         return {name: values[0] for name, values in lists.items()} if self.signature.style == "sample" else lists
 
+    def columns_read(self) -> list[str]:
+        """The columns of the data that parameters of the function name."""
+        return [self._column(name) for name in self.signature.reads if self._field(name) is None]
+
     def check(self, columns: Collection[str]) -> None:
-        """Raises RewardError if the data lack a column that the reward requires.
+        """Raises RewardError if the data lack a column that the reward requires, or have none of those it can read.
 
         Also raised if a column has the same name as a standard field that the reward reads, such as `prompt`.
         """
-        taken = set(self._fields) if self.signature.reads_all else set(self._fields) & set(self.signature.reads)
+        named = {**self.signature.reads, **dict.fromkeys(self.spec.columns, True)}
+        taken = {self._column(name) for name in named if self._field(name) is not None}
+        if self.signature.reads_all and self.signature.style == "trl":
+            taken |= set(self._fields)
         for name in sorted(taken & set(columns)):
             what = f"reward `{self.label}` reads the field `{name}`, but the data have a column `{name}` too"
             raise RewardError(what, "rename the column: this name is reserved for a field of the sample")
-        for name, required in self.signature.reads.items():
-            needed = required or name in self.spec.columns
-            if needed and name not in self._fields and self._column(name) not in columns:
+        offered = {*columns, *self._fields, *HOOKS}
+        for name, required in named.items():
+            if required and self._field(name) is None and self._column(name) not in columns:
                 what = f"reward `{self.label}`: the data have no column `{self._column(name)}`"
-                raise RewardError(what, f"write `columns: {{{name}: ...}}`; {did_you_mean(name, columns)}")
+                raise RewardError(what, f"write `columns: {{{name}: ...}}`; {did_you_mean(name, offered)}")
+        if not taken and not self.signature.reads_all and not any(self._column(name) in columns for name in named):
+            what = f"reward `{self.label}` reads neither the completion nor a column of the data"
+            raise RewardError(what, f"if it makes a reward, {_name_result(self.spec.name)}")
 
     def columns_read(self, columns: Collection[str]) -> set[str]:
         """Those of the data's columns that the function is given."""
@@ -99,6 +118,19 @@ class Reward:
     @property
     def _fields(self) -> Mapping[str, Callable[[Sample], Any]]:
         return TRL_FIELDS if self.signature.style == "trl" else STANDARD_FIELDS
+
+    def _field(self, name: str) -> Callable[[Sample], Any] | None:
+        """The standard field that a parameter reads; None if it reads a column.
+
+        A function of the whole batch can also read the fields of a single sample, if `columns` names them.
+        """
+        source = self._column(name)
+        others = STANDARD_FIELDS if name in self.spec.columns else {}
+        return self._fields.get(source) or others.get(source)
+
+    def _yields(self, name: str) -> bool:
+        """Whether a column of the same name is passed in place of a field, which nothing names."""
+        return name not in self.signature.reads and name not in self.spec.columns
 
     def _column(self, name: str) -> str:
         return self.spec.columns.get(name, name)
@@ -111,16 +143,20 @@ def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Rewar
     """
     spec, function = _resolve(source, base)
     label = spec.label or spec.name.rpartition(":")[2]
+    if inspect.isclass(function) or returns_function(function):
+        kind = "is a class" if inspect.isclass(function) else "returns a function"
+        raise RewardError(f"reward `{label}` {kind} and cannot judge", f"name what it makes: {_name_result(spec.name)}")
     declared = declaration(function)
-    signature = read_signature(function, label, spec.args)
+    signature = read_signature(function, label, spec.args, spec.columns)
     settings = read_settings(signature, label, spec.args)
     role = spec.role or declared.role
     _check_options(spec, label, role, declared.goal, signature)
     timeout = declared.timeout or policy.timeout_s
     address = None
     if timeout is not None and not is_async(function):
-        name = _address(source, spec, function, label)
-        address = {"name": name, "base": str((base or Path()).resolve()), "args": dict(spec.args)}
+        name = spec.name if function is not _given(source) else _address(function, label)
+        folder = str((base or Path()).resolve())
+        address = {"name": name, "base": folder, "args": dict(spec.args), "columns": dict(spec.columns)}
     return Reward(
         label=label,
         function=function,
@@ -132,21 +168,38 @@ def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Rewar
         signature=signature,
         settings=settings,
         address=address,
+        concurrency=spec.concurrency or declared.concurrency,
     )
 
 
 def _resolve(source: RewardSource, base: Path | None) -> tuple[RewardSpec, Callable[..., Any]]:
-    if isinstance(source, str):
-        source = RewardSpec(name=source)
-    elif isinstance(source, Mapping):
+    given = _given(source)
+    if isinstance(source, str) or callable(source):
+        source = {"name": source}
+    if isinstance(source, Mapping):
+        named = source if given is None else {**source, "name": name_of(given)}
         try:
-            source = RewardSpec.model_validate(source)
+            source = RewardSpec.model_validate(named)
         except ValidationError as error:
-            where = f"reward `{source.get('name', '?')}`"
-            raise settings_error(where, error, RewardSpec.model_fields) from None
-    if isinstance(source, RewardSpec):
-        return source, reward_function(source.name, base)
-    return RewardSpec(name=name_of(source)), source
+            raise settings_error(f"reward `{named.get('name', '?')}`", error, RewardSpec.model_fields) from None
+    if not isinstance(source, RewardSpec):
+        example = '`{"name": function, "weight": 0.5}`'
+        raise RewardError(f"{source!r:.60} is not a reward", f"give a name, a function, or an entry such as {example}")
+    return source, reward_function(source.name, base) if given is None else given
+
+
+def _given(source: RewardSource) -> Callable[..., Any] | None:
+    """The function of a reward that a Python program passes, alone or as the `name` of an entry."""
+    named = source.get("name") if isinstance(source, Mapping) else source
+    return named if callable(named) else None
+
+
+def _name_result(name: str) -> str:
+    """The advice to name what a class or a function that makes rewards returns."""
+    maker = name.rpartition(":")[2]
+    if not name.partition(":")[2]:
+        return f"pass `{maker}(...)`"
+    return f"write `my_reward = {maker}(...)` in its file, and name `my_reward`"
 
 
 def _check_options(spec: RewardSpec, label: str, role: Role, goal: Goal, signature: Signature) -> None:
@@ -160,16 +213,15 @@ def _check_options(spec: RewardSpec, label: str, role: Role, goal: Goal, signatu
         remedy = "give it a negative weight, or `role: metric`"
         raise RewardError(f"reward `{label}` is better when lower, but this entry favours higher values", remedy)
     for ours in spec.columns:
-        fields = TRL_FIELDS if signature.style == "trl" else STANDARD_FIELDS
-        readable = [name for name in signature.reads if name not in fields]
-        if ours not in readable and (not signature.reads_all or ours in fields):
-            raise RewardError(f"reward `{label}` does not read a column `{ours}`", did_you_mean(ours, readable))
+        if ours not in signature.reads and not signature.reads_all:
+            raise RewardError(f"reward `{label}` does not read a column `{ours}`", did_you_mean(ours, signature.reads))
+    if spec.concurrency is not None and signature.style == "trl":
+        what = f"reward `{label}` is called once for the whole batch: its `concurrency` has no effect"
+        raise RewardError(what, "leave `concurrency` out, or write a function of one completion")
 
 
-def _address(source: RewardSource, spec: RewardSpec, function: Callable[..., Any], label: str) -> str:
-    """The name under which a worker process can import the function."""
-    if isinstance(source, str | RewardSpec | Mapping):
-        return spec.name
+def _address(function: Callable[..., Any], label: str) -> str:
+    """The name under which a worker process can import a function that a Python program passes."""
     address = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
     with contextlib.suppress(UserError):
         if not address.startswith("__main__:") and load_object(address) is function:

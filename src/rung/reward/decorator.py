@@ -26,6 +26,7 @@ class Declaration:
     group: bool = False
     batch: bool = False
     check: Check | None = None
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Verdict:
     """A score with its reasons, which a reward function may return in place of a number.
 
     `parts` are partial scores, which are logged but never summed; `note` is the reason in words; `cost` is the cost of
-    an external judge, in its currency.
+    an external judge, in its currency. Where they are logged, see docs/rewards.md.
     """
 
     value: float | None
@@ -51,6 +52,7 @@ def reward(
     group: bool = False,
     batch: bool = False,
     check: Check | None = None,
+    concurrency: int | None = None,
 ) -> Callable[[Function], Function]:
     """A decorator that declares a function as a reward and returns it unchanged.
 
@@ -68,8 +70,11 @@ def reward(
     `goal`     `max` if higher is better, `min` if lower is better.
     `check`    a function that is called with the settings and the policy's tokenizer before anything is computed, and
                raises UserError if the reward cannot judge completions of this policy.
+    `concurrency`  how many calls run at the same time, each in a thread (with a timeout: in a worker process); by
+               default one, but all calls of an `async` function.
 
-    Raises ValueError for an empty range, a timeout that is not positive, or `group` together with `batch`.
+    Raises ValueError for an empty range, a timeout that is not positive, `group` together with `batch`, or a
+    concurrency that is below 1 or set for a function that is called once.
 
     >>> @reward(range=(0, 1))
     ... def polite(completion: str) -> float:
@@ -83,8 +88,10 @@ def reward(
         raise ValueError(f"timeout={timeout}: give a number of seconds above 0, or leave it out")
     if group and batch:
         raise ValueError("group and batch: a function gets either one group at a time or all rows")
+    if concurrency is not None and (concurrency < 1 or batch):
+        raise ValueError(f"concurrency={concurrency}: give at least 1, and leave it out if `batch` is set")
     default: Role = "metric" if goal == "min" else "reward"
-    declared = Declaration(range, timeout, role or default, goal, group, batch, check)
+    declared = Declaration(range, timeout, role or default, goal, group, batch, check, concurrency)
 
     def mark(function: Function) -> Function:
         setattr(function, _MARK, declared)

@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rung.reward.decorator import Verdict
+from rung.reward import guard
+from rung.reward.decorator import Verdict, name_of
+from rung.reward.returned import as_json, plain
 
 Kind = Literal["scored", "abstained", "timeout", "error"]
+FAILURES = frozenset({"timeout", "error"})  # the kinds of a failed call
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,14 @@ class Outcome:
     @property
     def failed(self) -> bool:
         """Whether the outcome is a timeout or an error."""
-        return self.kind in ("timeout", "error")
+        return self.kind in FAILURES
+
+    def described(self) -> dict[str, Any]:
+        """What there is to tell beside the value, as JSON values: parts, note and cost, or how the reward failed."""
+        if self.failed:
+            return {self.kind: self.note}
+        told = {"parts": as_json(self.parts), "note": self.note, "cost": self.cost}
+        return {name: value for name, value in told.items() if value}
 
 
 def judged(returned: object, range: tuple[float, float] | None) -> Outcome:
@@ -48,10 +58,15 @@ def judged(returned: object, range: tuple[float, float] | None) -> Outcome:
     >>> judged(True, (0, 1)).note
     'returned the bool True; a score is a number'
     """
+    returned = plain(returned)
     verdict = returned if isinstance(returned, Verdict) else Verdict(returned)  # type: ignore[arg-type]
     value = verdict.value
+    if not isinstance(verdict.parts, Mapping) or not isinstance(verdict.cost, numbers.Real):
+        return Outcome("error", note="returned a Verdict whose `parts` are no mapping or whose `cost` is no number")
     if value is None:
         return Outcome("abstained", None, verdict.parts, verdict.note, verdict.cost)
+    if callable(value):
+        return Outcome("error", note=f"returned the function {name_of(value)}: name its result as the reward instead")
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return Outcome("error", note=f"returned the {type(value).__name__} {value!r:.60}; a score is a number")
     value = float(value)
@@ -63,7 +78,11 @@ def judged(returned: object, range: tuple[float, float] | None) -> Outcome:
 
 
 def judged_many(returned: object, count: int, range: tuple[float, float] | None) -> list[Outcome]:
-    """Converts the list returned for `count` completions to outcomes; all are errors if it has another length."""
+    """Converts the list returned for `count` completions to outcomes; all are errors if it has another length.
+
+    An array, a tensor or an iterator counts as the list of its elements.
+    """
+    returned = plain(returned)
     if not isinstance(returned, Sequence) or isinstance(returned, str):
         return [Outcome("error", note=f"returned a {type(returned).__name__}, not a list of {count} scores")] * count
     if len(returned) != count:
@@ -74,7 +93,7 @@ def judged_many(returned: object, count: int, range: tuple[float, float] | None)
 def raised(error: BaseException) -> Outcome:
     """The error outcome for an exception; the note includes the file and line where the exception was raised."""
     detail = "".join(traceback.format_exception(error, limit=-8))
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != guard.__file__]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return Outcome("error", note=f"{type(error).__name__}: {error}{place}", detail=detail)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,17 +9,18 @@ from typing import Any
 
 from rung.errors import RewardError
 from rung.reward.binding import Reward, RewardSource, bind
-from rung.reward.call import Reply, call, call_all_async, is_async
+from rung.reward.call import Reply
+from rung.reward.caller import Caller
 from rung.reward.compose import compose
 from rung.reward.decorator import Goal, declaration
+from rung.reward.failures import FailureWatch
 from rung.reward.outcome import Outcome, judged, judged_many
 from rung.reward.sample import Sample, text_of
 from rung.reward.scores import Scores
 from rung.reward.spec import RewardPolicy
-from rung.reward.worker import Worker
+from rung.reward.trainer_state import TrainerState, trainer_state
 
 MAX_COMPLETION_CHARACTERS = 1_000_000
-WINDOW, MIN_CALLS = 1000, 50  # the failure rate is that of the last 1000 calls, and is ignored for fewer than 50
 
 
 class RewardSet:
@@ -29,7 +28,7 @@ class RewardSet:
 
     Each of `specs` is a name, a config entry or a function. A reward with a timeout runs in a worker process that is
     killed at the deadline (an `async` one only has its call cancelled); other rewards run in this process. Call
-    `close`, or use a `with` block, to end the worker process. Raises RewardError or ConfigError for an unknown reward
+    `close`, or use a `with` block, to end the worker processes. Raises RewardError or ConfigError for an unknown reward
     or setting, a value of a wrong type, or a duplicate label.
     """
 
@@ -40,8 +39,8 @@ class RewardSet:
         for label in labels:
             if labels.count(label) > 1:
                 raise RewardError(f"two rewards are called `{label}`", "give one of them a `label`")
-        self._failures = {label: deque[bool](maxlen=WINDOW) for label in labels}
-        self._worker = Worker()
+        self._failures = FailureWatch(labels, self.policy)
+        self._caller = Caller()
 
     @property
     def goals(self) -> dict[str, Goal]:
@@ -53,6 +52,11 @@ class RewardSet:
         """The weights, by label, of the rewards that are summed: those that are credited and are not gates."""
         summed = (reward for reward in self.rewards if reward.credited and reward.role != "gate")
         return {reward.label: reward.spec.weight for reward in summed}
+
+    @property
+    def columns_read(self) -> list[str]:
+        """The columns of the data that parameters of the rewards name, each once."""
+        return list(dict.fromkeys(column for reward in self.rewards for column in reward.columns_read()))
 
     def check_separate(self) -> None:
         """Raises RewardError if the rewards cannot be normalised one by one within a group before they are summed."""
@@ -83,18 +87,23 @@ class RewardSet:
             if check is not None:
                 check(reward.settings, tokenizer)
 
-    def score(self, samples: Sequence[Sample], *, step: int = 0) -> Scores:
-        """Scores the samples with all rewards; `step` is what TRL-style rewards read as `trainer_state.global_step`.
+    def score(
+        self, samples: Sequence[Sample], *, step: int = 0, max_steps: int = 0, steps_per_epoch: float = 0.0
+    ) -> Scores:
+        """Scores the samples with all rewards, which can read the progress of training as `trainer_state`.
 
         Raises RewardError if a credited reward failed on more than half of its first batch, or on a share of its last
         1,000 calls above `max_error_rate`; with `on_error: raise`, at the first failure.
         """
         columns: dict[str, list[Any]] = {}
         logged: dict[str, list[float]] = {}
-        by_reward = {reward.label: self._outcomes(reward, samples, step, columns, logged) for reward in self.rewards}
+        state = trainer_state(step, max_steps, steps_per_epoch)
+        by_reward = {reward.label: self._outcomes(reward, samples, state, columns, logged) for reward in self.rewards}
         for reward in self.rewards:
             if reward.credited:
-                self._check_failures(reward, by_reward[reward.label], samples)
+                self._failures.check(reward.label, by_reward[reward.label], samples)
+        for label, outcomes in by_reward.items():
+            self._failures.tell(label, outcomes, samples)
         groups = [sample.group for sample in samples]
         totals, task_totals = compose(self.rewards, by_reward, groups, self.policy)
         return Scores(
@@ -108,17 +117,15 @@ class RewardSet:
 
     def state_dict(self) -> dict[str, Any]:
         """Which of the recent calls of each reward failed, as JSON values."""
-        return {label: "".join("x" if failed else "." for failed in calls) for label, calls in self._failures.items()}
+        return self._failures.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the state that `state_dict` returned."""
-        for label, calls in self._failures.items():
-            calls.clear()
-            calls.extend(mark == "x" for mark in state.get(label, ""))
+        self._failures.load_state_dict(state)
 
     def close(self) -> None:
-        """Ends the worker process; the next call of a reward with a timeout starts a new one."""
-        self._worker.close()
+        """Ends the worker processes; the next call of a reward with a timeout starts new ones."""
+        self._caller.close()
 
     def __enter__(self) -> RewardSet:
         return self
@@ -132,7 +139,7 @@ class RewardSet:
         self,
         reward: Reward,
         samples: Sequence[Sample],
-        step: int,
+        state: TrainerState,
         columns: dict[str, list[Any]],
         logged: dict[str, list[float]],
     ) -> list[Outcome]:
@@ -140,7 +147,8 @@ class RewardSet:
         outcomes = [too_long] * len(samples)
         rows = [i for i, sample in enumerate(samples) if len(text_of(sample.completion)) <= MAX_COMPLETION_CHARACTERS]
         batches = reward.batches(samples, rows)
-        replies = self._replies(reward, [reward.arguments([samples[i] for i in batch]) for batch in batches], step)
+        many = [reward.arguments([samples[i] for i in batch]) for batch in batches]
+        replies = self._caller.replies(reward, many, state)
         for batch, reply in zip(batches, replies, strict=True):
             if isinstance(reply, Reply):
                 for name, values in reply.columns.items():
@@ -152,35 +160,6 @@ class RewardSet:
             for row, outcome in zip(batch, _judged(reward, reply, len(batch)), strict=True):
                 outcomes[row] = outcome
         return outcomes
-
-    def _replies(self, reward: Reward, many: Sequence[dict[str, Any]], step: int) -> Iterable[Reply | Outcome]:
-        hooks = reward.signature.hooks
-        if reward.address is None:
-            full = [{**arguments, **reward.settings} for arguments in many]
-            if is_async(reward.function):
-                return call_all_async(reward.function, hooks, full, step, reward.timeout)
-            return [call(reward.function, hooks, arguments, step) for arguments in full]
-        assert reward.timeout is not None, "a reward in a worker has a timeout"
-        try:
-            json.dumps(many)
-        except (TypeError, ValueError) as error:
-            what = f"reward `{reward.label}` runs in a worker process, but an argument cannot be sent as JSON: {error}"
-            raise RewardError(what, "store the column as text or numbers, or remove the reward's timeout") from None
-        return [self._worker.call(reward.label, reward.address, each, step, reward.timeout) for each in many]
-
-    def _check_failures(self, reward: Reward, outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
-        calls, limit = self._failures[reward.label], self.policy.max_error_rate
-        failed = [row for row, outcome in enumerate(outcomes) if outcome.failed]
-        mostly_at_first = not calls and len(failed) > max(limit, 0.5) * len(outcomes)
-        calls.extend(outcome.failed for outcome in outcomes)
-        too_often = len(calls) >= MIN_CALLS and sum(calls) > limit * len(calls)
-        if not (mostly_at_first or too_often or (failed and self.policy.on_error == "raise")):
-            return
-        example = max((outcomes[row] for row in failed), key=lambda outcome: outcome.kind == "error", default=None)
-        rows = ", ".join(samples[row].row_id for row in failed[:5])
-        what = f"reward `{reward.label}` failed on {sum(calls)} of its last {len(calls)} calls (rows {rows})"
-        reason = f": {example.note}" if example else ""
-        raise RewardError(what + reason, "fix the reward, or raise `max_error_rate` or its timeout")
 
 
 def _judged(reward: Reward, reply: Reply | Outcome, count: int) -> list[Outcome]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from rung.reward.returned import copied
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -45,14 +47,14 @@ def text_of(text: Text) -> str:
 
 
 def messages_of(text: Text, role: str) -> list[dict[str, Any]]:
-    """Converts a string to a list with one message of `role`; messages are returned as a list.
+    """Converts a string to a list with one message of `role`; messages are returned as a list of copies.
 
     >>> messages_of("Why?", "user")
     [{'role': 'user', 'content': 'Why?'}]
     """
     if isinstance(text, str):
         return [{"role": role, "content": text}]
-    return [dict(message) for message in text]
+    return [copied(dict(message)) for message in text]
 
 
 def native(text: Text, role: str) -> str | list[dict[str, Any]]:

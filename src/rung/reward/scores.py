@@ -28,8 +28,15 @@ class Scores:
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     logged: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
+    def details(self, row: int) -> dict[str, dict[str, Any]]:
+        """What the rewards tell of a row beside their values, by label: parts, note and cost, or how they failed."""
+        told = {label: outcomes[row].described() for label, outcomes in self.by_reward.items()}
+        return {label: each for label, each in told.items() if each}
+
     def metrics(self) -> dict[str, Metric]:
         """TRL's reward metrics, and the rates of abstentions, errors and timeouts; unscored rows are left out of means.
+
+        Verdicts add the mean of each part that is a number, and the sum of their costs.
 
         A `std` is the standard deviation within a group (Bessel-corrected), averaged over groups with at least two
         scored rows.
@@ -50,6 +57,7 @@ class Scores:
             found[f"rewards/{label}/std"] = _mean(self._group_stds(values))
             for name, kind in (("abstained", "abstained"), ("errors", "error"), ("timeouts", "timeout")):
                 found[f"rewards/{label}/{name}"] = Mean(kinds.count(kind), len(kinds))
+            found |= _verdict_metrics(label, outcomes)
         return found | {name: _mean(values) for name, values in self.logged.items()}
 
     def _group_stds(self, values: Sequence[float | None]) -> list[float]:
@@ -58,6 +66,22 @@ class Scores:
             if value is not None:
                 groups.setdefault(group, []).append(value)
         return [_std(members) for members in groups.values() if len(members) > 1]
+
+
+def _verdict_metrics(label: str, outcomes: Sequence[Outcome]) -> dict[str, Metric]:
+    from rung.metrics import Sum
+
+    told = [outcome.described() for outcome in outcomes]
+    numbers: dict[str, list[float | None]] = {}
+    for parts in (each.get("parts", {}) for each in told):
+        for name, value in parts.items():
+            if isinstance(value, int | float):
+                numbers.setdefault(f"rewards/{label}/parts/{name}", []).append(float(value))
+    costs = [outcome.cost for outcome in outcomes if outcome.cost]
+    return {
+        **{name: _mean(values) for name, values in numbers.items()},
+        **({f"rewards/{label}/cost": Sum(float(sum(costs)))} if costs else {}),
+    }
 
 
 def _std(values: Sequence[float]) -> float:

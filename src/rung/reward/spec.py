@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from rung.reward.decorator import Role
 
@@ -15,7 +15,7 @@ class RewardSpec(BaseModel):
 
     If `role` is None, the role is the one that the function declares. A row passes a gate if `score >= threshold` or,
     without a threshold, if `score > 0`; otherwise its total is `fail_value`. `columns` maps parameters of the function
-    to columns of the data.
+    to columns of the data or to standard fields. `concurrency` is the number of calls at the same time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -28,6 +28,7 @@ class RewardSpec(BaseModel):
     threshold: float | None = None
     fail_value: float = 0.0
     label: str | None = None
+    concurrency: PositiveInt | None = None
 
 
 class RewardPolicy(BaseModel):

@@ -18,11 +18,13 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rung.reward.call import Reply
 from rung.reward.decorator import Verdict
 from rung.reward.outcome import Outcome, timed_out
+from rung.reward.trainer_state import TrainerState
 
 START_TIMEOUT_S = 120.0  # to start Python and import the module of a reward; its own timeout starts afterwards
 MAX_REPLY_BYTES = 64 * 2**20
@@ -41,7 +43,12 @@ class Worker:
         self._finalizer: weakref.finalize | None = None
 
     def call(
-        self, key: str, address: Mapping[str, Any], arguments: Mapping[str, Any], step: int, timeout: float
+        self,
+        key: str,
+        address: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+        state: TrainerState,
+        timeout: float,
     ) -> Reply | Outcome:
         """Calls a reward once, with `timeout` in seconds; `address` has its `name`, `base` and `args` for loading.
 
@@ -57,7 +64,7 @@ class Worker:
                 if "error" in loaded:
                     return _outcome(loaded["error"])
                 self._loaded.add(key)
-            self._send(process, {"op": "call", "key": key, "arguments": arguments, "step": step})
+            self._send(process, {"op": "call", "key": key, "arguments": arguments, "state": asdict(state)})
             waiting = timeout
             return _reply(self._receive(process, waiting))
         except TimeoutError:

@@ -19,9 +19,12 @@ from typing import Any, BinaryIO
 
 from rung.reward.call import call
 from rung.reward.decorator import Verdict
+from rung.reward.guard import restored_process
 from rung.reward.outcome import Outcome, raised
 from rung.reward.registry import reward_function
+from rung.reward.returned import copied
 from rung.reward.signature import read_settings, read_signature
+from rung.reward.trainer_state import TrainerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class _Loaded:
 def _load(request: dict[str, Any]) -> _Loaded:
     base = request["base"]
     function = reward_function(request["name"], Path(base) if base else None)
-    signature = read_signature(function, request["name"], request["args"])
+    signature = read_signature(function, request["name"], request["args"], request["columns"])
     return _Loaded(function, read_settings(signature, request["name"], request["args"]), signature.hooks)
 
 
@@ -58,7 +61,9 @@ def _handle(loaded: dict[str, _Loaded], request: dict[str, Any]) -> dict[str, An
         loaded[request["key"]] = _load(request)
         return {}
     entry = loaded[request["key"]]
-    reply = call(entry.function, entry.hooks, {**request["arguments"], **entry.settings}, request["step"])
+    arguments = {**request["arguments"], **copied(entry.settings)}
+    with restored_process():
+        reply = call(entry.function, entry.hooks, arguments, TrainerState(**request["state"]))
     if isinstance(reply, Outcome):
         return {"error": asdict(reply)}
     return {"returned": reply.returned, "columns": reply.columns, "metrics": reply.metrics}

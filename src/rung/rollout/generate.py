@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -14,11 +15,16 @@ from rung.data.collate import collate
 from rung.data.records import Answer, Encoded, Text
 from rung.metrics import Max, Mean, Metric, Min, merge
 from rung.reward import RewardSet
+from rung.reward.returned import as_json
 from rung.reward.sample import answered_sample, text_of
 from rung.reward.scores import Scores
 from rung.rollout.philox import Key
 from rung.rollout.samplers import Sampler
 from rung.sampling import Sampling
+
+GOLD = ("ground_truth", "answer", "solution")  # columns that are logged even if no reward names them
+MAX_LOGGED = 2000  # characters of a column in the log of completions
+LOGGED_ONLY = ("row_id", "columns", "details")  # keys of `Generated.table` that are too long for a terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,8 @@ class Generated:
 class Generator:
     """Samples a number of completions (`samples`) of each prompt, and scores them.
 
-    With `keeps_separate_rewards`, the batch has the individual rewards in addition to their weighted sum.
+    With `keeps_separate_rewards`, the batch has the individual rewards in addition to their weighted sum. Rewards can
+    read `total_steps`, the optimizer steps of the stage, and the epoch, which follows from `steps_per_epoch`.
     """
 
     sampler: Sampler
@@ -44,6 +51,8 @@ class Generator:
     rewards: RewardSet
     tokenizer: PreTrainedTokenizerBase
     keeps_separate_rewards: bool = False
+    total_steps: int = 0
+    steps_per_epoch: float = 0.0
 
     def __call__(self, prompts: Sequence[Encoded], visits: Sequence[int], step: int) -> Generated:
         """Samples and scores completions of each prompt; rows of equal prompts are adjacent in the result.
@@ -70,7 +79,9 @@ class Generator:
             for group, (prompt, completions) in enumerate(zip(prompts, answers, strict=True))
             for completion in completions
         ]
-        scores = self.rewards.score(samples, step=step)
+        scores = self.rewards.score(
+            samples, step=step, max_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
+        )
         rows = [with_answers(prompt, completions) for prompt, completions in zip(prompts, answers, strict=True)]
         batch = collate(rows, pad_id=cast(int, self.tokenizer.pad_token_id))
         batch = replace(
@@ -96,6 +107,9 @@ class Generator:
                 "finish_reason": sample.finish_reason,
                 "reward": total,
                 "rewards": {label: outcomes[i].value for label, outcomes in scores.by_reward.items()},
+                "row_id": sample.row_id,
+                "columns": logged_columns(sample.columns, self.rewards.columns_read),
+                "details": scores.details(i),
                 **{column: values[i] for column, values in scores.columns.items()},
             }
             for i, (sample, total) in enumerate(zip(samples, scores.totals, strict=True))
@@ -126,6 +140,20 @@ def separate_rewards(scores: Scores, labels: Iterable[str]) -> dict[str, torch.T
     return {
         label: float_tensor([outcome.value for outcome in scores.by_reward[label]]).masked_fill(unscored, torch.nan)
         for label in labels
+    }
+
+
+def logged_columns(columns: Mapping[str, Any], read: Iterable[str]) -> dict[str, Any]:
+    """The gold answer and the columns that rewards read, as JSON values; a value that is long is cut off, as text.
+
+    >>> logged_columns({"answer": 4, "text": "abc"}, ["answer"])
+    {'answer': 4}
+    """
+    found = {name: as_json(columns[name]) for name in (*read, *GOLD) if name in columns}
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in found.items()}
+    return {
+        name: value if len(texts[name]) <= MAX_LOGGED else f"{texts[name][:MAX_LOGGED]}..."
+        for name, value in found.items()
     }
 
 

@@ -1,0 +1,66 @@
+"""Watches how often the rewards of a stage fail: tells each new reason once, and ends training if it is too often."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+
+from rung.errors import RewardError
+from rung.reward.outcome import Outcome
+from rung.reward.sample import Sample
+from rung.reward.spec import RewardPolicy
+from rung.utils.console import printable
+
+WINDOW, MIN_CALLS = 1000, 50  # the failure rate is that of the last 1000 calls, and is ignored for fewer than 50
+SHOWN_ROWS = 5  # failed rows in an error
+MAX_REASONS, MAX_CHARACTERS = 20, 300  # reasons told of one reward, and the length of each
+
+
+class FailureWatch:
+    """The failures of each reward, by label."""
+
+    def __init__(self, labels: Iterable[str], policy: RewardPolicy):
+        self._policy = policy
+        self._calls = {label: deque[bool](maxlen=WINDOW) for label in labels}
+        self._recent = {label: deque[tuple[str, Outcome]](maxlen=SHOWN_ROWS) for label in self._calls}
+        self._told: dict[str, set[str]] = {label: set() for label in self._calls}
+
+    def check(self, label: str, outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
+        """Records the calls of a credited reward. Raises RewardError if it fails too often (see `RewardPolicy`)."""
+        calls, limit = self._calls[label], self._policy.max_error_rate
+        failed = [(each.row_id, outcome) for each, outcome in zip(samples, outcomes, strict=True) if outcome.failed]
+        self._recent[label].extend(failed[:SHOWN_ROWS])
+        mostly_at_first = not calls and len(failed) > max(limit, 0.5) * len(outcomes)
+        calls.extend(outcome.failed for outcome in outcomes)
+        too_often = len(calls) >= MIN_CALLS and sum(calls) > limit * len(calls)
+        if not (mostly_at_first or too_often or (failed and self._policy.on_error == "raise")):
+            return
+        shown = failed[:SHOWN_ROWS] or self._recent[label]
+        example = max((outcome for _, outcome in shown), key=lambda outcome: outcome.kind == "error", default=None)
+        rows = f" (rows {', '.join(row for row, _ in shown)})" if shown else ""
+        what = f"reward `{label}` failed on {sum(calls)} of its last {len(calls)} calls{rows}"
+        reason = f": {example.note}" if example else ""
+        raise RewardError(what + reason, "fix the reward, or raise `max_error_rate` or its timeout")
+
+    def tell(self, label: str, outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
+        """Prints one line for each reason of a failure that was not told before; numbers do not make another reason."""
+        told = self._told[label]
+        for outcome, sample in zip(outcomes, samples, strict=True):
+            reason = re.sub(r"\d+", "0", outcome.note)
+            if outcome.failed and reason not in told and len(told) < MAX_REASONS:
+                told.add(reason)
+                note = printable(" ".join(outcome.note.split())[:MAX_CHARACTERS])
+                line = f"warning: reward `{label}` failed on row {sample.row_id}: {note} (told once)"
+                print(line, file=sys.stderr, flush=True)
+
+    def state_dict(self) -> dict[str, str]:
+        """Which of the recent calls of each reward failed, as JSON values."""
+        return {label: "".join("x" if failed else "." for failed in calls) for label, calls in self._calls.items()}
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        """Restores the state that `state_dict` returned."""
+        for label, calls in self._calls.items():
+            calls.clear()
+            calls.extend(mark == "x" for mark in state.get(label, ""))

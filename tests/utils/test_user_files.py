@@ -1,0 +1,106 @@
+"""Files of a user import the files beside them, files of equal names are kept apart, and child processes find them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from rung.errors import ConfigError
+from rung.registry import load_object
+from rung.utils import user_files
+
+LAZY = "def score(text):\n    from own_helpers import factor\n    return factor * len(text)\n"
+EAGER = "from own_helpers import factor\ndef score(text):\n    return factor * len(text)\n"
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        file = folder / (name.replace("__in__", "/") + ".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return folder
+
+
+def loaded(spec: str, base: Path) -> Callable[..., Any]:
+    return cast("Callable[..., Any]", load_object(spec, base))
+
+
+@pytest.mark.parametrize("text", [LAZY, EAGER], ids=["on first use", "at the top"])
+def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path, text) -> None:
+    one = write(tmp_path / "one", judge=text, own_helpers="factor = 1")
+    two = write(tmp_path / "two", judge=text, own_helpers="factor = 2")
+    first, second = loaded("./judge.py:score", one), loaded("./judge.py:score", two)
+    assert (first("abc"), second("abc"), first("abc")) == (3, 6, 3)
+    assert "own_helpers" not in sys.modules
+
+
+def test_a_package_beside_the_config_and_its_own_imports(tmp_path) -> None:
+    base = write(
+        tmp_path,
+        grading__in____init__="",
+        grading__in__fns="import grading.tools\nfrom grading import tools\nfrom . import tools as same\nimport common\n"
+        "def score(text):\n    assert tools is same is grading.tools\n    return tools.count(text) + common.more",
+        grading__in__tools="count = len",
+        common="more = 10",
+        below__in__judge="from common import more\nfrom near import less\ndef score(text): return more - less",
+        below__in__near="less = 1",
+    )
+    assert loaded("grading.fns:score", base)("ab") == 12
+    assert loaded("./below/judge.py:score", base)("ab") == 9
+    assert loaded("json:loads", base)("1") == 1
+    with pytest.raises(ConfigError, match=r"there is no module `grading\.none`") as caught:
+        load_object("grading.none:score", base)
+    assert caught.value.remedy == f"install it, put it into {base}, or correct the name"
+
+
+def test_files_beside_neither_hide_the_standard_library_nor_are_written_to(tmp_path) -> None:
+    base = write(tmp_path, random="raise AssertionError", judge="import random, os.path\nscore = random.Random")
+    assert load_object("./judge.py:score", base) is __import__("random").Random
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["judge.py", "random.py"]
+
+
+def test_a_missing_import_names_what_to_install_or_where_to_put_it(tmp_path) -> None:
+    base = write(tmp_path, judge="import helprs.deep", half="import pkg.none", pkg__in____init__="")
+    with pytest.raises(ConfigError, match="No module named 'helprs'") as caught:
+        load_object("./judge.py:score", base)
+    assert caught.value.remedy == f"install `helprs`, or put helprs.py into {base}"
+    with pytest.raises(ConfigError, match=r"No module named 'pkg\.none'"):
+        load_object("./half.py:score", base)
+
+
+def test_a_file_is_run_once_and_again_after_a_file_that_it_imports_has_changed(tmp_path) -> None:
+    base = write(tmp_path, judge=EAGER, own_helpers="factor = 1")
+    first = loaded("./judge.py:score", base)
+    assert loaded("./judge.py:score", base) is first
+    write(base, own_helpers="factor = 3")
+    assert loaded("./judge.py:score", base)("ab") == 6
+
+
+def test_a_module_that_python_finds_in_the_folder_keeps_its_name(tmp_path, monkeypatch) -> None:
+    base = write(tmp_path, own_rewards="def score(text): return 1")
+    monkeypatch.syspath_prepend(base)
+    assert loaded("own_rewards:score", base).__module__ == "own_rewards"
+    del sys.modules["own_rewards"]
+
+
+def test_a_file_whose_name_has_dots_or_dashes(tmp_path) -> None:
+    (tmp_path / "v1.2-final.py").write_text("def score(text): return 7")
+    assert loaded("./v1.2-final.py:score", tmp_path)("") == 7
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_function_of_a_file_runs_in_a_child_process(tmp_path, method) -> None:
+    base = write(tmp_path, judge=LAZY, own_helpers="factor = 2")
+    score = loaded("./judge.py:score", base)
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.map_async(score, ["a", "bcd"]).get(timeout=60) == [2, 6]
+
+
+def test_other_modules_are_none_of_its_business() -> None:
+    assert user_files.import_beside("json", Path("/")) is None
