@@ -84,7 +84,7 @@ class Reward:
                 lists[name] = [copied(sample.columns.get(source)) for sample in samples]
         return {name: values[0] for name, values in lists.items()} if self.signature.style == "sample" else lists
 
-    def columns_read(self) -> list[str]:
+    def named_columns(self) -> list[str]:
         """The columns of the data that parameters of the function name."""
         return [self._column(name) for name in self.signature.reads if self._field(name) is None]
 
@@ -113,7 +113,7 @@ class Reward:
         """Those of the data's columns that the function is given."""
         if self.signature.reads_all:
             return set(columns)
-        return {self._column(name) for name in self.signature.reads if name not in self._fields} & set(columns)
+        return set(self.named_columns()) & set(columns)
 
     @property
     def _fields(self) -> Mapping[str, Callable[[Sample], Any]]:

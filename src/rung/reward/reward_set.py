@@ -53,10 +53,9 @@ class RewardSet:
         summed = (reward for reward in self.rewards if reward.credited and reward.role != "gate")
         return {reward.label: reward.spec.weight for reward in summed}
 
-    @property
-    def columns_read(self) -> list[str]:
+    def named_columns(self) -> list[str]:
         """The columns of the data that parameters of the rewards name, each once."""
-        return list(dict.fromkeys(column for reward in self.rewards for column in reward.columns_read()))
+        return list(dict.fromkeys(column for reward in self.rewards for column in reward.named_columns()))
 
     def check_separate(self) -> None:
         """Raises RewardError if the rewards cannot be normalised one by one within a group before they are summed."""

@@ -108,7 +108,7 @@ class Generator:
                 "reward": total,
                 "rewards": {label: outcomes[i].value for label, outcomes in scores.by_reward.items()},
                 "row_id": sample.row_id,
-                "columns": logged_columns(sample.columns, self.rewards.columns_read),
+                "columns": logged_columns(sample.columns, self.rewards.named_columns()),
                 "details": scores.details(i),
                 **{column: values[i] for column, values in scores.columns.items()},
             }
