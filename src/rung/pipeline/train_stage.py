@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from rung.algorithm import Algorithm
 from rung.batch import Batch
 from rung.config import StageConfig
 from rung.distributed.ranks import Ranks
+from rung.errors import DataError, RewardError, SamplingError
 from rung.forward.policy import Policy
 from rung.metrics import values
 from rung.models.load import save_model
@@ -103,7 +104,7 @@ def run_steps(
     )
     with shown as show:
         begun = time.perf_counter()
-        for step in stage:
+        for step in _or_save(stage, best, folder, logged):
             metrics, rows = stage.source.pop_report()
             seen = step_metrics(stage, step) | values(metrics)
             if best is not None and (stage.step % every == 0 or stage.step == stage.total_steps):
@@ -124,6 +125,19 @@ def run_steps(
     if table and stage.ranks.rank == 0:
         show_completions(table, f"{stage.name}: completions of the last step")
     return True
+
+
+def _or_save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> Iterator[Step]:
+    """The steps of a stage; if one cannot be taken for a reason that the user can mend, saves the state before it.
+
+    Only with one rank, since the others may not have met the error, and saving takes all of them.
+    """
+    try:
+        yield from stage
+    except (RewardError, SamplingError, DataError):
+        if stage.ranks.world == 1 and stage.step > 0:
+            save(stage, best, folder, logged)
+        raise
 
 
 def _show_nothing(step: int, values: Mapping[str, float]) -> None:
@@ -184,7 +198,8 @@ def step_metrics(stage: Stage, step: Step) -> dict[str, float]:
         "num_tokens": float(stage.num_tokens),
     }
     terms = {f"loss/{name}": term for name, term in step.terms.items()} if len(step.terms) > 1 else {}
-    skipped = {} if step.stepped else {"skipped_step": 1.0}
+    left_out = "filter/empty_steps" if step.empty else "skipped_step"
+    skipped = {} if step.stepped else {left_out: 1.0}
     return seen | terms | skipped | values(step.metrics)
 
 
