@@ -79,7 +79,7 @@ def test_a_batch_without_rows_is_nothing_to_train() -> None:
 
 
 def test_an_empty_step_leaves_weights_and_momentum_and_advances_the_schedule() -> None:
-    """Momentum alone would move the weights by 0.5 times the last update; the rate of each step is that of its place."""
+    """Momentum alone would move the weights by half of the last update; each step has the rate of its place."""
     policy = tiny_policy()
     full = batch_of(ROWS)
     optimizer = SGD(policy.parameters, lr=1.0, momentum=0.5)

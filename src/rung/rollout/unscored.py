@@ -17,9 +17,8 @@ def unscored_rows(samples: Sequence[Sample], scores: Scores, credited: Collectio
     found: dict[str, str] = {}
     for number, (sample, total) in enumerate(zip(samples, scores.totals, strict=True)):
         if total is None and sample.row_id not in found:
-            found[sample.row_id] = (
-                f"{sample.row_id}: {', '.join(_reasons(scores, number, credited)) or 'it has no reward'}"
-            )
+            reasons = ", ".join(_reasons(scores, number, credited))
+            found[sample.row_id] = f"{sample.row_id}: {reasons or 'it has no reward'}"
     return list(found.values())
 
 
