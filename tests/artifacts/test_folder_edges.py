@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, refuse_changes, run_folder
+from rung.artifacts.changes import refuse_changes
+from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, run_folder
 from rung.artifacts.lineage import Lineage, StageRecord, hash_weights
 from rung.artifacts.locate import locate, suggest_models
 from rung.config import PathConfig, parse_config, resolve
@@ -47,7 +48,8 @@ def test_what_changed_is_named_and_where_runs_lie_is_no_matter(tmp_path: Path) -
     assert changed(tmp_path, rewards=["exact_match"]) == "rewards"
     assert changed(tmp_path, evaluate={"temperature": 1.0}) == "evaluate.temperature"
     two = [{"name": name, "algorithm": "sft", "data": "x", "max_steps": 3} for name in ("sft", "more")]
-    assert changed(tmp_path, stages=[two[0], two[1] | {"max_steps": 4}]) == "more.max_steps"
+    assert changed(tmp_path, stages=[two[0], two[1] | {"max_steps": 2}]) == "more.max_steps (it can only be raised)"
+    assert changed(tmp_path, stages=[two[0], two[1] | {"seed": 4}]) == "more.seed"
     assert changed(tmp_path, stages=two[:1]) == "stages"
     assert changed(tmp_path, stages=two[::-1]) == "stages"
 

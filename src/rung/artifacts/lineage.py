@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,8 +33,33 @@ class StageRecord(BaseModel):
     decision: Decision | None = None
 
 
+class Change(BaseModel):
+    """A key of the config that changed while a run was under way.
+
+    It applies from the next step of `stage` on after `step` of its steps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    before: Any
+    after: Any
+    stage: str = ""
+    step: int = 0
+
+    @property
+    def words(self) -> str:
+        """The change as a sentence.
+
+        >>> Change(key="dapo.max_steps", before=60, after=80, stage="dapo", step=44).words
+        '`dapo.max_steps` changed from 60 to 80 after step 44 of stage `dapo`'
+        """
+        place = f" after step {self.step} of stage `{self.stage}`" if self.stage else ""
+        return f"`{self.key}` changed from {_plain(self.before)} to {_plain(self.after)}{place}"
+
+
 class Lineage(BaseModel):
-    """The records of the finished stages of a run, in order.
+    """The records of the finished stages of a run, in order, and the changes of its config while it was under way.
 
     >>> sft = StageRecord(stage="sft", start="tiny:base", outcome="promoted", reads={"validation": 1})
     >>> dpo = StageRecord(stage="dpo", start="sft", outcome="kept", reads={"validation": 1})
@@ -45,6 +71,7 @@ class Lineage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stages: tuple[StageRecord, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     def with_stage(self, record: StageRecord) -> Lineage:
         """A copy of the lineage with `record` at the end, or in place of the existing record of the same stage."""
@@ -52,7 +79,12 @@ class Lineage(BaseModel):
             stages = tuple(record if known.stage == record.stage else known for known in self.stages)
         else:
             stages = (*self.stages, record)
-        return Lineage(stages=stages)
+        return self.model_copy(update={"stages": stages})
+
+    def with_changes(self, changes: Sequence[Change]) -> Lineage:
+        """A copy of the lineage with `changes` at the end, without those that it ends with already."""
+        known = self.changes[-len(changes) :] if changes else ()
+        return self if known == tuple(changes) else self.model_copy(update={"changes": (*self.changes, *changes)})
 
     def stage(self, name: str) -> StageRecord | None:
         """The record of the stage called `name`; None if there is none."""
@@ -82,6 +114,10 @@ class Lineage(BaseModel):
             raise CheckpointError(
                 f"{path} is not a lineage: {reason}", "restore the file, or start a new run with --new"
             ) from error
+
+
+def _plain(value: Any) -> str:
+    return "its default" if value is None else str(value)
 
 
 def hash_weights(folder: Path) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rung.algorithm import Algorithm
-from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, REPORT, refuse_changes, run_folder
+from rung.artifacts.changes import record_changes, refuse_changes
+from rung.artifacts.folder import CONFIG, DONE, EVALUATIONS, FINISHED, LINEAGE, REPORT, run_folder
 from rung.artifacts.lineage import Lineage, StageRecord, hash_weights
 from rung.artifacts.locate import locate
 from rung.config import PathConfig, StageConfig
@@ -72,7 +73,7 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
         folder = run_folder(config, new)
         ranks.gather(None)  # rank 0 must not create the folder before every rank has chosen it
         config = config.model_copy(update={"name": folder.name}).at(config.base)
-        refuse_changes(config, folder)
+        changes = refuse_changes(config, folder)
         if (folder / FINISHED).exists():
             _print(ranks, f"{folder} is finished: see {folder / REPORT}; `--new` starts a new run beside it")
             return Run(folder, Lineage.load(folder / LINEAGE), finished=True)
@@ -81,6 +82,7 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
         for stage in config.stages:
             check_4bit(stage, sharded=ranks.sharded)
         if ranks.rank == 0:
+            _print(ranks, *(record_changes(changes, config, folder) if changes else ()))
             write_text(folder / CONFIG, as_yaml(config.dump()))
         return _PathRun(checked, folder, ranks).run(stop)
 
@@ -209,7 +211,7 @@ class _PathRun:
         """
         stage = next((stage for stage in self.config.stages if stage.name == owner), None)
         first = self.config.shots_of(stage)[0] if stage else self.config.evaluate.shots[0]
-        word = "evaluation" if evaluation_set == "validation" else evaluation_set
+        word = EVALUATIONS if evaluation_set == "validation" else evaluation_set
         return self.folder / owner / (f"{word}.json" if num_shots == first else f"{word}-{num_shots}-shot.json")
 
     def _start(self, stage: StageConfig) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rung.algorithm import Algorithm
+from rung.artifacts.folder import CHECKPOINTS
 from rung.batch import Batch
 from rung.config import StageConfig
 from rung.distributed.ranks import Ranks
@@ -210,12 +211,12 @@ def save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines
     """
     state = {"stage": stage.state(), "best": best.state_dict() if best else None, "logs": logged.offset()}
     if stage.ranks.rank == 0:
-        checkpoint.save(folder / "checkpoints", stage.step, RunState(*flatten(state)))
+        checkpoint.save(folder / CHECKPOINTS, stage.step, RunState(*flatten(state)))
 
 
 def resume(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
     """Restores the newest valid checkpoint and cuts the logs to their sizes at that time; without one, empties them."""
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     found = checkpoint.load_newest(checkpoints) if stage.ranks.rank == 0 else None  # renames and removes files
     step = stage.ranks.gather(found[0] if found else None)[0]
     saved = found[1] if found else checkpoint.load(checkpoint.checkpoint_path(checkpoints, step)) if step else None

@@ -75,7 +75,8 @@ def _outcome(report: Report) -> Section:
         (record.stage, record.start, record.outcome if record.decision else f"{record.outcome}, no gate")
         for record in report.lineage.stages
     )
-    return Section("Outcome", (final,), Table(("stage", "started from", "outcome"), rows, num_texts=3))
+    changes = (f"{change.words}." for change in report.lineage.changes)
+    return Section("Outcome", (final, *changes), Table(("stage", "started from", "outcome"), rows, num_texts=3))
 
 
 def _scores(report: Report) -> Section:

@@ -176,7 +176,9 @@ class RewardSet:
         rows = ", ".join(samples[row].row_id for row in failed[:5])
         what = f"reward `{reward.label}` failed on {sum(calls)} of its last {len(calls)} calls (rows {rows})"
         reason = f": {example.note}" if example else ""
-        raise RewardError(what + reason, "fix the reward, or raise `max_error_rate` or its timeout")
+        ends_at_once = self.policy.on_error == "raise"
+        bears = "set `on_error: drop_row`" if ends_at_once else "raise `max_error_rate` or its timeout"
+        raise RewardError(what + reason, f"fix the reward, or {bears} (in `reward_policy`)")
 
 
 def _judged(reward: Reward, reply: Reply | Outcome, count: int) -> list[Outcome]:

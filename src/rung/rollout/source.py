@@ -191,10 +191,11 @@ class RolloutSource:
         """The error for reaching the algorithm's limit of generation batches; a collective over all ranks."""
         found = f"only {kept} of {self.batch_size} groups were kept"
         reasons = [reason for share in self.ranks.gather(self._unscored) for reason in share][:3]
-        return SamplingError(
-            "; ".join([f"{found} in {generations} generation batches with {sampled} prompts", *reasons]),
-            "use prompts that the policy solves sometimes but not always, or allow more generation batches",
-        )
+        what = f"{found} in {generations} generation batches with {sampled} prompts"
+        bounds = " or ".join(f"`{name}`" for name in sorted(self.algorithm.bounds))
+        more = f"raise {bounds} to go on" if bounds else "allow more generation batches"
+        remedy = f"use prompts that the policy solves sometimes but not always, or {more}"
+        return SamplingError("; ".join([what, *reasons]), remedy)
 
     def _generate(self, visits: range) -> Generated:
         mine = self.ranks.share(visits)

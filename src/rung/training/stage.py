@@ -22,7 +22,7 @@ from rung.forward.policy import Policy
 from rung.training import rng_state as rng
 from rung.training.batch_source import BatchSource
 from rung.training.loop import Step, steps
-from rung.training.optimizers import load_state_by_name, state_by_name
+from rung.training.optimizers import load_state_by_name, restore_rates, state_by_name
 from rung.training.run_state import flatten, unflatten
 
 MAX_BAD_STEPS = 3  # consecutive steps without a finite gradient
@@ -109,7 +109,6 @@ class Stage:
             "reference": self._gathered(self.policy.moving_reference()),
             "optimizer": {n: self._gathered(own) for n, own in state_by_name(self.optimizer, parameters).items()},
             "schedule": self.schedule.state_dict(),
-            "learning_rates": [group["lr"] for group in self.optimizer.param_groups],
             "ranks": [unflatten(*source) for source in sources],
         }
 
@@ -124,8 +123,7 @@ class Stage:
                 mine[name].copy_(shard_like(mine[name], weight))
         load_state_by_name(self.optimizer, parameters, state["optimizer"])
         self.schedule.load_state_dict(dict(state["schedule"]))
-        for group, rate in zip(self.optimizer.param_groups, state["learning_rates"], strict=True):
-            group["lr"] = rate
+        restore_rates(self.optimizer, self.schedule)
         self.policy.reference_is_start = False
         sources = [saved["source"] for saved in state["ranks"]]
         same = len(sources) == self.ranks.world
