@@ -23,7 +23,9 @@ from rung.data.report import DataReport
 from rung.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
-SPECIAL = re.compile(r"<[|｜][^<>|｜\s'\"{}]+[|｜]>|<[a-z_]+[|]>|<[|][a-z_]+>|</?(?:start_of_turn|end_of_turn|s|bos|eos)>|\[/?INST\]")
+SPECIAL = re.compile(
+    r"<[|｜][^<>|｜\s'\"{}]+[|｜]>|<[a-z_]+[|]>|<[|][a-z_]+>|</?(?:start_of_turn|end_of_turn|s|bos|eos)>|\[/?INST\]"
+)
 # The stop token of a family is the first of these in its template, as `eos_token` of its tokenizer.
 STOPS = (
     "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|return|>", "<｜end▁of▁sentence｜>",
@@ -170,7 +172,9 @@ def main() -> None:
     for name in asked.show if asked.show else found:
         for chat in CHATS:
             made = outcome(found[name], chat)
-            print(f"{name:28} {chat:14} {'right' if made.is_right(chat) else 'WRONG':6} {made.trl:10} {(made.refused or repr(made.trained))[:150]}")
+            print(
+                f"{name:28} {chat:14} {'right' if made.is_right(chat) else 'WRONG':6} {made.trl:10} {(made.refused or repr(made.trained))[:150]}"
+            )
 
 
 if __name__ == "__main__":

@@ -114,8 +114,8 @@ def test_steps_without_a_trained_token_are_refused_where_there_are_too_many_in_a
         "stage `train`, step 3: nothing to train in 3 consecutive steps; the denominator of `policy`"
     )
     assert what.count(cut) == 2
-    remedy = "mend these rows, the reward, or the length limit; to go on with other rows, raise `max_empty_steps`"
-    assert caught.value.remedy == remedy
+    remedy = "mend these rows or the reward, or raise `max_empty_steps` to go on with other rows"
+    assert caught.value.remedy == f"{remedy}; a larger length limit needs `--new`"
 
 
 def test_python_refuses_what_the_command_refuses() -> None:

@@ -101,7 +101,7 @@ class StageConfig(Section):
     """One stage: an algorithm, its data and its training settings.
 
     `start` (in YAML `from`) is the model to train: an earlier stage, `run:NAME/stage` or a folder; by default the last
-    promoted policy. `batch_size` is the number of prompts, pairs or rows per optimizer step, over all ranks. At most
+    accepted policy. `batch_size` is the number of prompts, pairs or rows per optimizer step, over all ranks. At most
     one of `num_train_epochs` and `max_steps` may be set. `reference` is `start` (the weights that this stage starts
     from), an earlier stage, or a word for a reference that is updated every `ref_model_sync_steps` steps: `sync` sets
     it to the policy, `ema` to an average with weight `ref_model_mixup_alpha` for the policy (TR-DPO, arXiv 2404.09656).

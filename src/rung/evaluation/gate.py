@@ -1,4 +1,4 @@
-"""Gates: they decide whether the model of a stage replaces the last promoted model."""
+"""Gates: they decide whether the model of a stage replaces the last accepted model."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class _PathRun:
                 return Run(self.folder, self.lineage, finished=False)
             gate = self.config.gate_of(stage)
             record = self._record(stage.name)
-            if gate is not None and gate.on_gate == "stop" and record.outcome not in ("promoted", "trained"):
+            if gate is not None and gate.on_gate == "stop" and record.decision and not record.accepted:
                 break
         if not self.ranks.agree(not stop.requested):
             _print(self.ranks, "stopped before the test set was read; the same command resumes the run")
@@ -160,7 +160,8 @@ class _PathRun:
         record = StageRecord(
             stage=stage.name,
             start=start,
-            outcome=decision.outcome if decision else "promoted" if makes_policy else "trained",
+            outcome=decision.outcome if decision else "trained" if self._trains(stage) else "baseline",
+            makes_policy=makes_policy,
             weights=hash_weights(folder / "model") if self._trains(stage) else None,
             reads={"validation": len(measured)} if measured else {},
             decision=decision,
@@ -170,10 +171,10 @@ class _PathRun:
         _print(self.ranks, f"{stage.name}: {record.outcome}", *(decision.reasons if decision else ()))
 
     def _baseline(self, num_shots: int) -> Evaluation:
-        """The validation results of the last promoted policy, or of the initial model if no stage was promoted yet."""
-        promoted = self.lineage.last_promoted()
-        location = self._model(promoted.stage) if promoted else self._located(self.config.model)
-        file = self._file(promoted.stage if promoted else START, "validation", num_shots)
+        """The validation results of the last accepted policy, or of the initial model if there is none yet."""
+        accepted = self.lineage.last_accepted()
+        location = self._model(accepted.stage) if accepted else self._located(self.config.model)
+        file = self._file(accepted.stage if accepted else START, "validation", num_shots)
         return self.evaluations.evaluate(location, "validation", num_shots, file)
 
     def _finish(self) -> None:
@@ -183,7 +184,7 @@ class _PathRun:
         entries: dict[EvaluationSet, list[Entry]] = {"validation": [], "test": []}
         for record in self.lineage.stages:
             stage = next(stage for stage in self.config.stages if stage.name == record.stage)
-            if record.outcome == "trained":
+            if not record.makes_policy:
                 continue
             for evaluation_set, several in entries.items():
                 measured = self._evaluate(stage, self._model(stage.name), evaluation_set)
@@ -216,8 +217,8 @@ class _PathRun:
 
     def _start(self, stage: StageConfig) -> str:
         """The model that a stage starts from, in the form that `StageRecord.start` has."""
-        promoted = self.lineage.last_promoted()
-        return stage.start or (promoted.stage if promoted else self.config.model)
+        accepted = self.lineage.last_accepted()
+        return stage.start or (accepted.stage if accepted else self.config.model)
 
     def _critic(self, stage: StageConfig, start: str) -> str | None:
         """The location of the model that initialises a stage's critic; None if the critic is a head on the policy."""

@@ -18,7 +18,7 @@ from rung.artifacts.folder import CHECKPOINTS
 from rung.batch import Batch
 from rung.config import StageConfig
 from rung.distributed.ranks import Ranks
-from rung.errors import DataError, RewardError, SamplingError
+from rung.errors import EmptyStepsError, GenerationLimitError, RewardError
 from rung.forward.policy import Policy
 from rung.metrics import values
 from rung.models.load import save_model
@@ -135,7 +135,7 @@ def _or_save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonL
     """
     try:
         yield from stage
-    except (RewardError, SamplingError, DataError):
+    except (RewardError, GenerationLimitError, EmptyStepsError):
         if stage.ranks.world == 1 and stage.step > 0:
             save(stage, best, folder, logged)
         raise

@@ -159,7 +159,7 @@ class DecodeBatch:
         if not self.logps[drawn].isfinite().all():
             raise SamplingError(
                 "the policy gave non-finite log-probs during sampling",
-                "go back to an earlier checkpoint, or lower `learning_rate`",
+                "start afresh with `rung run --new` and a lower `learning_rate`",
             )
         rows = zip(self.ids.tolist(), self.logps.tolist(), self.lengths.tolist(), self.reasons, strict=True)
         return [Completion(tuple(ids[:n]), tuple(logps[:n]), reason) for ids, logps, n, reason in rows]

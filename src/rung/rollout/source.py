@@ -15,7 +15,7 @@ from rung.batch import Batch, concat, from_tree, to_tree
 from rung.data.batches import order
 from rung.data.records import Encoded
 from rung.distributed.ranks import Ranks
-from rung.errors import ConfigError, SamplingError, UserError
+from rung.errors import ConfigError, GenerationLimitError, UserError
 from rung.forward.policy import Policy
 from rung.metrics import Metric, Sum, decode, encode, merge
 from rung.rollout.generate import Generated, Generator
@@ -32,7 +32,7 @@ class RolloutSource:
     the groups to keep and computes advantages, and the result is trained on `epochs` times, in `minibatches` steps
     each time. The order of prompts depends only on the seed and the epoch; a prompt's visit is its position in this
     order, counted from the start of training. Groups that the algorithm rejects are replaced by groups of further
-    prompts; if there are then too many, those with the latest visits are discarded. Raises SamplingError if the
+    prompts; if there are then too many, those with the latest visits are discarded. Raises GenerationLimitError if the
     algorithm's limit of generation batches is reached, and ConfigError if a rank would have no prompt.
     """
 
@@ -187,7 +187,7 @@ class RolloutSource:
         local = concat(kept)
         return local.select(torch.isin(local.extras["visit"], torch.tensor(chosen))), chosen
 
-    def _too_few_groups(self, kept: int, generations: int, sampled: int) -> SamplingError:
+    def _too_few_groups(self, kept: int, generations: int, sampled: int) -> GenerationLimitError:
         """The error for reaching the algorithm's limit of generation batches; a collective over all ranks."""
         found = f"only {kept} of {self.batch_size} groups were kept"
         reasons = [reason for share in self.ranks.gather(self._unscored) for reason in share][:3]
@@ -195,7 +195,7 @@ class RolloutSource:
         bounds = " or ".join(f"`{name}`" for name in sorted(self.algorithm.bounds))
         more = f"raise {bounds} to go on" if bounds else "allow more generation batches"
         remedy = f"use prompts that the policy solves sometimes but not always, or {more}"
-        return SamplingError("; ".join([what, *reasons]), remedy)
+        return GenerationLimitError("; ".join([what, *reasons]), remedy)
 
     def _generate(self, visits: range) -> Generated:
         mine = self.ranks.share(visits)

@@ -25,7 +25,7 @@ def validation_loss(policy: Policy, algorithm: Algorithm, batches: Sequence[Batc
     counts: dict[str, Tensor] = {}
     for batch in batches:
         if empty := step_denominators(algorithm, batch, Ranks())[1]:
-            raise DataError(f"a held-out batch has nothing to train: {empty}", "remove these rows from the data")
+            raise DataError(f"a held-out batch has nothing to train: {empty}", "remove them, and start with `--new`")
         batch = algorithm.prepare(batch, policy)
         for name, amount in count_denominators(algorithm.terms(), batch).items():
             counts[name] = counts.get(name, torch.tensor(0.0)) + amount

@@ -17,7 +17,7 @@ from rung.batch import Batch
 from rung.data.report import DataReport
 from rung.distributed.fsdp import full_tensor, shard_like
 from rung.distributed.ranks import Ranks
-from rung.errors import DataError, UserError
+from rung.errors import EmptyStepsError, UserError
 from rung.forward.policy import Policy
 from rung.training import rng_state as rng
 from rung.training.batch_source import BatchSource
@@ -58,8 +58,8 @@ class Stage:
     def __iter__(self) -> Iterator[Step]:
         """Trains the remaining steps and yields the result of each.
 
-        Raises UserError after three consecutive steps without a finite gradient, and DataError after `max_empty_steps`
-        consecutive steps without anything to train.
+        Raises UserError after three consecutive steps without a finite gradient, and EmptyStepsError after
+        `max_empty_steps` consecutive steps without anything to train.
         """
         trained = steps(
             self.policy,
@@ -86,14 +86,14 @@ class Stage:
                 remedy = "start afresh with `--new` and a lower `learning_rate` or `max_grad_norm`"
                 raise UserError(what, f"{remedy}; these steps did not change the weights")
 
-    def _nothing_to_train(self, last: str) -> DataError:
+    def _nothing_to_train(self, last: str) -> EmptyStepsError:
         """The error for too many empty steps in a row; a collective over all ranks."""
         reasons = [reason for share in self.ranks.gather(self.source.unscored()) for reason in share][:NAMED_REASONS]
         what = (
             f"stage `{self.name}`, step {self.step}: nothing to train in {self.empty_steps} consecutive steps; {last}"
         )
-        remedy = "mend these rows, the reward, or the length limit; to go on with other rows, raise `max_empty_steps`"
-        return DataError("; ".join([what, *reasons]), remedy)
+        remedy = "mend these rows or the reward, or raise `max_empty_steps` to go on with other rows"
+        return EmptyStepsError("; ".join([what, *reasons]), f"{remedy}; a larger length limit needs `--new`")
 
     def state(self) -> dict[str, Any]:
         """The state from which training can be resumed, as a nested dict; called by all ranks, complete on rank 0."""
