@@ -31,8 +31,9 @@ from rung.training.early_stopping import BestWeights, validation_loss
 from rung.training.loop import Step
 from rung.training.run_state import RunState, flatten, unflatten
 from rung.training.stage import Stage
-from rung.training.trackers import JsonLines, Tracker, make_trackers
-from rung.utils.console import progress, show_completions
+from rung.training.symptoms import EMPTY_STEPS, read_symptoms
+from rung.training.trackers import METRICS, JsonLines, Tracker, make_trackers
+from rung.utils.console import note, progress, show_completions
 from rung.utils.signals import StopFlag
 
 REFERENCE_ROWS = 512  # training rows scored to normalise a reward model if there are no held-out rows
@@ -98,6 +99,7 @@ def run_steps(
     """Trains the remaining steps; returns False if `stop` was requested before the last of them."""
     every = config.eval_steps or max(1, math.ceil(stage.steps_per_epoch))
     table: list[dict[str, Any]] = []
+    symptoms = read_symptoms(logged.folder / METRICS, stage.total_steps)  # those of before a stop are not told again
     shown = (
         progress(stage.total_steps, stage.name, start=stage.step)
         if stage.ranks.rank == 0
@@ -117,6 +119,8 @@ def run_steps(
             for tracker in trackers:
                 tracker.log(stage.step, seen, timing, rows[:SHOWN_ROWS])
             show(stage.step, seen | timing)
+            if stage.ranks.rank == 0:
+                note(*(f"{stage.name}, {symptom}" for symptom in symptoms.observe(stage.step, seen)))
             if best is not None and best.exhausted:
                 break
             if stage.ranks.agree(not stop.requested) is False:
@@ -199,7 +203,7 @@ def step_metrics(stage: Stage, step: Step) -> dict[str, float]:
         "num_tokens": float(stage.num_tokens),
     }
     terms = {f"loss/{name}": term for name, term in step.terms.items()} if len(step.terms) > 1 else {}
-    left_out = "filter/empty_steps" if step.empty else "skipped_step"
+    left_out = EMPTY_STEPS if step.empty else "skipped_step"
     skipped = {} if step.stepped else {left_out: 1.0}
     return seen | terms | skipped | values(step.metrics)
 

@@ -23,7 +23,7 @@ _GAINS = ("stage", "against", "metric", "gain", "p", "p (Holm)", "better / worse
 
 def sections(report: Report) -> list[Section]:
     """The sections of a report, the most important first; sections without content are left out."""
-    made = [_outcome(report)]
+    made = [_outcome(report), _warnings(report)]
     if report.final:
         made += [_scores(report), _gains(report), _lengths(report)]
     made.append(_gates(report))
@@ -74,6 +74,11 @@ def _outcome(report: Report) -> Section:
     rows = tuple((record.stage, record.start, record.outcome) for record in report.lineage.stages)
     changes = (f"{change.words}." for change in report.lineage.changes)
     return Section("Outcome", (final, *changes), Table(("stage", "started from", "outcome"), rows, num_texts=3))
+
+
+def _warnings(report: Report) -> Section:
+    told = (f"`{stage}`, {words}." for stage, several in report.symptoms.items() for words in several)
+    return Section("Warnings", tuple(told))
 
 
 def _scores(report: Report) -> Section:

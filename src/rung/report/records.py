@@ -31,7 +31,8 @@ class Report:
     """The results of a finished run, from which its report is made.
 
     `test` and `validation` have the evaluations in the order of the stages, `metrics` are the names of the metrics in
-    the order of the columns, and `curves` are the training curves by stage. Tables show the test set (validation if
+    the order of the columns, `curves` are the training curves by stage, and `symptoms` the signs by stage
+    that it learnt nothing. Tables show the test set (validation if
     there is none); examples and gates come from validation, since the test set is no longer unseen by someone who has
     looked at its items.
     """
@@ -43,6 +44,7 @@ class Report:
     test: Sequence[Entry] = ()
     validation: Sequence[Entry] = ()
     curves: Mapping[str, Curves] = field(default_factory=dict)
+    symptoms: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def final(self) -> Sequence[Entry]:
