@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 IN_A_ROW = 5  # rollouts, or steps without anything to train
 STILL_STEPS, STILL = 20, 1e-4  # steps with a loss within this share of its mean
@@ -16,39 +16,39 @@ FALLING_STEPS, FALL = 50, 0.01  # steps after which the second half must be lowe
 
 EMPTY_STEPS = "filter/empty_steps"
 CUT = "read completions.jsonl: raise `rollout.max_completion_length`, or see whether the model ends its answers"
-EQUAL = "teach nothing: read in completions.jsonl what was judged, and `rewards/NAME` in metrics.jsonl"
+EQUAL = "read in completions.jsonl what was judged, and `rewards/NAME` in metrics.jsonl"
 EMPTY = "see `rewards/NAME/abstained` and `errors`, and `completions/clipped_ratio`, in metrics.jsonl"
 FLAT = "see `grad_norm` and `learning_rate` in metrics.jsonl, and what the rows teach"
 
 Values = Mapping[str, float | None]
 
 
-@dataclass(slots=True)
-class _Row:
+class _Row(NamedTuple):
     """How often a sign was seen, how often in a row up to now, and the step at which that row began."""
 
     seen: int = 0
     length: int = 0
     begun: int = 0
 
-    def add(self, present: bool, step: int) -> None:
-        if present:
-            self.begun = self.begun if self.length else step
-            self.seen, self.length = self.seen + 1, self.length + 1
-        else:
-            self.length = 0
+    def after(self, present: bool, step: int) -> _Row:
+        if not present:
+            return self._replace(length=0)
+        return _Row(self.seen + 1, self.length + 1, self.begun if self.length else step)
 
 
-@dataclass(slots=True)
 class Symptoms:
-    """The symptoms of a stage of `total` steps, of which `observe` reports each kind once."""
+    """The symptoms of a stage of `total` steps, of which `observe` reports each kind once.
 
-    total: int
-    found: dict[str, str] = field(default_factory=dict)  # by kind, in words
-    rollouts: int = 0
-    _rows: dict[str, _Row] = field(default_factory=dict)
-    _losses: list[float] = field(default_factory=list)
-    _last_reward: float | None = None
+    `found` has them in words by kind.
+    """
+
+    def __init__(self, total: int):
+        self.total = total
+        self.found: dict[str, str] = {}
+        self.rollouts = 0
+        self._rows: dict[str, _Row] = {}
+        self._losses: list[float] = []
+        self._last_reward: float | None = None
 
     def observe(self, step: int, seen: Values) -> list[str]:
         """Takes the metrics of a step; returns the symptoms that show for the first time."""
@@ -84,8 +84,7 @@ class Symptoms:
 
         0 otherwise.
         """
-        row = self._rows.setdefault(kind, _Row())
-        row.add(present, step)
+        row = self._rows[kind] = self._rows.get(kind, _Row()).after(present, step)
         always = step == self.total and row.begun == 1 and row.length > 1
         return row.begun if row.length >= IN_A_ROW or always else 0
 
