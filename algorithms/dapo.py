@@ -38,6 +38,7 @@ class DAPO(GRPO):
     """
 
     name: ClassVar = "dapo"
+    bounds: ClassVar = frozenset({"max_num_gen_batches"})
 
     num_generations: int = Field(default=16, ge=2)
     epsilon_high: PositiveFloat | None = 0.28

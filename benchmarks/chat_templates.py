@@ -27,7 +27,7 @@ INTRODUCTION = """# Chat templates
 
 Every chat template that TRL {trl} ships, tried with five chats. `python benchmarks/chat_templates.py` writes the page.
 
-- *yes*: each sentence and tool call of the assistant is trained exactly once, and nothing of the other roles is trained.
+- *yes*: each sentence and tool call of the assistant is trained exactly once, and nothing of the other roles is.
 - *equal to TRL*: yes, and the token ids and the loss mask equal those of TRL's training template.
 - *refused*: the row is refused, since the template leaves out something that a message says.
 """

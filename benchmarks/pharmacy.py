@@ -53,9 +53,9 @@ def measured(seeds: list[int], output: Path) -> Iterator[dict[str, Evaluation]]:
         controls = ("sft-twice", "sft-chosen")
         evaluations = {stage.name: Evaluation.load(folder / stage.name / "test.json") for stage in config.stages}
         climbed = [record for record in Lineage.load(folder / "lineage.json").stages if record.stage not in controls]
-        promoted = [record.stage for record in climbed if record.outcome == "promoted"]
-        print(f"\nseed {seed}: promoted {', '.join(promoted)}", flush=True)
-        yield {**evaluations, "last promoted": evaluations[promoted[-1]]}
+        accepted = [record.stage for record in climbed if record.accepted]
+        print(f"\nseed {seed}: accepted {', '.join(accepted)}", flush=True)
+        yield {**evaluations, "last promoted": evaluations[accepted[-1]]}
 
 
 def table(runs: list[dict[str, Evaluation]]) -> Iterator[str]:

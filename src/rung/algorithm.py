@@ -72,6 +72,8 @@ class Algorithm(BaseModel):
     `reads_logps`      False if `loss` reads neither log-probs nor readouts: the LM head is then not computed.
     `reads_rewards`    False if the loss on sampled completions does not depend on rewards: they are then optional
                        and only logged.
+    `bounds`           the settings that only bound what is sampled before a run gives up, and may therefore change
+                       while a stage is trained.
 
     The fields of a subclass are its settings, and their defaults give the objective of the paper. A variant is a
     subclass with other defaults and its own name. Hooks are methods, so that their results can depend on settings.
@@ -87,6 +89,7 @@ class Algorithm(BaseModel):
     least_batch_size: ClassVar[int] = 1
     reads_logps: ClassVar[bool] = True
     reads_rewards: ClassVar[bool] = True
+    bounds: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Raises TypeError if the subclass defines a hook that is not a method, or under its name of an old version."""

@@ -39,6 +39,14 @@ class SamplingError(UserError):
     """Sampling that cannot continue, such as prompts that never yield a group to train on."""
 
 
+class GenerationLimitError(SamplingError):
+    """The limit of generation batches for one rollout was reached, which a run may go on from with a larger limit."""
+
+
+class EmptyStepsError(DataError):
+    """Too many steps in a row without anything to train, which a run may go on from with a larger limit."""
+
+
 class CheckpointError(UserError):
     """A checkpoint or run folder that cannot be read or written."""
 

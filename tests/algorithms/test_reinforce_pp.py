@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rung
 from helpers.batches import random_batch
 from helpers.certificate import Certify
 from helpers.losses import batch_and_logps, ours
@@ -41,6 +42,23 @@ def advantages_of(algorithm: ReinforcePP | GRPO, batch: Batch) -> torch.Tensor:
 
 
 # derived by hand
+
+
+@pytest.mark.parametrize("reward", [0.7, 0.1, 1.0])
+def test_equal_rewards_move_no_weight(reward: float) -> None:
+    """Adam makes a full step of any gradient, however small; one of exactly 0 moves nothing."""
+    stage = rung.train(
+        ReinforcePP(beta=0),
+        model="tiny:llama",
+        data=[{"prompt": f"{i}+1="} for i in range(8)],
+        rewards=[lambda completions, **_: [reward] * len(completions)],
+        rollout={"batch_size": 8, "max_completion_length": 12},
+        learning_rate=1e-3,
+        max_steps=3,
+    )
+    before = [parameter.detach().clone() for parameter in stage.policy.parameters]
+    assert [step.grad_norm for step in stage] == [0.0] * 3
+    assert all(map(torch.equal, stage.policy.parameters, before))
 
 
 @pytest.mark.maths

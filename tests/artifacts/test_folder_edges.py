@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, refuse_changes, run_folder
+from rung.artifacts.changes import refuse_changes
+from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, run_folder
 from rung.artifacts.lineage import Lineage, StageRecord, hash_weights
 from rung.artifacts.locate import locate, suggest_models
 from rung.config import PathConfig, parse_config, resolve
@@ -47,7 +48,8 @@ def test_what_changed_is_named_and_where_runs_lie_is_no_matter(tmp_path: Path) -
     assert changed(tmp_path, rewards=["exact_match"]) == "rewards"
     assert changed(tmp_path, evaluate={"temperature": 1.0}) == "evaluate.temperature"
     two = [{"name": name, "algorithm": "sft", "data": "x", "max_steps": 3} for name in ("sft", "more")]
-    assert changed(tmp_path, stages=[two[0], two[1] | {"max_steps": 4}]) == "more.max_steps"
+    assert changed(tmp_path, stages=[two[0], two[1] | {"max_steps": 2}]) == "more.max_steps (it can only be raised)"
+    assert changed(tmp_path, stages=[two[0], two[1] | {"seed": 4}]) == "more.seed"
     assert changed(tmp_path, stages=two[:1]) == "stages"
     assert changed(tmp_path, stages=two[::-1]) == "stages"
 
@@ -64,11 +66,11 @@ def test_a_lineage_knows_its_stages_and_how_often_sets_were_read() -> None:
     made = Lineage(
         stages=(
             record("a", "promoted", reads={"validation": 2}),
-            record("b", "trained"),
+            record("b", "trained", makes_policy=False),
             record("c", "kept", reads={"validation": 1, "test": 1}),
         )
     )
-    promoted = made.last_promoted()
+    promoted = made.last_accepted()
     assert promoted is not None
     assert promoted.stage == "a"
     assert (made.reads("validation"), made.reads("test"), made.reads("other")) == (3, 1, 0)
@@ -76,8 +78,8 @@ def test_a_lineage_knows_its_stages_and_how_often_sets_were_read() -> None:
     assert made.stage("d") is None
     again = made.with_stage(record("b", "promoted")).with_stage(record("d", "kept"))
     assert [one.stage for one in again.stages] == ["a", "b", "c", "d"]
-    assert again.last_promoted() == record("b", "promoted")
-    assert Lineage(stages=(record("a", "kept"),)).last_promoted() is None
+    assert again.last_accepted() == record("b", "promoted")
+    assert Lineage(stages=(record("a", "kept"),)).last_accepted() is None
 
 
 def test_weights_are_hashed_by_name_and_content(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_what_is_not_there_or_not_done_is_told(run: Path, spec: str, said: str) 
         found(spec, run.parent)
 
 
-def test_a_finished_run_is_its_last_promoted_stage(run: Path) -> None:
+def test_a_finished_run_is_its_last_accepted_stage(run: Path) -> None:
     write_text(run / FINISHED, "x")
     assert found("run:climb", run.parent) == found("climb", run.parent) == str(run / "sft" / "model")
     Lineage(stages=(record("sft", "kept", weights="x"),)).save(run / LINEAGE)

@@ -25,7 +25,7 @@ class Heard(ask.Asked):
 
         self.heard = [
             *getattr(self, "heard", []),
-            *(self.tokenizer.decode(encode_prompt(p, self.tokenizer)) for p in prompts),
+            *(self.tokenizer.decode(list(encode_prompt(p, self.tokenizer))) for p in prompts),
         ]
         return super().answer(prompts, num, sampling, name=name)
 
@@ -121,10 +121,11 @@ def test_a_stage_records_how_its_rows_asked(tmp_path) -> None:
     from rung.pipeline.train_stage import save_final_model
 
     rows = [{"prompt": f"{i}+1?", "completion": str(i + 1)} for i in range(4)]
-    for more, expected in (
+    cases: tuple[tuple[dict[str, Any], Asking], ...] = (
         ({}, Asking(chat=False)),
         ({"prompt_template": "chat", "system": "Add."}, Asking(chat=True, prompt_template="chat", system="Add.")),
-    ):
+    )
+    for more, expected in cases:
         stage = rung.train("sft", model="tiny:llama", data=rows, max_steps=1, **more)
         save_final_model(stage, tmp_path)
         assert json.loads((tmp_path / "model" / FILE).read_text()) == {

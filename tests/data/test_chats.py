@@ -421,6 +421,7 @@ def test_an_encoded_prompt_is_the_same_from_any_file(build, tmp_path, name) -> N
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (example, *_), _ = load_examples(str(file))
     tokenizer = build(chat=TOOLS)
+    assert example.prompt is not None
     ids = encode_prompt(example.prompt, tokenizer, tools=example.tools)
     assert '{"type": "function", "function": {"name": "weather"' in tokenizer.decode(ids)
 

@@ -197,3 +197,55 @@ def test_the_ratio_of_error_rates_is_pooled_over_seeds():
 def test_a_gate_that_cannot_be_meant_is_refused(gate):
     with pytest.raises(ValidationError):
         GateConfig.model_validate(gate)
+
+
+@pytest.mark.maths
+@pytest.mark.parametrize(
+    ("gained", "lost", "n", "p", "outcome"),
+    [
+        (4, 0, 119, 0.125, "inconclusive"),  # 2 / 2^4
+        (5, 0, 119, 0.0625, "inconclusive"),
+        (6, 0, 119, 0.03125, "promoted"),
+        (0, 4, 119, 0.125, "inconclusive"),
+        (0, 6, 119, 0.03125, "kept"),
+        (4, 0, 4, 0.125, "inconclusive"),
+        (8, 1, 119, 2 * (1 + 9) / 2**9, "promoted"),  # .0391
+        (7, 1, 119, 2 * (1 + 8) / 2**8, "inconclusive"),  # .0703
+    ],
+)
+def test_a_gate_on_right_and_wrong_answers_decides_by_the_exact_paired_test(
+    gained: int, lost: int, n: int, p: float, outcome: str
+) -> None:
+    """p = 2 sum_{i <= min} C(flips, i) / 2^flips, below .05; the bootstrap's bound lies above 0 from 4 to 0 on."""
+    decision = decided({"correct": scores_before_and_after(0, gained, lost, n - gained - lost)})
+    assert decision.gain.p == pytest.approx(p)
+    assert decision.outcome == outcome
+    if outcome == "inconclusive":
+        assert f"{gained} better and {lost} worse give p = {p:.3g}, not below 0.05" in decision.reasons[0]
+        assert decision.items_needed is not None
+        assert decision.items_needed > n
+
+
+def test_a_few_losses_alone_break_no_guard_and_a_few_gains_prove_none() -> None:
+    few = decided({"correct": CLEAR_GAIN, "style": scores_before_and_after(596, 0, 4, 0)}, gate=guarded(0.0))
+    assert few.outcome == "inconclusive"
+    assert "0 better and 4 worse give p = 0.125" in few.reasons[1]
+    more = decided({"correct": CLEAR_GAIN, "style": scores_before_and_after(594, 0, 6, 0)}, gate=guarded(0.0))
+    assert more.outcome == "kept"
+
+
+@pytest.mark.parametrize(("moved", "outcome"), [(4, "inconclusive"), (5, "inconclusive"), (6, "promoted")])
+def test_few_clusters_that_moved_are_not_enough_whatever_the_score(moved: int, outcome: str) -> None:
+    """Twelve items in pairs, or scores of .5: with m clusters that moved no test gives less than 2 / 2^m."""
+    paired = scores_before_and_after(0, 2 * moved, 0, 240 - 2 * moved)
+    groups = [str(i // 2) for i in range(240)]
+    assert decided({"correct": paired}, groups=groups).outcome == outcome
+    halves = ([0.0] * 120, [0.5] * moved + [0.0] * (120 - moved))
+    assert decided({"correct": halves}).outcome == outcome
+
+
+def test_a_gate_that_allows_a_loss_bounds_the_losses_that_it_has_not_seen() -> None:
+    """No item of 119 moved: -3.7 / 119 = -.031, so that a loss of 2 points is not excluded, and one of 4 is."""
+    still = scores_before_and_after(60, 0, 0, 59)
+    assert decided({"correct": still}, gate=GateConfig(metric="correct", min_gain=-0.02)).outcome == "inconclusive"
+    assert decided({"correct": still}, gate=GateConfig(metric="correct", min_gain=-0.04)).outcome == "promoted"

@@ -84,11 +84,14 @@ def test_a_loss_that_was_seen_leaves_the_bound_to_the_bootstrap() -> None:
 
 
 def test_a_tolerance_of_0_needs_370_items_or_a_lower_bound_of_0() -> None:
-    """5 gained and 1 lost of 10: a fortieth of the draws lies below 0, so that the bound is 0."""
+    """5 gained and 1 lost of 10: the bound is 0, but 2 x (1 + 6) / 2^6 = .219; 8 and 1: 2 x (1 + 9) / 2^9 = .039."""
     before, after = [0.0] * 9 + [1.0], [1.0] * 5 + [0.0] * 5
     found = decided(guard(0.0), m=moved(0.25, 10), g=(before, after))
     assert found.changes[0].low == 0.0
-    assert found.outcome == "promoted"
+    assert found.outcome == "inconclusive"
+    assert "open: 5 better and 1 worse give p = 0.219, not below 0.05" in found.reasons[1]
+    shown = decided(guard(0.0), m=moved(0.25, 12), g=([0.0] * 8 + [1.0] * 4, [1.0] * 8 + [0.0] + [1.0] * 3))
+    assert shown.outcome == "promoted"
     unseen = decided(guard(0.0), m=moved(0.25), g=moved(0.0))
     assert (unseen.outcome, unseen.items_needed) == ("inconclusive", 370)
     lost = decided(guard(0.0), m=moved(0.25, 400), g=([1.0] * 400, [1.0] * 399 + [0.0]))

@@ -1,6 +1,6 @@
 """Heads and embeddings that are wider or narrower than the tokenizer."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -101,7 +101,7 @@ def test_the_check_reads_the_stop_tokens_of_the_generation_config(tmp_path) -> N
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, 7]  # type: ignore[union-attr]
     model.save_pretrained(str(tmp_path))
     tokenizer.save_pretrained(str(tmp_path))
-    assert stop_ids(*load_meta_model(tmp_path)) == tuple(sorted((tokenizer.eos_token_id, 7)))
+    assert stop_ids(*load_meta_model(tmp_path)) == tuple(sorted({cast(int, tokenizer.eos_token_id), 7}))
 
 
 def test_the_first_id_without_an_embedding() -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import rung
-from rung.artifacts.folder import date_of
+from rung.artifacts.changes import date_of
 from rung.config import load_config
 from rung.data import templates
 from rung.errors import ConfigError

@@ -32,10 +32,10 @@ def done(home: Path) -> Run:
     return run_path(config(home))
 
 
-def test_each_stage_starts_from_the_last_promoted_one(done: Run) -> None:
+def test_each_stage_starts_from_the_last_accepted_one(done: Run) -> None:
     told = [(record.stage, record.start, record.outcome) for record in done.lineage.stages]
     assert told == [
-        ("prompting", "tiny:llama", "promoted"),
+        ("prompting", "tiny:llama", "baseline"),
         ("sft", "prompting", "promoted"),
         ("dpo", "sft", "inconclusive"),
         ("grpo", "sft", told[3][2]),
@@ -110,7 +110,7 @@ def test_a_stage_starts_from_a_stage_of_another_run(done: Run, home: Path) -> No
     run = run_path(config(home, ["name=other", "evaluate=null", "gate=null", f"stages=[{only}]"]))
     record = run.lineage.stage("more")
     assert record is not None
-    assert (record.start, record.outcome) == ("run:small/sft", "promoted")
+    assert (record.start, record.outcome) == ("run:small/sft", "trained")
 
 
 STOPPING = """

@@ -109,8 +109,8 @@ def test_a_contradiction_is_refused_at_load_with_advice(case: str, home: Path) -
     assert sorted(file for file in home.rglob("*") if "__pycache__" not in file.parts) == before
 
 
-def test_a_step_without_a_trained_token_is_refused_and_not_a_loss_of_0() -> None:
-    """Every answer is cut off after two tokens and left out of the loss: TRL logs such a step as loss 0."""
+def test_steps_without_a_trained_token_are_refused_where_there_are_too_many_in_a_row() -> None:
+    """Every answer is cut off after two tokens and left out of the loss."""
     masked = {"name": "grpo", "num_generations": 2, "reduction": "token_mean", "mask_truncated_completions": True}
     stage = rung.train(
         make_algorithm(masked),
@@ -118,14 +118,19 @@ def test_a_step_without_a_trained_token_is_refused_and_not_a_loss_of_0() -> None
         data=ROWS["prompts"],
         rewards=lambda completion: float(len(completion)),
         rollout={"batch_size": 2, "max_completion_length": 2},
-        max_steps=1,
+        max_steps=4,
+        max_empty_steps=3,
     )
     with pytest.raises(DataError) as caught:
-        next(iter(stage))
-    assert caught.value.what.startswith(
-        "there is nothing to train in this step: the denominator of `policy` is 0 (first rows: rows:"
+        list(stage)
+    assert stage.step == 3
+    what, cut = caught.value.what, "truncated at 2 tokens"
+    assert what.startswith(
+        "stage `train`, step 3: nothing to train in 3 consecutive steps; the denominator of `policy`"
     )
-    assert caught.value.remedy == "check the rows of this step: each is masked, truncated or without a reward"
+    assert what.count(cut) == 2
+    remedy = "mend these rows or the reward, or raise `max_empty_steps` to go on with other rows"
+    assert caught.value.remedy == f"{remedy}; a larger length limit needs `--new`"
 
 
 def test_python_refuses_what_the_command_refuses() -> None:

@@ -103,7 +103,7 @@ def test_a_shipped_config_runs(name: str, run_of: RunOf) -> None:
         assert all(math.isfinite(step["loss"]) and step["grad_norm"] > 0 for step in steps)
         assert not any("skipped_step" in step for step in steps)
         assert record.weights
-        assert bool(record.reads) == (record.outcome != "trained" and config.evaluate.validation is not None)
+        assert bool(record.reads) == (record.makes_policy and config.evaluate.validation is not None)
 
 
 def test_ppo_after_a_reward_model_begins_with_it_as_its_critic_and_is_judged_by_it(run_of: RunOf) -> None:

@@ -148,9 +148,16 @@ def test_the_table_says_what_a_set_of_its_size_can_show() -> None:
 
 
 def test_the_outcome_tells_stages_without_a_gate() -> None:
+    assert table(sections(report(outcomes=["baseline", "trained"]))[0]).rows == (
+        ("a", "x", "baseline"),
+        ("b", "x", "trained"),
+    )
+    assert sections(report(outcomes=["baseline", "trained"]))[0].sentences == (
+        "The final policy is that of stage `b`.",
+    )
     made = sections(report(outcomes=["promoted", "kept"]))
     assert made[0].sentences == ("The final policy is that of stage `a`.",)
-    assert table(made[0]).rows == (("a", "x", "promoted, no gate"), ("b", "x", "kept, no gate"))
+    assert table(made[0]).rows == (("a", "x", "promoted"), ("b", "x", "kept"))
     assert sections(report(outcomes=["kept"]))[0].sentences == ("No stage was promoted.",)
 
 

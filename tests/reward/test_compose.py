@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.maths.advantages import centre, standardise
+from rung.maths.advantages import centre, is_mixed, standardise
 from rung.metrics import values
 from rung.reward import RewardPolicy, RewardSet, Sample, reward
 
@@ -152,3 +152,12 @@ def test_where_the_other_reward_agrees_an_abstention_never_has_an_advantage(valu
     advantages = centre(tensor(totals), torch.zeros(len(totals), dtype=torch.long))
     for value, advantage in zip(values_of_first, advantages.tolist(), strict=True):
         assert value is not None or abs(advantage) < 1e-12
+
+
+def test_the_share_of_constant_groups_is_that_which_dynamic_sampling_drops(table) -> None:
+    """.1 + .2 and .3 + 0 differ in the last bit of a float64 and are one float32: the filter and the metric agree."""
+    assert 0.1 + 0.2 != 0.3 + 0.0
+    scores = RewardSet([first, second]).score(table([0, 0, 1, 1], a=[0.1, 0.3, 0.1, 0.3], b=[0.2, 0.0, 0.2, 0.1]))
+    mixed = is_mixed(tensor(scores.task_totals).float(), torch.tensor([0, 0, 1, 1]))
+    assert mixed.tolist() == [False, True]
+    assert values(scores.metrics())["frac_reward_zero_std"] == 0.5

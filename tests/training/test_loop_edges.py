@@ -6,10 +6,10 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR
 
 from helpers.edges import batch_of, tiny_policy
+from rung.algorithms.dpo import DPO
 from rung.algorithms.sft import SFT
 from rung.batch import Batch
 from rung.distributed.ranks import Ranks
-from rung.errors import DataError
 from rung.forward.policy import Policy
 from rung.training.loop import Step, step_denominators, steps
 
@@ -61,10 +61,38 @@ def test_a_step_tells_the_rate_that_it_was_taken_with() -> None:
     assert [step.learning_rate for step in done] == [1.0, 0.5, 0.25]
 
 
-def test_a_step_without_a_trained_token_is_refused_by_its_first_three_rows() -> None:
+def test_a_step_without_a_trained_token_names_its_first_three_rows() -> None:
     batch = batch_of([([7], [9])] * 4, trained=[[False]] * 4)
-    with pytest.raises(
-        DataError, match=r"the denominator of `nll` is 0 \(first rows: row 0, row 1, row 2\)\n"
-    ) as caught:
-        step_denominators(SFT(), batch, Ranks())
-    assert "masked" in caught.value.remedy
+    denominators, empty = step_denominators(SFT(), batch, Ranks())
+    assert float(denominators["nll"]) == 0
+    assert empty == "the denominator of `nll` is 0 (first rows: row 0, row 1, row 2)"
+
+
+def test_rows_without_a_trained_token_are_nothing_to_train_also_where_the_denominator_counts_rows() -> None:
+    batch = batch_of([([7], [9])] * 4, trained=[[False]] * 4)
+    assert step_denominators(DPO(), batch, Ranks())[1] == "no row has a trained token (first rows: row 0, row 1, row 2)"
+
+
+def test_a_batch_without_rows_is_nothing_to_train() -> None:
+    batch = batch_of(ROWS).select(torch.zeros(2, dtype=torch.bool))
+    assert step_denominators(SFT(), batch, Ranks())[1] == "the denominator of `nll` is 0"
+
+
+def test_an_empty_step_leaves_weights_and_momentum_and_advances_the_schedule() -> None:
+    """Momentum alone would move the weights by half of the last update; each step has the rate of its place."""
+    policy = tiny_policy()
+    full = batch_of(ROWS)
+    optimizer = SGD(policy.parameters, lr=1.0, momentum=0.5)
+    schedule = LambdaLR(optimizer, lambda step: 0.5**step)
+    empty = batch_of(ROWS, trained=[[False] * 3, [False] * 2])
+    done = steps(policy, SFT(), [full, empty, full], optimizer, schedule, ranks=Ranks(), max_grad_norm=1.0)
+    first = next(done)
+    before = [parameter.detach().clone() for parameter in policy.parameters]
+    momentum = [optimizer.state[parameter]["momentum_buffer"].clone() for parameter in policy.parameters]
+    second = next(done)
+    assert (first.empty, first.stepped, second.stepped) == ("", True, False)
+    assert (second.loss, second.terms, second.grad_norm, second.num_tokens) == (0.0, {"nll": 0.0}, 0.0, 5)
+    assert all(map(torch.equal, policy.parameters, before))
+    kept = [optimizer.state[parameter]["momentum_buffer"] for parameter in policy.parameters]
+    assert all(map(torch.equal, kept, momentum))
+    assert [first.learning_rate, second.learning_rate, next(done).learning_rate] == [1.0, 0.5, 0.25]

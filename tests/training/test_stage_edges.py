@@ -9,9 +9,6 @@ from rung.errors import UserError
 from rung.training.run_state import flatten, unflatten
 from rung.training.stage import MAX_BAD_STEPS, Stage
 
-# where the very first step has no gradient, torch takes the schedule to run ahead of the optimizer
-pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-
 
 def stage(**settings) -> Stage:
     return rung.train("sft", model="tiny:llama", data=TEXTS, **{"max_steps": 8, "batch_size": 2, **settings})

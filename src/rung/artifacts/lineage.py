@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from rung.errors import CheckpointError
 from rung.evaluation.gate import Decision, Outcome
@@ -28,35 +30,68 @@ class StageRecord(BaseModel):
     """The record of one stage: the model it started from, its outcome, and how often each evaluation set was read.
 
     `start` is a stage of this run (`sft`) or of another run (`run:NAME/sft`), a folder, or the name of a model.
-    `outcome` is that of the gate; a stage without a gate is `promoted`, and one that trains a reward model is
-    `trained`: no stage starts from it. `weights` is the `hash_weights` of the trained model, None if the stage trains
-    nothing. `decision` is None for a stage without a gate, `data` for one that trains nothing.
+    `outcome` is that of the gate; a stage without a gate is `trained` or, if it trains nothing, a `baseline`.
+    `makes_policy` is False for a reward model, from which no stage starts. `weights` is the `hash_weights` of the
+    trained model, None if the stage trains nothing. `decision` is None for a stage without a gate, `data` for one that
+    trains nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
     start: str
-    outcome: Outcome | Literal["trained"]
+    outcome: Outcome | Literal["trained", "baseline"]
+    makes_policy: bool = True
     weights: str | None = None
     reads: dict[str, int] = {}  # evaluation set -> how often its scores were read
     decision: Decision | None = None
     data: DataRecord | None = None
 
+    @property
+    def accepted(self) -> bool:
+        """Whether the next stage may start from this policy: it was promoted, or there is no gate."""
+        return self.makes_policy and self.outcome in ("promoted", "trained", "baseline")
+
+
+class Change(BaseModel):
+    """A key of the config that changed while a run was under way.
+
+    It applies from the next step of `stage` on after `step` of its steps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    before: Any
+    after: Any
+    stage: str = ""
+    step: int = 0
+
+    @property
+    def words(self) -> str:
+        """The change as a sentence.
+
+        >>> Change(key="dapo.max_steps", before=60, after=80, stage="dapo", step=44).words
+        '`dapo.max_steps` changed from 60 to 80 after step 44 of stage `dapo`'
+        """
+        place = f" after step {self.step} of stage `{self.stage}`" if self.stage else ""
+        return f"`{self.key}` changed from {_plain(self.before)} to {_plain(self.after)}{place}"
+
 
 class Lineage(BaseModel):
-    """The records of the finished stages of a run, in order.
+    """The records of the finished stages of a run, in order, and the changes of its config while it was under way.
 
     >>> sft = StageRecord(stage="sft", start="tiny:base", outcome="promoted", reads={"validation": 1})
     >>> dpo = StageRecord(stage="dpo", start="sft", outcome="kept", reads={"validation": 1})
     >>> lineage = Lineage().with_stage(sft).with_stage(dpo)
-    >>> lineage.last_promoted().stage, lineage.reads("validation")
+    >>> lineage.last_accepted().stage, lineage.reads("validation")
     ('sft', 2)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stages: tuple[StageRecord, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     def with_stage(self, record: StageRecord) -> Lineage:
         """A copy of the lineage with `record` at the end, or in place of the existing record of the same stage."""
@@ -64,15 +99,20 @@ class Lineage(BaseModel):
             stages = tuple(record if known.stage == record.stage else known for known in self.stages)
         else:
             stages = (*self.stages, record)
-        return Lineage(stages=stages)
+        return self.model_copy(update={"stages": stages})
+
+    def with_changes(self, changes: Sequence[Change]) -> Lineage:
+        """A copy of the lineage with `changes` at the end, without those that it ends with already."""
+        known = self.changes[-len(changes) :] if changes else ()
+        return self if known == tuple(changes) else self.model_copy(update={"changes": (*self.changes, *changes)})
 
     def stage(self, name: str) -> StageRecord | None:
         """The record of the stage called `name`; None if there is none."""
         return next((record for record in self.stages if record.stage == name), None)
 
-    def last_promoted(self) -> StageRecord | None:
-        """The record of the stage that was promoted most recently; None if no stage was."""
-        return next((record for record in reversed(self.stages) if record.outcome == "promoted"), None)
+    def last_accepted(self) -> StageRecord | None:
+        """The record of the last stage whose policy was accepted; None if there is none."""
+        return next((record for record in reversed(self.stages) if record.accepted), None)
 
     def reads(self, evaluation_set: str) -> int:
         """How often the scores of an evaluation set were read, summed over all stages."""
@@ -88,12 +128,31 @@ class Lineage(BaseModel):
         if not path.exists():
             return cls()
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
+            return cls.model_validate(_current(json.loads(path.read_bytes())))
+        except ValueError as error:  # of JSON, or of the model
             reason = str(error).splitlines()[0]
             raise CheckpointError(
                 f"{path} is not a lineage: {reason}", "restore the file, or start a new run with --new"
             ) from error
+
+
+def _current(written: Any) -> Any:
+    """A lineage that an earlier version of rung wrote, where a stage without a gate was `promoted`."""
+
+    def translated(record: Any) -> Any:
+        if not isinstance(record, dict) or "makes_policy" in record:
+            return record
+        if record.get("outcome") == "promoted" and record.get("decision") is None:
+            return {**record, "outcome": "trained" if record.get("weights") else "baseline"}
+        return {**record, "makes_policy": record.get("outcome") != "trained"}
+
+    if not isinstance(written, dict) or not isinstance(written.get("stages"), list):
+        return written
+    return {**written, "stages": [translated(record) for record in written["stages"]]}
+
+
+def _plain(value: Any) -> str:
+    return "its default" if value is None else str(value)
 
 
 def hash_weights(folder: Path) -> str:

@@ -24,7 +24,7 @@ def locate(spec: str, *, base: Path, runs: Path) -> str:
 
     `spec` may be a folder relative to `base`, with a model or an adapter in it, or the folder of a run or of a stage.
     `run:NAME/stage` is a stage of a run in the folder `runs`. `run:NAME`, like the folder of a run, stands for its last
-    promoted stage. Raises ConfigError if the folder, run or stage does not exist, has no model, or has not finished.
+    accepted stage. Raises ConfigError if the folder, run or stage does not exist, has no model, or has not finished.
     """
     if spec.startswith(TINY):
         return spec
@@ -50,7 +50,7 @@ def _named_run(spec: str, base: Path, runs: Path) -> str:
     name, *stage = spec.removeprefix(RUN).split("/")
     if len(stage) > 1:
         raise ConfigError(
-            f"`{spec}` is not `run:NAME/stage`", "write `run:NAME/stage`, or `run:NAME` for its last promoted stage"
+            f"`{spec}` is not `run:NAME/stage`", "write `run:NAME/stage`, or `run:NAME` for its last accepted stage"
         )
     folder = inside(runs, name)
     if not _stages(folder):
@@ -73,10 +73,10 @@ def _in_folder(spec: str, folder: Path, base: Path, runs: Path) -> str:
 
 
 def _model_of_run(spec: str, run: Path, base: Path, runs: Path) -> str:
-    """The model of the last promoted stage of a finished run."""
+    """The model of the last accepted stage of a finished run."""
     if not (run / FINISHED).exists():
         raise ConfigError(f"`{spec}`: the run in {run} has not finished", _resume_advice(run))
-    last = Lineage.load(run / LINEAGE).last_promoted()
+    last = Lineage.load(run / LINEAGE).last_accepted()
     if last is None:
         named = ", ".join(f"`{RUN}{run.name}/{stage}`" for stage in _stages(run))
         raise ConfigError(f"`{spec}`: no stage of the run in {run} was promoted", f"name a stage: {named}")

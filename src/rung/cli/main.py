@@ -31,7 +31,7 @@ Model = Annotated[
     str,
     typer.Argument(
         help="tiny:<name>, a hub id, a folder with a model or an adapter, run:NAME/stage, or run:NAME for its last "
-        "promoted stage; the folder of a run or stage works too."
+        "accepted stage; the folder of a run or stage works too."
     ),
 ]
 Output = Annotated[Path, typer.Option(help="The folder of all runs.")]

@@ -27,7 +27,7 @@ class GateConfig(BaseModel):
     """The conditions for promoting a stage: `metric` improves by more than `min_gain`, and all guards hold.
 
     `on_gate` is what happens after a stage that is not promoted: with `continue`, the next stage starts from the last
-    promoted model; with `stop`, no further stage is trained.
+    accepted model; with `stop`, no further stage is trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

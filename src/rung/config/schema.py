@@ -104,13 +104,14 @@ class StageConfig(Section):
     """One stage: an algorithm, its data and its training settings.
 
     `start` (in YAML `from`) is the model to train: an earlier stage, `run:NAME/stage` or a folder; by default the last
-    promoted policy. `batch_size` is the number of prompts, pairs or rows per optimizer step, over all ranks. At most
+    accepted policy. `batch_size` is the number of prompts, pairs or rows per optimizer step, over all ranks. At most
     one of `num_train_epochs` and `max_steps` may be set. `reference` is `start` (the weights that this stage starts
     from), an earlier stage, or a word for a reference that is updated every `ref_model_sync_steps` steps: `sync` sets
     it to the policy, `ema` to an average with weight `ref_model_mixup_alpha` for the policy (TR-DPO, arXiv 2404.09656).
     `critic` is `head` (a value head on the policy), or a separate model, initialised from `start` (the weights that
     this stage starts from) or from an earlier stage, such as a reward model. `teacher` is the model to distill: an
-    earlier stage, or whatever the key `model` of the path accepts.
+    earlier stage, or whatever the key `model` of the path accepts. A step with nothing to train is left out;
+    `max_empty_steps` of them in a row end the run with an error.
     """
 
     name: str
@@ -147,6 +148,7 @@ class StageConfig(Section):
     gate: GateConfig | None = None
     eval_steps: PositiveInt | None = None
     save_steps: PositiveInt = 100
+    max_empty_steps: PositiveInt = 20
     seed: Seed | None = None
 
     @field_validator("adapter", mode="before")

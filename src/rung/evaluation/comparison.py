@@ -18,8 +18,8 @@ ALPHA = 0.05
 class Comparison(BaseModel):
     """The change of a metric between two evaluations; a positive `gain` is an improvement, also if lower is better.
 
-    `low`, `high` and `p` are the interval of the gain and its p-value. They, `gain` and `variance` are None if no item
-    was scored in both evaluations. `variance` is that of the change of single items, from which
+    `low`, `high` and `p` are the interval of the gain and its two-sided p-value. They, `gain` and `variance` are None
+    if no item was scored in both evaluations. `variance` is that of the change of single items, from which
     `statistics.items_needed` computes how many items are needed to detect a given gain.
     """
 
@@ -36,6 +36,7 @@ class Comparison(BaseModel):
     p: float | None = None
     gained: int = 0  # items that improved; for a 0/1 metric, from wrong to right
     lost: int = 0  # items that got worse
+    moved: int = 0  # clusters whose score changed
     variance: float | None = None
     span: float = 1.0  # 1 for scores within [0, 1], else the observed range of scores
 
@@ -80,6 +81,7 @@ def compare(
         low=drawn.interval.low,
         high=drawn.interval.high,
         p=statistics.mcnemar(gained, lost) if binary and counts["clusters"] == len(kept) else drawn.p,
+        moved=statistics.moved_clusters(change, clusters),
         gained=gained,
         lost=lost,
         variance=(gained + lost) / len(kept) if binary else float(change.var()),

@@ -1,4 +1,4 @@
-"""Gates: they decide whether the model of a stage replaces the last promoted model."""
+"""Gates: they decide whether the model of a stage replaces the last accepted model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rung.config.gate import GateConfig
 from rung.evaluation import statistics
-from rung.evaluation.comparison import Comparison, compare
+from rung.evaluation.comparison import ALPHA, Comparison, compare
 from rung.reward.decorator import Goal
 
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ def decide(
 
     Otherwise `inconclusive`: the items are too few to decide, which does not mean that the models are equal. `before`
     and `after` are evaluations of the previous and of the new model; `goals` has the goal of each metric. Checks
-    compare the bounds of two-sided 95 % intervals of paired changes, which are positive for an improvement. Raises
-    UserError if the evaluations are not comparable or do not have a metric of the gate.
+    compare the bounds of two-sided 95 % intervals of paired changes, which are positive for an improvement; a change
+    counts as one only if `exact_p` is below 0.05 too. Raises UserError if the evaluations are not comparable or do not
+    have a metric of the gate.
     """
 
     def change(metric: str) -> Comparison:
@@ -101,14 +102,31 @@ def lower_bound(change: Comparison) -> float:
     return -ZERO_FAILURE_BOUND / change.clusters * change.span if change.lost == 0 else change.low
 
 
+def is_shown(change: Comparison) -> bool:
+    """Whether a two-sided test tells the change from none: the exact one for 0/1 scores of independent items."""
+    return exact_p(change) < ALPHA
+
+
+def exact_p(change: Comparison) -> float:
+    """The p-value of a change, and at least that of the exact sign test if all clusters that moved went one way.
+
+    Of a few clusters that moved, the bootstrap alone takes too much for certain.
+    """
+    assert change.p is not None
+    return max(change.p, statistics.mcnemar(change.moved, 0))
+
+
 def _check_gain(gain: Comparison, min_gain: float) -> _Check:
     if gain.gain is None or gain.low is None or gain.high is None:
         return _Check("open", f"`{gain.metric}`: no item was scored for both models")
     shown = f"`{gain.metric}` gained {_interval(gain)}"
-    if gain.low > min_gain:
+    low = gain.low if min_gain >= 0 else lower_bound(gain)
+    if low > min_gain and (min_gain < 0 or is_shown(gain)):
         return _Check("holds", f"{shown}: the lower bound is above {min_gain:g}")
-    if gain.high < min_gain:
+    if gain.high < min_gain and (min_gain > 0 or is_shown(gain)):
         return _Check("broken", f"{shown}: the upper bound is below {min_gain:g}")
+    if gain.low > min_gain or gain.high < min_gain:
+        return _few_moved(gain, shown, gain.gain - min_gain)
     needed = statistics.items_needed(gain.variance or 0.0, gain.gain - min_gain)
     return _Check("open", f"{shown}: the interval holds {min_gain:g}{_sizes(gain, needed)}", needed)
 
@@ -118,10 +136,12 @@ def _check_guard(change: Comparison, tolerance: float) -> _Check:
         return _Check("open", f"guard `{change.metric}`: no item was scored for both models")
     low = lower_bound(change)
     shown = f"guard `{change.metric}` changed by {_interval(change)}, tolerance {tolerance:g}"
-    if low > -tolerance or (tolerance == 0 and (low == 0 or _proves_no_loss(change))):
+    if low > -tolerance or (tolerance == 0 and ((low == 0 and is_shown(change)) or _proves_no_loss(change))):
         return _Check("holds", f"{shown}: holds")
-    if change.high < -tolerance:
+    if change.high < -tolerance and (tolerance > 0 or is_shown(change)):
         return _Check("broken", f"{shown}: broken, the upper bound is below -{tolerance:g}")
+    if change.high < -tolerance or (tolerance == 0 and low == 0):
+        return _few_moved(change, f"{shown}: open", change.gain + tolerance)
     if change.lost == 0:
         needed = ZERO_FAILURE_ITEMS if tolerance == 0 else math.floor(ZERO_FAILURE_BOUND * change.span / tolerance) + 1
         reason = f"no item got worse, but {change.clusters} items do not prove it: about {needed} would"
@@ -134,6 +154,13 @@ def _check_guard(change: Comparison, tolerance: float) -> _Check:
 def _check_limit(limit: Limit) -> _Check:
     verdict = "broken" if limit.value > limit.maximum else "holds"
     return _Check(verdict, f"{limit.name} is {limit.value:.3g}, at most {limit.maximum:g}: {verdict}")
+
+
+def _few_moved(change: Comparison, shown: str, distance: float) -> _Check:
+    """An interval without the limit, of so few changes that chance explains them; `distance` is that to the limit."""
+    needed = statistics.items_needed(change.variance or 0.0, distance)
+    moved = f"{change.gained} better and {change.lost} worse give p = {exact_p(change):.3g}, not below {ALPHA:g}"
+    return _Check("open", f"{shown}: {moved}{_sizes(change, needed)}", needed)
 
 
 def _proves_no_loss(change: Comparison) -> bool:

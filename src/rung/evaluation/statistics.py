@@ -100,6 +100,15 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
+def moved_clusters(change: ArrayLike, clusters: Sequence[str]) -> int:
+    """The number of clusters in which the sum of the changes (n,) is not 0.
+
+    >>> moved_clusters([1, -1, 0.5, 0], ["a", "a", "b", "c"])
+    1
+    """
+    return int((_cluster_sums(np.asarray(change, dtype=float), clusters) != 0).sum())
+
+
 def paired_bootstrap(
     before: ArrayLike, after: ArrayLike, clusters: Sequence[str], *, level: float = 0.95, seed: int = 0
 ) -> Bootstrap:

@@ -2,6 +2,8 @@
 
 Pure functions on tensors, called once on a whole rollout, before it is split into updates. N is the number of rows
 (completions), T of completion tokens; `group_of` (N,) is the group index of each row. A reward of NaN is a missing one.
+Statistics are computed in float64 and returned in the dtype of the values. Equal values have exactly their own mean and
+a variance of 0: a division by their std could otherwise turn a rounding error into an advantage.
 """
 
 from __future__ import annotations
@@ -18,9 +20,7 @@ def group_mean(values: Tensor, group_of: Tensor) -> Tensor:
     >>> group_mean(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]))
     tensor([2., 2., 5.])
     """
-    known = ~values.isnan()
-    total = _per_group(torch.where(known, values, 0), group_of)
-    return (total / _per_group(known.to(values.dtype), group_of))[group_of]
+    return _group_mean(values.double(), group_of).to(values.dtype)
 
 
 def group_std(values: Tensor, group_of: Tensor) -> Tensor:
@@ -31,10 +31,7 @@ def group_std(values: Tensor, group_of: Tensor) -> Tensor:
     >>> group_std(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.tensor([0, 0, 0, 0])).round(decimals=4)
     tensor([0.5774, 0.5774, 0.5774, 0.5774])
     """
-    known = ~values.isnan()
-    centred = torch.where(known, values - group_mean(values, group_of), 0)
-    freedom = _per_group(known.to(values.dtype), group_of) - 1
-    return (_per_group(centred**2, group_of) / freedom.clamp(min=1)).sqrt()[group_of]
+    return _group_std(values.double(), group_of).to(values.dtype)
 
 
 def is_mixed(values: Tensor, group_of: Tensor) -> Tensor:
@@ -45,9 +42,7 @@ def is_mixed(values: Tensor, group_of: Tensor) -> Tensor:
     >>> is_mixed(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([0, 0, 1, 1]))
     tensor([False,  True])
     """
-    groups = _num_groups(group_of)
-    low = values.new_full((groups,), torch.inf).scatter_reduce(0, group_of, values.nan_to_num(torch.inf), "amin")
-    high = values.new_full((groups,), -torch.inf).scatter_reduce(0, group_of, values.nan_to_num(-torch.inf), "amax")
+    low, high = _group_range(values, group_of)
     return high > low
 
 
@@ -70,8 +65,7 @@ def centre(rewards: Tensor, group_of: Tensor) -> Tensor:
     >>> centre(torch.tensor([1.0, 0.0, float("nan")]), torch.tensor([0, 0, 0]))
     tensor([ 0.5000, -0.5000,  0.0000])
     """
-    mixed = is_mixed(rewards, group_of)[group_of]
-    return torch.where(mixed & ~rewards.isnan(), rewards - group_mean(rewards, group_of), 0)
+    return _centred(rewards.double(), group_of).to(rewards.dtype)
 
 
 def standardise(rewards: Tensor, group_of: Tensor, eps: float = 1e-4) -> Tensor:
@@ -82,7 +76,8 @@ def standardise(rewards: Tensor, group_of: Tensor, eps: float = 1e-4) -> Tensor:
     >>> standardise(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.zeros(4, dtype=torch.long)).round(decimals=4)
     tensor([ 0.8659, -0.8659, -0.8659,  0.8659])
     """
-    return centre(rewards, group_of) / (group_std(rewards, group_of) + eps)
+    exact = rewards.double()
+    return (_centred(exact, group_of) / (_group_std(exact, group_of) + eps)).to(rewards.dtype)
 
 
 def standardise_over_batch(rewards: Tensor, group_of: Tensor, eps: float = 1e-4) -> Tensor:
@@ -90,8 +85,8 @@ def standardise_over_batch(rewards: Tensor, group_of: Tensor, eps: float = 1e-4)
 
     Shapes: (N,), (N,) int64 -> (N,). Source: arXiv 2508.08221; TRL's `scale_rewards="batch"`.
     """
-    whole = torch.zeros_like(group_of)
-    return centre(rewards, group_of) / (group_std(rewards, whole) + eps)
+    exact, whole = rewards.double(), torch.zeros_like(group_of)
+    return (_centred(exact, group_of) / (_group_std(exact, whole) + eps)).to(rewards.dtype)
 
 
 def standardise_centred(rewards: Tensor, group_of: Tensor, eps: float = 1e-8) -> Tensor:
@@ -102,9 +97,9 @@ def standardise_centred(rewards: Tensor, group_of: Tensor, eps: float = 1e-8) ->
     >>> standardise_centred(torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0]), torch.tensor([0] * 4 + [1] * 4))
     tensor([ 1.0000, -1.0000, -1.0000,  1.0000,  0.5000,  0.5000,  0.5000, -1.5000])
     """
-    centred = centre(rewards, group_of)
-    std = group_std(centred.masked_fill(rewards.isnan(), torch.nan), torch.zeros_like(group_of))
-    return centred * (std**2 + eps).rsqrt()
+    centred = _centred(rewards.double(), group_of)
+    std = _group_std(centred.masked_fill(rewards.isnan(), torch.nan), torch.zeros_like(group_of))
+    return (centred * (std**2 + eps).rsqrt()).to(rewards.dtype)
 
 
 def standardised_sum(columns: Tensor, weights: Tensor, group_of: Tensor) -> Tensor:
@@ -116,8 +111,8 @@ def standardised_sum(columns: Tensor, weights: Tensor, group_of: Tensor) -> Tens
     >>> standardised_sum(columns, torch.tensor([1.0, 0.5]), groups).round(decimals=3)
     tensor([ 0.3530, -0.3530])
     """
-    each = torch.stack([standardise(column, group_of) for column in columns.unbind(1)], 1)
-    return (each @ weights).masked_fill(columns.isnan().all(1), torch.nan)
+    each = torch.stack([standardise(column.double(), group_of) for column in columns.unbind(1)], 1)
+    return (each @ weights.double()).masked_fill(columns.isnan().all(1), torch.nan).to(columns.dtype)
 
 
 def scale_over_batch(values: Tensor, eps: float = 1e-4) -> Tensor:
@@ -128,8 +123,8 @@ def scale_over_batch(values: Tensor, eps: float = 1e-4) -> Tensor:
     >>> scale_over_batch(torch.tensor([3.0, -3.0, float("nan")])).round(decimals=3)
     tensor([ 0.7070, -0.7070,  0.0000])
     """
-    whole = torch.zeros(len(values), dtype=torch.long, device=values.device)
-    return values.nan_to_num(0) / (group_std(values, whole) + eps)
+    exact, whole = values.double(), torch.zeros(len(values), dtype=torch.long, device=values.device)
+    return (exact.nan_to_num(0) / (_group_std(exact, whole) + eps)).to(values.dtype)
 
 
 def leave_one_out(advantages: Tensor, rewards: Tensor, group_of: Tensor) -> Tensor:
@@ -202,8 +197,7 @@ def whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
     >>> whiten(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]]))
     tensor([[-1.,  1.,  0.]])
     """
-    mean, variance = _moments(values, mask)
-    return torch.where(mask, (values - mean) * (variance + eps).rsqrt(), 0)
+    return _whitened(values.double(), mask, eps)[0].to(values.dtype)
 
 
 def whiten_keeping_mean(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
@@ -214,8 +208,8 @@ def whiten_keeping_mean(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tens
     >>> whiten_keeping_mean(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([[True, True, False]]))
     tensor([[2., 4., 0.]])
     """
-    mean, _ = _moments(values, mask)
-    return torch.where(mask, whiten(values, mask, eps) + mean, 0)
+    whitened, mean = _whitened(values.double(), mask, eps)
+    return torch.where(mask, whitened + mean, 0).to(values.dtype)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
@@ -226,9 +220,9 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     >>> explained_variance(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 2.0]]), torch.ones(1, 2).bool())
     tensor(0.7500)
     """
-    _, unexplained = _moments(returns - values, mask)
-    _, total = _moments(returns, mask)
-    return torch.where(total > 0, 1 - unexplained / total, 0)
+    _, unexplained = _moments(returns.double() - values.double(), mask)
+    _, total = _moments(returns.double(), mask)
+    return torch.where(total > 0, 1 - unexplained / total, 0).to(returns.dtype)
 
 
 def adapted_beta(beta: float, kl: float, target: float, horizon: int, num_rows: int) -> float:
@@ -245,11 +239,46 @@ def adapted_beta(beta: float, kl: float, target: float, horizon: int, num_rows: 
     return beta * (1 + error * num_rows / horizon)
 
 
+def _whitened(values: Tensor, mask: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The whitened values, 0 where `mask` is false, and the mean that was subtracted."""
+    mean, variance = _moments(values, mask)
+    return torch.where(mask, (values - mean) * (variance + eps).rsqrt(), 0), mean
+
+
 def _moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over all tokens where `mask` is true."""
-    count = mask.sum().clamp(min=1)
-    mean = torch.where(mask, values, 0).sum() / count
-    return mean, torch.where(mask, (values - mean) ** 2, 0).sum() / count
+    """Mean and biased variance over all tokens where `mask` is true; 0 if there are none."""
+    kept = values[mask]
+    if not len(kept) or kept.min() == kept.max():
+        return kept[:1].sum(), kept.new_zeros(())
+    mean = kept.mean()
+    return mean, ((kept - mean) ** 2).mean()
+
+
+def _group_mean(values: Tensor, group_of: Tensor) -> Tensor:
+    known = ~values.isnan()
+    total = _per_group(torch.where(known, values, 0), group_of)
+    low, high = _group_range(values, group_of)
+    return torch.where(high == low, low, total / _per_group(known.to(values.dtype), group_of))[group_of]
+
+
+def _group_std(values: Tensor, group_of: Tensor) -> Tensor:
+    known = ~values.isnan()
+    centred = torch.where(known, values - _group_mean(values, group_of), 0)
+    freedom = _per_group(known.to(values.dtype), group_of) - 1
+    return (_per_group(centred**2, group_of) / freedom.clamp(min=1)).sqrt()[group_of]
+
+
+def _centred(values: Tensor, group_of: Tensor) -> Tensor:
+    """The values minus the mean of their group, which for equal values is exactly their own; 0 for NaN."""
+    return (values - _group_mean(values, group_of)).nan_to_num(0)
+
+
+def _group_range(values: Tensor, group_of: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest value of each group, ignoring NaN; (inf, -inf) if there is none."""
+    groups = _num_groups(group_of)
+    low = values.new_full((groups,), torch.inf).scatter_reduce(0, group_of, values.nan_to_num(torch.inf), "amin")
+    high = values.new_full((groups,), -torch.inf).scatter_reduce(0, group_of, values.nan_to_num(-torch.inf), "amax")
+    return low, high
 
 
 def _per_group(values: Tensor, group_of: Tensor) -> Tensor:

@@ -109,6 +109,7 @@ def build_stage(
         max_grad_norm=config.max_grad_norm,
         steps_per_epoch=steps_per_epoch,
         report=data.report,
+        max_empty_steps=config.max_empty_steps,
         held_out=[collate(data.held_out[i : i + HELD_OUT_BATCH], pad_id=_pad_id(tokenizer)) for i in held_out],
     )
 

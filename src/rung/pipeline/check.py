@@ -201,7 +201,7 @@ def _check_same_tokenizers(config: PathConfig, stage: StageConfig) -> None:
 def _origins(config: PathConfig, stage: StageConfig) -> set[str]:
     """The locations of the initial models from which a stage may descend.
 
-    There can be several, since it is not known before the run which stage will be the last promoted one.
+    There can be several, since it is not known before the run which stage will be the last accepted one.
     """
     earlier = config.stages[: config.stages.index(stage)]
     named = next((other for other in earlier if other.name == stage.start), None)

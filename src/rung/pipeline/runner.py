@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rung.algorithm import Algorithm
+from rung.artifacts.changes import date_of, record_changes, refuse_changes
 from rung.artifacts.data_card import read_data_card
-from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, REPORT, date_of, refuse_changes, run_folder
+from rung.artifacts.folder import CONFIG, DONE, EVALUATIONS, FINISHED, LINEAGE, REPORT, run_folder
 from rung.artifacts.lineage import DataRecord, Lineage, StageRecord, hash_weights
 from rung.artifacts.locate import locate
 from rung.config import PathConfig, StageConfig
@@ -75,7 +76,7 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
         ranks.gather(None)  # rank 0 must not create the folder before every rank has chosen it
         day = date_of(config, folder)
         config = config.model_copy(update={"name": folder.name, "date": day}).at(config.base)
-        refuse_changes(config, folder)
+        changes = refuse_changes(config, folder)
         if (folder / FINISHED).exists():
             _print(ranks, f"{folder} is finished: see {folder / REPORT}; `--new` starts a new run beside it")
             return Run(folder, Lineage.load(folder / LINEAGE), finished=True)
@@ -85,6 +86,7 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
             for stage in config.stages:
                 check_4bit(stage, sharded=ranks.sharded)
             if ranks.rank == 0:
+                _print(ranks, *(record_changes(changes, config, folder) if changes else ()))
                 write_text(folder / CONFIG, as_yaml(config.dump()))
             return _PathRun(checked, folder, ranks).run(stop)
 
@@ -117,7 +119,7 @@ class _PathRun:
                 return Run(self.folder, self.lineage, finished=False)
             gate = self.config.gate_of(stage)
             record = self._record(stage.name)
-            if gate is not None and gate.on_gate == "stop" and record.outcome not in ("promoted", "trained"):
+            if gate is not None and gate.on_gate == "stop" and record.decision and not record.accepted:
                 break
         if not self.ranks.agree(not stop.requested):
             _print(self.ranks, "stopped before the test set was read; the same command resumes the run")
@@ -171,7 +173,8 @@ class _PathRun:
         record = StageRecord(
             stage=stage.name,
             start=start,
-            outcome=decision.outcome if decision else "promoted" if makes_policy else "trained",
+            outcome=decision.outcome if decision else "trained" if self._trains(stage) else "baseline",
+            makes_policy=makes_policy,
             weights=hash_weights(folder / "model") if self._trains(stage) else None,
             reads={"validation": len(measured)} if measured else {},
             decision=decision,
@@ -182,10 +185,10 @@ class _PathRun:
         _print(self.ranks, f"{stage.name}: {record.outcome}", *(decision.reasons if decision else ()))
 
     def _baseline(self, num_shots: int) -> Evaluation:
-        """The validation results of the last promoted policy, or of the initial model if no stage was promoted yet."""
-        promoted = self.lineage.last_promoted()
-        location = self._model(promoted.stage) if promoted else self._located(self.config.model)
-        file = self._file(promoted.stage if promoted else START, "validation", num_shots)
+        """The validation results of the last accepted policy, or of the initial model if there is none yet."""
+        accepted = self.lineage.last_accepted()
+        location = self._model(accepted.stage) if accepted else self._located(self.config.model)
+        file = self._file(accepted.stage if accepted else START, "validation", num_shots)
         return self.evaluations.evaluate(location, "validation", num_shots, file)
 
     def _finish(self) -> None:
@@ -195,7 +198,7 @@ class _PathRun:
         entries: dict[EvaluationSet, list[Entry]] = {"validation": [], "test": []}
         for record in self.lineage.stages:
             stage = next(stage for stage in self.config.stages if stage.name == record.stage)
-            if record.outcome == "trained":
+            if not record.makes_policy:
                 continue
             for evaluation_set, several in entries.items():
                 measured = self._evaluate(stage, self._model(stage.name), evaluation_set)
@@ -223,13 +226,13 @@ class _PathRun:
         """
         stage = next((stage for stage in self.config.stages if stage.name == owner), None)
         first = self.config.shots_of(stage)[0] if stage else self.config.evaluate.shots[0]
-        word = "evaluation" if evaluation_set == "validation" else evaluation_set
+        word = EVALUATIONS if evaluation_set == "validation" else evaluation_set
         return self.folder / owner / (f"{word}.json" if num_shots == first else f"{word}-{num_shots}-shot.json")
 
     def _start(self, stage: StageConfig) -> str:
         """The model that a stage starts from, in the form that `StageRecord.start` has."""
-        promoted = self.lineage.last_promoted()
-        return stage.start or (promoted.stage if promoted else self.config.model)
+        accepted = self.lineage.last_accepted()
+        return stage.start or (accepted.stage if accepted else self.config.model)
 
     def _critic(self, stage: StageConfig, start: str) -> str | None:
         """The location of the model that initialises a stage's critic; None if the critic is a head on the policy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from rung.algorithm import Algorithm
 from rung.artifacts.data_card import refuse_other_rows, write_data_card
+from rung.artifacts.folder import CHECKPOINTS
 from rung.batch import Batch
 from rung.config import StageConfig
 from rung.distributed.ranks import Ranks
+from rung.errors import EmptyStepsError, GenerationLimitError, RewardError
 from rung.forward.policy import Policy
 from rung.metrics import values
 from rung.models.load import save_model
@@ -32,8 +34,9 @@ from rung.training.early_stopping import BestWeights, validation_loss
 from rung.training.loop import Step
 from rung.training.run_state import RunState, flatten, unflatten
 from rung.training.stage import Stage
-from rung.training.trackers import JsonLines, Tracker, make_trackers
-from rung.utils.console import progress, show_completions
+from rung.training.symptoms import EMPTY_STEPS, read_symptoms
+from rung.training.trackers import METRICS, JsonLines, Tracker, make_trackers
+from rung.utils.console import note, progress, show_completions
 from rung.utils.signals import StopFlag
 
 REFERENCE_ROWS = 512  # training rows scored to normalise a reward model if there are no held-out rows
@@ -102,6 +105,7 @@ def run_steps(
     """Trains the remaining steps; returns False if `stop` was requested before the last of them."""
     every = config.eval_steps or max(1, math.ceil(stage.steps_per_epoch))
     table: Sequence[Mapping[str, Any]] = []
+    symptoms = read_symptoms(logged.folder / METRICS, stage.total_steps)  # those of before a stop are not told again
     shown = (
         progress(stage.total_steps, stage.name, start=stage.step)
         if stage.ranks.rank == 0
@@ -109,7 +113,7 @@ def run_steps(
     )
     with shown as show:
         begun = time.perf_counter()
-        for step in stage:
+        for step in _or_save(stage, best, folder, logged):
             metrics, rows = stage.source.pop_report()
             seen = step_metrics(stage, step) | values(metrics)
             if best is not None and (stage.step % every == 0 or stage.step == stage.total_steps):
@@ -122,6 +126,8 @@ def run_steps(
             for tracker in trackers:
                 tracker.log(stage.step, seen, timing, logged_rows)
             show(stage.step, seen | timing)
+            if stage.ranks.rank == 0:
+                note(*(f"{stage.name}, {symptom}" for symptom in symptoms.observe(stage.step, seen)))
             if best is not None and best.exhausted:
                 break
             if stage.ranks.agree(not stop.requested) is False:
@@ -138,6 +144,19 @@ def rows_to_log(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The completions of a rollout that are logged: the first ones, and then those on which a reward failed."""
     failed = [row for row in rows[SHOWN_ROWS:] if any(FAILURES & told.keys() for told in row["details"].values())]
     return [*rows[:SHOWN_ROWS], *failed[:SHOWN_ROWS]]
+
+
+def _or_save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> Iterator[Step]:
+    """The steps of a stage; if one cannot be taken for a reason that the user can mend, saves the state before it.
+
+    Only with one rank, since the others may not have met the error, and saving takes all of them.
+    """
+    try:
+        yield from stage
+    except (RewardError, GenerationLimitError, EmptyStepsError):
+        if stage.ranks.world == 1 and stage.step > 0:
+            save(stage, best, folder, logged)
+        raise
 
 
 def _show_nothing(step: int, values: Mapping[str, float]) -> None:
@@ -200,7 +219,8 @@ def step_metrics(stage: Stage, step: Step) -> dict[str, float]:
         "num_tokens": float(stage.num_tokens),
     }
     terms = {f"loss/{name}": term for name, term in step.terms.items()} if len(step.terms) > 1 else {}
-    skipped = {} if step.stepped else {"skipped_step": 1.0}
+    left_out = EMPTY_STEPS if step.empty else "skipped_step"
+    skipped = {} if step.stepped else {left_out: 1.0}
     return seen | terms | skipped | values(step.metrics)
 
 
@@ -211,7 +231,7 @@ def save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines
     """
     state = {"stage": stage.state(), "best": best.state_dict() if best else None, "logs": logged.offset()}
     if stage.ranks.rank == 0:
-        checkpoint.save(folder / "checkpoints", stage.step, RunState(*flatten(state)))
+        checkpoint.save(folder / CHECKPOINTS, stage.step, RunState(*flatten(state)))
 
 
 def resume(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
@@ -219,7 +239,7 @@ def resume(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLin
 
     Raises DataError if the checkpoint is of a stage that began with other rows.
     """
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     found = checkpoint.load_newest(checkpoints) if stage.ranks.rank == 0 else None  # renames and removes files
     step = stage.ranks.gather(found[0] if found else None)[0]
     saved = found[1] if found else checkpoint.load(checkpoint.checkpoint_path(checkpoints, step)) if step else None

@@ -44,7 +44,7 @@ def paint(figure: Figure, report: Report, names: Sequence[str], num_rows: int) -
         wspace=GAP / ((WIDTH - LABELS) / columns - GAP),
         hspace=(TOP + GAP) / (ROW * len(report.final)),
     )
-    figure.text(0, 1 - (TOP - 6) / figure.bbox.height, "filled: promoted")
+    figure.text(0, 1 - (TOP - 6) / figure.bbox.height, "hollow: not promoted")
     for axes, name in zip(grid.flat, names, strict=False):
         axes.set_title(name, loc="left", color=LIGHT["ink"], size=13, weight=600)
         _paint_metric(axes, report, name)
@@ -56,10 +56,10 @@ def paint(figure: Figure, report: Report, names: Sequence[str], num_rows: int) -
 
 
 def _paint_metric(axes: Axes, report: Report, name: str) -> None:
-    """Draws a dot with its interval for each entry; the dot is filled if the stage was promoted, and has a tooltip."""
+    """Draws a dot with its interval for each entry; the dot is filled if the stage was accepted, and has a tooltip."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    promoted = {record.stage for record in report.lineage.stages if record.outcome == "promoted"}
+    accepted = {record.stage for record in report.lineage.stages if record.accepted}
     share = is_share(name, report.final)
     axes.update_datalim([(0, 0), (share, 0)])
     for i, entry in enumerate(report.final):
@@ -68,7 +68,7 @@ def _paint_metric(axes: Axes, report: Report, name: str) -> None:
             continue
         interval = np.array([estimate.low, estimate.value, estimate.high], float)
         (dot,) = axes.plot(interval.clip(0, 1) if share else interval, [i] * 3, "C0o-", markevery=[1], clip_on=False)
-        dot.set(markersize=8, markeredgewidth=2, markerfacecolor="C0" if entry.stage in promoted else LIGHT["paper"])
+        dot.set(markersize=8, markeredgewidth=2, markerfacecolor="C0" if entry.stage in accepted else LIGHT["paper"])
         dot.set_gid(f"{TOLD}{name} " + (f"{100 * estimate.value:.1f} %" if share else number(estimate.value)))
     axes.margins(x=0)
     axes.set_ylim(len(report.final) - 0.5, -0.5 - 6 / ROW)

@@ -23,7 +23,7 @@ _GAINS = ("stage", "against", "metric", "gain", "p", "p (Holm)", "better / worse
 
 def sections(report: Report) -> list[Section]:
     """The sections of a report, the most important first; sections without content are left out."""
-    made = [_outcome(report)]
+    made = [_outcome(report), _warnings(report)]
     if report.final:
         made += [_scores(report), _gains(report), _lengths(report)]
     made += [_gates(report), _data(report)]
@@ -53,29 +53,32 @@ def is_share(name: str, entries: Sequence[Entry]) -> bool:
 
 
 def predecessors(report: Report, entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
-    """The earlier entries with which an entry is compared: those of promoted stages with the same evaluation setup.
+    """The earlier entries with which an entry is compared: those of accepted stages with the same evaluation setup.
 
     This is only the last one before the entry or, for the final policy, all of them, the last one first.
     """
-    promoted = {record.stage for record in report.lineage.stages if record.outcome == "promoted"}
+    accepted = {record.stage for record in report.lineage.stages if record.accepted}
     earlier = entries[: next(i for i, other in enumerate(entries) if other is entry)]
     alike = [
         other
         for other in reversed(earlier)
-        if other.stage != entry.stage and other.stage in promoted and other.evaluation.hash == entry.evaluation.hash
+        if other.stage != entry.stage and other.stage in accepted and other.evaluation.hash == entry.evaluation.hash
     ]
-    last = report.lineage.last_promoted()
+    last = report.lineage.last_accepted()
     return alike if last and last.stage == entry.stage else alike[:1]
 
 
 def _outcome(report: Report) -> Section:
-    last = report.lineage.last_promoted()
+    last = report.lineage.last_accepted()
     final = f"The final policy is that of stage `{last.stage}`." if last else "No stage was promoted."
-    rows = tuple(
-        (record.stage, record.start, record.outcome if record.decision else f"{record.outcome}, no gate")
-        for record in report.lineage.stages
-    )
-    return Section("Outcome", (final,), Table(("stage", "started from", "outcome"), rows, num_texts=3))
+    rows = tuple((record.stage, record.start, record.outcome) for record in report.lineage.stages)
+    changes = (f"{change.words}." for change in report.lineage.changes)
+    return Section("Outcome", (final, *changes), Table(("stage", "started from", "outcome"), rows, num_texts=3))
+
+
+def _warnings(report: Report) -> Section:
+    told = (f"`{stage}`, {words}." for stage, several in report.symptoms.items() for words in several)
+    return Section("Warnings", tuple(told))
 
 
 def _scores(report: Report) -> Section:
@@ -221,7 +224,7 @@ def _examples(report: Report) -> Iterator[Section]:
 
 
 def _gate_pair(report: Report, record: StageRecord) -> tuple[Entry | None, Entry | None]:
-    """The validation entries of a stage and of the promoted stage before it, with the same evaluation setup."""
+    """The validation entries of a stage and of the accepted stage before it, with the same evaluation setup."""
     for entry in report.validation:
         if entry.stage == record.stage and (earlier := predecessors(report, entry, report.validation)):
             return entry, earlier[0]

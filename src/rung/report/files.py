@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rung.report.page import page
 from rung.report.plot import figures
 from rung.report.records import Report, Section, Table
 from rung.report.svg import alone
+from rung.training.symptoms import read_symptoms
 from rung.training.trackers import METRICS
 from rung.utils.files import write_text
 
@@ -29,11 +30,13 @@ _COLUMNS = 3  # panels side by side in the picture of a stage
 def write(folder: Path, report: Report) -> list[Section]:
     """Writes all files of the report, each atomically and `report.html` last; returns the sections of the report.
 
-    The training curves are read from the metrics.jsonl of each stage, and the data cards from its data.json.
+    The training curves and the warnings are read from the metrics.jsonl of each stage, the data cards from data.json.
     """
-    cards = {record.stage: read_data_card(folder / record.stage) for record in report.lineage.stages}
+    stages = [record.stage for record in report.lineage.stages]
+    symptoms = {stage: read_symptoms(folder / stage / METRICS).summary() for stage in stages}
+    cards = {stage: read_data_card(folder / stage) for stage in stages}
     data = {stage: card for stage, card in cards.items() if card is not None}
-    report = replace(report, curves=_curves(folder, report), data=data)
+    report = replace(report, curves=_curves(folder, stages), symptoms=symptoms, data=data)
     made = sections(report)
     drawn = {section.title: figures(section.panels, section.title) for section in made if section.panels}
     for section in made:
@@ -58,8 +61,7 @@ def read(folder: Path) -> list[Section]:
         raise CheckpointError(f"{file} is not there, or damaged", f"read {folder / REPORT} instead") from None
 
 
-def _curves(folder: Path, report: Report) -> dict[str, Curves]:
-    stages = [record.stage for record in report.lineage.stages]
+def _curves(folder: Path, stages: Sequence[str]) -> dict[str, Curves]:
     chosen = {stage: choose(read_metrics(folder / stage / METRICS)) for stage in stages}
     return {stage: curves for stage, curves in chosen.items() if curves.panels}
 

@@ -31,9 +31,9 @@ class Report:
     """The results of a finished run, from which its report is made.
 
     `test` and `validation` have the evaluations in the order of the stages, `metrics` are the names of the metrics in
-    the order of the columns; `curves` are the training curves and `data` the data cards by stage. Tables show the test
-    set (validation if there is none); examples and gates come from validation, since the test set is no longer unseen
-    by someone who has looked at its items.
+    the order of the columns; `curves` are the training curves, `data` the data cards, and `symptoms` the signs that it
+    learnt nothing, each by stage. Tables show the test set (validation if there is none); examples and gates come from
+    validation, since the test set is no longer unseen by someone who has looked at its items.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Report:
     validation: Sequence[Entry] = ()
     curves: Mapping[str, Curves] = field(default_factory=dict)
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    symptoms: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def final(self) -> Sequence[Entry]:

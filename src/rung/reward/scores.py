@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -85,8 +86,9 @@ def _verdict_metrics(label: str, outcomes: Sequence[Outcome]) -> dict[str, Metri
 
 
 def _std(values: Sequence[float]) -> float:
-    if min(values) == max(values):
-        return 0.0  # exactly 0: rounding may make the mean of equal floats differ from them
+    stored = array("f", values)  # as in a `Batch`, so that a group counts as constant exactly if no advantage varies
+    if min(stored) == max(stored):
+        return 0.0
     mean = sum(values) / len(values)
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 

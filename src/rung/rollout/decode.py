@@ -21,7 +21,7 @@ Step = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]  # ids (n, s), mask, po
 
 NOT_FINITE = (
     "the policy gave non-finite log-probs during sampling",
-    "go back to an earlier checkpoint, or lower `learning_rate`",
+    "start afresh with `rung run --new` and a lower `learning_rate`",
 )
 _KEYED_TOKENS = 128  # random numbers are computed for this many tokens at a time
 _MIN_UNFINISHED = 0.8  # finished rows are removed when the fraction of unfinished rows falls below this

@@ -20,6 +20,7 @@ from rung.reward.sample import answered_sample, text_of
 from rung.reward.scores import Scores
 from rung.rollout.philox import Key
 from rung.rollout.samplers import Sampler
+from rung.rollout.unscored import unscored_rows
 from rung.sampling import Sampling
 
 GOLD = ("ground_truth", "answer", "solution")  # columns that are logged even if no reward names them
@@ -29,11 +30,15 @@ LOGGED_ONLY = ("row_id", "columns", "details")  # keys of `Generated.table` that
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A generation batch with rewards, metrics of lengths and rewards, and its rows in readable form (`table`)."""
+    """A generation batch with rewards, metrics of lengths and rewards, and its rows in readable form (`table`).
+
+    `unscored` says why rows have no reward, one text a prompt.
+    """
 
     batch: Batch
     table: list[dict[str, Any]]
     metrics: Mapping[str, Metric]
+    unscored: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,9 @@ class Generator:
             }
             for i, (sample, total) in enumerate(zip(samples, scores.totals, strict=True))
         ]
-        return Generated(batch, table, merge([scores.metrics(), length_metrics(flat)]))
+        credited = {reward.label for reward in self.rewards.rewards if reward.credited}
+        metrics = merge([scores.metrics(), length_metrics(flat)])
+        return Generated(batch, table, metrics, unscored_rows(samples, scores, credited))
 
 
 def group_equal_prompts(prompts: Sequence[tuple[int, ...]]) -> list[int]:

@@ -15,11 +15,13 @@ from rung.batch import Batch, concat, from_tree, to_tree
 from rung.data.batches import order
 from rung.data.records import Encoded
 from rung.distributed.ranks import Ranks
-from rung.errors import ConfigError, SamplingError
+from rung.errors import ConfigError, GenerationLimitError, UserError
 from rung.forward.policy import Policy
 from rung.metrics import Metric, Sum, decode, encode, merge
 from rung.rollout.generate import Generated, Generator
+from rung.rollout.unscored import truncated_rows
 
+KEPT_REASONS = 8  # for the message of an error
 MIN_KEEP_RATE = 0.25  # lowest assumed share of kept groups: a generation batch has at most 4 times the missing groups
 
 
@@ -30,7 +32,7 @@ class RolloutSource:
     the groups to keep and computes advantages, and the result is trained on `epochs` times, in `minibatches` steps
     each time. The order of prompts depends only on the seed and the epoch; a prompt's visit is its position in this
     order, counted from the start of training. Groups that the algorithm rejects are replaced by groups of further
-    prompts; if there are then too many, those with the latest visits are discarded. Raises SamplingError if the
+    prompts; if there are then too many, those with the latest visits are discarded. Raises GenerationLimitError if the
     algorithm's limit of generation batches is reached, and ConfigError if a rank would have no prompt.
     """
 
@@ -61,13 +63,19 @@ class RolloutSource:
         self.rollout: Batch | None = None
         self.place = torch.zeros(0, dtype=torch.long)  # (N,) the index of each row's group among those of all ranks
         self.state: State = algorithm.initial_state()
+        self._unscored: list[str] = []
         self._metrics: dict[str, Metric] = {}
         self._table: list[dict[str, Any]] = []
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
             if self.rollout is None or self.update == self.epochs * self.minibatches:
-                self.rollout, self.place = self._new_rollout()
+                before = self.state_dict()
+                try:
+                    self.rollout, self.place = self._new_rollout()
+                except UserError:
+                    self.load_state_dict(before)  # so that the caller can save the state, and the run can go on from it
+                    raise
                 self.rollouts += 1
                 self.update = 0
             epoch, minibatch = divmod(self.update, self.minibatches)
@@ -81,6 +89,11 @@ class RolloutSource:
         table, self._metrics, self._table = self._table, {}, []
         return metrics, table
 
+    def unscored(self) -> list[str]:
+        """Why rows of this rank had no reward or were truncated last, the newest first."""
+        cut = [] if self.rollout is None else truncated_rows(self.rollout)
+        return [*cut, *self._unscored]
+
     def state_dict(self) -> dict[str, Any]:
         """The state from which training can be resumed, including the current rollout."""
         return {
@@ -91,6 +104,7 @@ class RolloutSource:
             "place": self.place,
             "state": dict(self.state),
             "rewards": self.generator.rewards.state_dict(),
+            "unscored": self._unscored,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -99,6 +113,7 @@ class RolloutSource:
         self.rollout = None if state["rollout"] is None else from_tree(state["rollout"])
         self.place, self.state = state["place"], state["state"]
         self.generator.rewards.load_state_dict(state["rewards"])
+        self._unscored = list(state.get("unscored", ()))  # absent in checkpoints of earlier versions
 
     def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
         """This rank's state if a run is resumed with another number of ranks; `states` are those of all earlier ranks.
@@ -151,11 +166,7 @@ class RolloutSource:
         limit = self.algorithm.generation_limit()
         while len(chosen) < self.batch_size:
             if limit and generations == limit:
-                found = f"{len(chosen)} of {self.batch_size} groups"
-                raise SamplingError(
-                    f"only {found} were kept in {generations} generation batches with {sampled} prompts",
-                    "use prompts that the policy solves sometimes but not always, or allow more generation batches",
-                )
+                raise self._too_few_groups(len(chosen), generations, sampled)
             rate = len(chosen) / sampled if sampled else 1.0
             wanted = math.ceil((self.batch_size - len(chosen)) / max(rate, MIN_KEEP_RATE))
             wanted = max(wanted, self.ranks.world)  # at least one prompt per rank
@@ -176,6 +187,16 @@ class RolloutSource:
         local = concat(kept)
         return local.select(torch.isin(local.extras["visit"], torch.tensor(chosen))), chosen
 
+    def _too_few_groups(self, kept: int, generations: int, sampled: int) -> GenerationLimitError:
+        """The error for reaching the algorithm's limit of generation batches; a collective over all ranks."""
+        found = f"only {kept} of {self.batch_size} groups were kept"
+        reasons = [reason for share in self.ranks.gather(self._unscored) for reason in share][:3]
+        what = f"{found} in {generations} generation batches with {sampled} prompts"
+        bounds = " or ".join(f"`{name}`" for name in sorted(self.algorithm.bounds))
+        more = f"raise {bounds} to go on" if bounds else "allow more generation batches"
+        remedy = f"use prompts that the policy solves sometimes but not always, or {more}"
+        return GenerationLimitError("; ".join([what, *reasons]), remedy)
+
     def _generate(self, visits: range) -> Generated:
         mine = self.ranks.share(visits)
         orders = {epoch: order(self.seed, epoch, len(self.prompts)) for epoch in {v // len(self.prompts) for v in mine}}
@@ -183,6 +204,7 @@ class RolloutSource:
         generated = self.policy.with_weights(lambda: self._sample(prompts, list(mine)))
         self._add_metrics(generated.metrics)
         self._table += generated.table
+        self._unscored = list(dict.fromkeys([*generated.unscored, *self._unscored]))[:KEPT_REASONS]
         return generated
 
     def _sample(self, prompts: Sequence[Encoded], visits: Sequence[int]) -> Generated:

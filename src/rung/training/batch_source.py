@@ -26,6 +26,10 @@ class BatchSource(Protocol):
         """The metrics (over all ranks) and the completions to be logged, both since the last call."""
         ...
 
+    def unscored(self) -> list[str]:
+        """Why rows of this rank were left out of training last, one short text a row."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """The state, as a nested dict of tensors and JSON values."""
         ...
@@ -54,6 +58,10 @@ class DatasetSource:
     def pop_report(self) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
         """Returns nothing to report, since a data set has no metrics or completions of its own."""
         return {}, []
+
+    def unscored(self) -> list[str]:
+        """Nothing, since every row of a data set is trained."""
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the data set."""

@@ -97,6 +97,11 @@ def load_newest(folder: Path) -> tuple[int, RunState] | None:
     return None
 
 
+def newest_step(folder: Path) -> int:
+    """The step of the newest checkpoint in the folder of all checkpoints, valid or not; 0 if there is none."""
+    return max(map(_step_of, _checkpoints(folder)), default=0) if folder.is_dir() else 0
+
+
 def fault(checkpoint: Path) -> str | None:
     """Why a checkpoint is invalid, in a few words; None if it is complete and undamaged."""
     try:

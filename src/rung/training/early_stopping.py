@@ -13,6 +13,7 @@ from rung.algorithm import Algorithm
 from rung.batch import Batch, count_denominators
 from rung.distributed.fsdp import full_tensor, shard_like
 from rung.distributed.ranks import Ranks
+from rung.errors import DataError
 from rung.forward.policy import Policy
 from rung.training.loop import step_denominators
 
@@ -23,7 +24,8 @@ def validation_loss(policy: Policy, algorithm: Algorithm, batches: Sequence[Batc
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     for batch in batches:
-        step_denominators(algorithm, batch, Ranks())  # raises for a batch without trained tokens
+        if empty := step_denominators(algorithm, batch, Ranks())[1]:
+            raise DataError(f"a held-out batch has nothing to train: {empty}", "remove them, and start with `--new`")
         batch = algorithm.prepare(batch, policy)
         for name, amount in count_denominators(algorithm.terms(), batch).items():
             counts[name] = counts.get(name, torch.tensor(0.0)) + amount

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -14,22 +15,29 @@ from rung.algorithm import Algorithm
 from rung.batch import Batch, Denominators, count_denominators
 from rung.distributed.fsdp import full_tensor
 from rung.distributed.ranks import Ranks
-from rung.errors import DataError
 from rung.forward.policy import Policy
 from rung.metrics import Metric, Sum, decode, encode, merge
+
+_TRAINED_ROWS = ""  # beside the names of terms
+_NAMED = 3  # rows that a message names
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The result of one optimizer step, over all ranks."""
+    """The result of one optimizer step, over all ranks.
+
+    `empty` is empty text for a step that was trained; otherwise it says why there was nothing to train. Such a step
+    has a loss of 0 and leaves the weights and the state of the optimizer as they were.
+    """
 
     loss: float
     terms: dict[str, float]
     grad_norm: float
     learning_rate: float
-    stepped: bool  # False if the gradient was not finite and the weights were not updated
+    stepped: bool  # False if the weights were not updated: the gradient was not finite, or the step was empty
     num_tokens: int  # attended completion tokens
     metrics: dict[str, Metric]  # with their denominators, so that those of several steps can be merged
+    empty: str = ""
 
 
 def steps(
@@ -44,11 +52,17 @@ def steps(
 ) -> Iterator[Step]:
     """Takes one optimizer step on each of the batches from a `BatchSource`, and yields the results.
 
-    Raises DataError for a step in which there is nothing to train, that is, in which a denominator is 0.
+    A batch in which no rank has anything to train gives an empty step: the schedule advances, and nothing else changes.
     """
     parameters = policy.parameters
     for batch in batches:
-        denominators = step_denominators(algorithm, batch, ranks)
+        denominators, empty = step_denominators(algorithm, batch, ranks)
+        learning_rate = optimizer.param_groups[0]["lr"]
+        if empty:
+            _advance(schedule)
+            tokens = int(ranks.sum({"tokens": batch.lengths.sum()})["tokens"])
+            yield Step(0.0, dict.fromkeys(denominators, 0.0), 0.0, learning_rate, False, tokens, {}, empty)
+            continue
         optimizer.zero_grad(set_to_none=True)
         terms: dict[str, float] = dict.fromkeys(denominators, 0.0)
         measured: dict[str, Metric] = {"num_tokens": Sum(float(batch.lengths.sum()))}
@@ -59,10 +73,9 @@ def steps(
             measured = merge([measured, loss.metrics])
         ranks.sum_gradients(parameters)
         norm = full_tensor(clip_grad_norm_(parameters, max_grad_norm))
-        learning_rate = optimizer.param_groups[0]["lr"]
         if stepped := ranks.agree(bool(torch.isfinite(norm))):
             optimizer.step()
-        schedule.step()
+        _advance(schedule)
         sums = ranks.sum({name: torch.tensor(total) for name, total in terms.items()})
         means = {name: float(total / denominators[name]) for name, total in sums.items()}
         metrics = merge(decode(metrics) for metrics in ranks.gather(encode(measured)))
@@ -70,20 +83,28 @@ def steps(
         yield Step(sum(means.values()), means, float(norm), learning_rate, stepped, tokens, metrics)
 
 
-def step_denominators(algorithm: Algorithm, batch: Batch, ranks: Ranks) -> Denominators:
+def step_denominators(algorithm: Algorithm, batch: Batch, ranks: Ranks) -> tuple[Denominators, str]:
     """The denominators of the loss terms for a whole step: summed over all ranks, except constants.
 
-    Raises DataError, naming the first rows of the step, if a denominator is 0.
+    The second result is empty text or, if the step has nothing to train, says so and names its first rows: a
+    denominator is 0, or no row has a trained token. All ranks return the same text.
     """
     terms = algorithm.terms()
     counted = count_denominators(terms, batch)
-    summed = ranks.sum(counted)
+    rows = batch.loss_mask.any(1).sum() if algorithm.reads_logps else torch.tensor(batch.num_rows)
+    *totals, trained = ranks.sum({**counted, _TRAINED_ROWS: rows}).values()
+    summed = dict(zip(counted, totals, strict=True))
     denominators = {name: counted[name] if isinstance(terms[name], int | float) else summed[name] for name in terms}
-    for name, total in denominators.items():
-        if not total > 0:
-            rows = ", ".join(batch.row_ids[:3])
-            raise DataError(
-                f"there is nothing to train in this step: the denominator of `{name}` is 0 (first rows: {rows})",
-                "check the rows of this step: each is masked, truncated or without a reward",
-            )
-    return denominators
+    zero = next((name for name, total in denominators.items() if not total > 0), None)
+    if zero is None and trained > 0:
+        return denominators, ""
+    first = [row for share in ranks.gather(list(batch.row_ids[:_NAMED])) for row in share][:_NAMED]
+    what = "no row has a trained token" if zero is None else f"the denominator of `{zero}` is 0"
+    return denominators, f"{what} (first rows: {', '.join(first)})" if first else what
+
+
+def _advance(schedule: LRScheduler) -> None:
+    with warnings.catch_warnings():
+        # torch takes a first step that leaves the optimizer out for a wrong order of the two calls
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        schedule.step()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
 
 from rung.distributed.fsdp import shard_like
@@ -84,6 +84,16 @@ def make_schedule(name: str, optimizer: Optimizer, *, warmup_steps: int, total_s
         raise ConfigError(
             f"`lr_scheduler_type: {name}`: {error}", "raise `learning_rate`, or take another schedule"
         ) from None
+
+
+def restore_rates(optimizer: Optimizer, schedule: LRScheduler) -> None:
+    """Sets the learning rates to those of the schedule at its current step, after its state was restored.
+
+    They are the rates that were saved, unless the number of steps of the schedule has changed since.
+    """
+    assert isinstance(schedule, LambdaLR), "`make_schedule` makes no other schedules"
+    for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * factor(schedule.last_epoch)
 
 
 def check_schedule(name: str, learning_rate: float) -> None:

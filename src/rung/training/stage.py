@@ -17,15 +17,16 @@ from rung.batch import Batch
 from rung.data.report import DataReport
 from rung.distributed.fsdp import full_tensor, shard_like
 from rung.distributed.ranks import Ranks
-from rung.errors import UserError
+from rung.errors import EmptyStepsError, UserError
 from rung.forward.policy import Policy
 from rung.training import rng_state as rng
 from rung.training.batch_source import BatchSource
 from rung.training.loop import Step, steps
-from rung.training.optimizers import load_state_by_name, state_by_name
+from rung.training.optimizers import load_state_by_name, restore_rates, state_by_name
 from rung.training.run_state import flatten, unflatten
 
 MAX_BAD_STEPS = 3  # consecutive steps without a finite gradient
+NAMED_REASONS = 3  # rows whose reason an error gives
 
 
 @dataclass
@@ -48,14 +49,17 @@ class Stage:
     steps_per_epoch: float
     report: DataReport
     held_out: list[Batch]
+    max_empty_steps: int = 20
     step: int = 0
     num_tokens: int = 0
     bad_steps: int = 0
+    empty_steps: int = 0
 
     def __iter__(self) -> Iterator[Step]:
         """Trains the remaining steps and yields the result of each.
 
-        Raises UserError after three consecutive steps without a finite gradient.
+        Raises UserError after three consecutive steps without a finite gradient, and EmptyStepsError after
+        `max_empty_steps` consecutive steps without anything to train.
         """
         trained = steps(
             self.policy,
@@ -71,13 +75,25 @@ class Stage:
             self.step += 1
             self.num_tokens += step.num_tokens
             self.policy.update_reference(self.step)
-            self.bad_steps = 0 if step.stepped else self.bad_steps + 1
+            self.empty_steps = self.empty_steps + 1 if step.empty else 0
+            if not step.empty:
+                self.bad_steps = 0 if step.stepped else self.bad_steps + 1
             yield step
+            if self.empty_steps >= self.max_empty_steps:
+                raise self._nothing_to_train(step.empty)
             if self.bad_steps >= MAX_BAD_STEPS:
                 what = f"stage `{self.name}`, step {self.step}: no finite gradient in {MAX_BAD_STEPS} consecutive steps"
-                raise UserError(
-                    what, "lower `learning_rate` or `max_grad_norm`; these steps did not change the weights"
-                )
+                remedy = "start afresh with `--new` and a lower `learning_rate` or `max_grad_norm`"
+                raise UserError(what, f"{remedy}; these steps did not change the weights")
+
+    def _nothing_to_train(self, last: str) -> EmptyStepsError:
+        """The error for too many empty steps in a row; a collective over all ranks."""
+        reasons = [reason for share in self.ranks.gather(self.source.unscored()) for reason in share][:NAMED_REASONS]
+        what = (
+            f"stage `{self.name}`, step {self.step}: nothing to train in {self.empty_steps} consecutive steps; {last}"
+        )
+        remedy = "mend these rows or the reward, or raise `max_empty_steps` to go on with other rows"
+        return EmptyStepsError("; ".join([what, *reasons]), f"{remedy}; a larger length limit needs `--new`")
 
     def state(self) -> dict[str, Any]:
         """The state from which training can be resumed, as a nested dict; called by all ranks, complete on rank 0."""
@@ -88,11 +104,11 @@ class Stage:
             "step": self.step,
             "num_tokens": self.num_tokens,
             "bad_steps": self.bad_steps,
+            "empty_steps": self.empty_steps,
             "weights": self._gathered(parameters),
             "reference": self._gathered(self.policy.moving_reference()),
             "optimizer": {n: self._gathered(own) for n, own in state_by_name(self.optimizer, parameters).items()},
             "schedule": self.schedule.state_dict(),
-            "learning_rates": [group["lr"] for group in self.optimizer.param_groups],
             "ranks": [unflatten(*source) for source in sources],
         }
 
@@ -100,14 +116,14 @@ class Stage:
     def load(self, state: Mapping[str, Any]) -> None:
         """Restores a state that `state` returned; the number of ranks may be another one than at that time."""
         self.step, self.num_tokens, self.bad_steps = state["step"], state["num_tokens"], state["bad_steps"]
+        self.empty_steps = state.get("empty_steps", 0)  # absent in checkpoints of earlier versions
         parameters = self.policy.named_parameters()
         for mine, saved in ((parameters, state["weights"]), (self.policy.moving_reference(), state["reference"])):
             for name, weight in saved.items():
                 mine[name].copy_(shard_like(mine[name], weight))
         load_state_by_name(self.optimizer, parameters, state["optimizer"])
         self.schedule.load_state_dict(dict(state["schedule"]))
-        for group, rate in zip(self.optimizer.param_groups, state["learning_rates"], strict=True):
-            group["lr"] = rate
+        restore_rates(self.optimizer, self.schedule)
         self.policy.reference_is_start = False
         sources = [saved["source"] for saved in state["ranks"]]
         same = len(sources) == self.ranks.world

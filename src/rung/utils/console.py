@@ -69,6 +69,14 @@ def _lines(total: int, description: str, start: int, every_s: float, console: Co
     return update
 
 
+def note(*lines: str) -> None:
+    """Prints lines above a progress bar that is shown, or as plain lines."""
+    import rich
+
+    for line in lines:
+        rich.get_console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _described(values: Mapping[str, float]) -> str:
     return "  ".join(form.format(values[name]) for name, form in _SHOWN.items() if name in values)
 

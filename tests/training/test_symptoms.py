@@ -1,0 +1,89 @@
+"""What the metrics of a stage show of a run that learns nothing: by hand, each kind once, and not of a healthy one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rung.training.symptoms import Symptoms, read_symptoms
+
+
+def rollout(zero: float = 0.5, clipped: float = 0.0, reward: float = 0.25, **more: float) -> dict[str, float]:
+    return {"frac_reward_zero_std": zero, "completions/clipped_ratio": clipped, "reward": reward, "loss": 0.0, **more}
+
+
+def told(*steps: dict[str, float], total: int = 100) -> dict[int, list[str]]:
+    """The step at which each symptom was told."""
+    symptoms = Symptoms(total)
+    found = {number: symptoms.observe(number, seen) for number, seen in enumerate(steps, 1)}
+    return {number: words for number, words in found.items() if words}
+
+
+def test_rewards_that_do_not_vary_in_five_rollouts_are_told_once() -> None:
+    found = told(rollout(), *[rollout(zero=1.0, reward=0.0)] * 9)
+    assert list(found) == [6]
+    (words,) = found[6]
+    assert words.startswith("steps 2 to 6: equal rewards for each prompt (0 on average) teach nothing; ")
+    assert "completions.jsonl" in words
+
+
+def test_one_rollout_that_varies_begins_the_count_again() -> None:
+    flat = [rollout(zero=1.0)] * 4
+    assert told(*flat, rollout(), *flat) == {}
+
+
+def test_a_rollout_of_several_updates_counts_once() -> None:
+    """Its metrics come with the first update; the others have none."""
+    found = told(*[rollout(zero=1.0), {"loss": 0.0}] * 5)
+    assert list(found) == [9]
+
+
+def test_with_one_completion_a_prompt_the_mean_reward_must_stay() -> None:
+    single = {"completions/clipped_ratio": 0.0, "reward": 0.5, "loss": 0.0}
+    assert list(told(*[single] * 8)) == [6]
+    moving = [{**single, "reward": 0.5 + 0.01 * i} for i in range(8)]
+    assert told(*moving) == {}
+
+
+def test_a_stage_shorter_than_that_is_told_at_its_end_if_it_always_showed() -> None:
+    assert list(told(*[rollout(zero=1.0)] * 3, total=3)) == [3]
+    assert told(rollout(), rollout(zero=1.0), rollout(zero=1.0), total=3) == {}
+    assert told(rollout(zero=1.0), total=1) == {}, "a single rollout says nothing"
+
+
+def test_truncated_completions_are_told() -> None:
+    (words,) = told(*[rollout(clipped=1.0)] * 5)[5]
+    assert words.startswith("steps 1 to 5: every completion is cut off at the length limit; ")
+    assert "`rollout.max_completion_length`" in words
+    assert told(*[rollout(clipped=0.99)] * 9) == {}
+
+
+def test_steps_with_nothing_to_train_are_told() -> None:
+    (words,) = told(*[{"loss": 0.0, "filter/empty_steps": 1.0}] * 5)[5]
+    assert words.startswith("steps 1 to 5: nothing to train; ")
+
+
+@pytest.mark.parametrize(("apart", "step"), [(0.0, 20), (0.69e-4, 20), (0.7e-3, 50)])
+def test_a_loss_that_stays_is_told(apart: float, step: int) -> None:
+    """Within 1e-4 of its mean for 20 steps; else if the second half of 50 steps is not 1 % below the first."""
+    losses = [{"loss": 0.69 + apart * (i % 2)} for i in range(60)]
+    found = told(*losses)
+    assert list(found) == [step]
+    assert "the loss stays at 0.69" in found[step][0] if step == 20 else "does not fall" in found[step][0]
+
+
+def test_a_loss_that_falls_is_not_told_nor_is_that_of_rollouts() -> None:
+    assert told(*[{"loss": 2.0 * 0.99**i} for i in range(100)]) == {}
+    assert told(*[{"loss": 1e-3 / (i + 1)} for i in range(100)]) == {}
+    assert told(*[rollout()] * 100) == {}
+
+
+def test_the_log_tells_the_same_with_the_number_of_rollouts(tmp_path: Path) -> None:
+    steps = [rollout(zero=1.0, clipped=1.0)] * 6 + [rollout()] * 2
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps({"step": i, **seen}) + "\n" for i, seen in enumerate(steps, 1)))
+    summary = read_symptoms(file).summary()
+    assert [words.endswith("(6 of 8 rollouts)") for words in summary] == [True, True]
+    resumed = read_symptoms(file, 100)
+    assert resumed.observe(9, rollout(zero=1.0)) == [], "what was told before a stop is not told again"
+    assert read_symptoms(tmp_path / "none.jsonl").summary() == []
