@@ -1,8 +1,9 @@
-"""The picture of a panel: where its texts, its plot and its legend stand, its limits and ticks, and what is smoothed."""
+"""The picture of a panel: where its texts, its plot and its legend stand, its limits and ticks, what is smoothed."""
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -102,7 +103,7 @@ def test_a_legend_has_as_many_columns_as_fit_and_the_plot_begins_below_it(
     assert len({text.x for text in entries}) == min(columns, len(names))
     rows = sorted({text.y for text in entries})
     assert len(rows) == -(-len(names) // columns)
-    assert all(after - before >= 11 for before, after in zip(rows, rows[1:], strict=False)), "lines do not overlap"
+    assert all(after - before >= 11 for before, after in pairwise(rows)), "lines do not overlap"
     assert 22 < rows[0] < rows[-1] + 1 < top, "between the title and the plot"
 
 
@@ -280,7 +281,9 @@ def test_the_band_is_smoothed_like_its_line_lies_inside_the_plot_and_has_its_col
     axes = painted(panel(line(*values), band=(low, high)))
     (band,) = axes.collections
     assert band.get_alpha() == 0.16
-    assert band.get_facecolor()[0][:3].tolist() == pytest.approx([0x1F / 255, 0x77 / 255, 0xB4 / 255], abs=0.01)
+    assert np.asarray(band.get_facecolor())[0, :3].tolist() == pytest.approx(
+        [0x1F / 255, 0x77 / 255, 0xB4 / 255], abs=0.01
+    )
     (path,) = band.get_paths()
     box = path.get_extents()
     expected = smoothed(values - 5, 3).min(), smoothed(values + 5, 3).max()

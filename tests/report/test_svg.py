@@ -89,9 +89,6 @@ def test_the_numbers_of_an_axis_have_the_unit_of_the_largest(value: float, large
 
 
 def test_a_picture_of_a_file_is_the_one_of_the_page() -> None:
-    one = '<svg viewBox="0 0 300 190" class="picture" aria-label="x"><g id="mine"/></svg>'
+    one = '<svg viewBox="0 0 300 190" class="picture"><g id="mine"/></svg>'
     (inner,) = re.findall(r"<svg x=.*", alone([one], 1, "run"))
-    assert (
-        inner
-        == '<svg x="16" y="16" width="300" height="190" viewBox="0 0 300 190" class="picture" aria-label="x"><g id="mine"/></svg>'
-    )
+    assert inner == f'<svg x="16" y="16" width="300" height="190" {one.removeprefix("<svg ")}'
