@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from rung.data.encode import SEPARATE, encode, encode_prompt
 from rung.data.load import load_examples
 from rung.data.report import DataReport
+from rung.data.tokens import continuation_tokens
 from rung.rewards.reward_model import _after_stop
 from rung.rollout.decode import StopCriteria
 
@@ -135,6 +136,16 @@ def test_a_completion_gets_no_space_that_its_text_does_not_have(family, prompt, 
     assert pieces(tokenizer, encoded.answers[0].ids) == said
     assert (SEPARATE in report.noticed) != joint
     assert encoded.answers[0].trained == (True,) * len(encoded.answers[0].ids)
+
+
+def test_a_space_that_is_a_plain_space_is_no_part_of_a_completion_either():
+    """A tokenizer that writes " a" for "a", and not as "\u2581a"."""
+    core = Tokenizer(models.WordLevel({"</s>": 0, " ": 1, "a": 2, "b": 3, "\n": 4}, unk_token="</s>"))
+    core.normalizer = normalizers.Prepend(" ")
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", pad_token="</s>")
+    assert tokenizer.tokenize("a") == [" ", "a"]
+    assert continuation_tokens("ab", tokenizer) == ([2, 3], [(0, 1), (1, 2)])
 
 
 @pytest.mark.parametrize("family", EXACT)
