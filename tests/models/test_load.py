@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import normalizers
 from torch import nn
-from transformers import AutoTokenizer, BloomConfig, LlamaConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BloomConfig, ByT5Tokenizer, LlamaConfig, PreTrainedTokenizerBase
 
 from rung.errors import ConfigError
 from rung.models.adapters import fingerprint
@@ -121,7 +123,7 @@ def test_only_weights_of_bitsandbytes_are_refused_as_quantised(
 def test_models_are_loaded_in_fp32_and_drawn_by_their_seed(folder: Path) -> None:
     edit(folder / "config.json", dtype="bfloat16")
     assert {weight.dtype for weight in load_model(folder)[0].parameters()} == {torch.float32}
-    first, second = (load_model("tiny:llama", seed=seed)[0] for seed in (0, 1))
+    first, second = (load_model(location="tiny:llama", seed=seed)[0] for seed in (0, 1))
     assert fingerprint(first) == fingerprint(build("llama")[0]) != fingerprint(second)
     assert first.name_or_path == "tiny:llama"
     assert (num_positions(first), num_positions(build("gpt2")[0])) == (512, 512)
@@ -156,8 +158,17 @@ def test_a_tokenizer_is_known_by_all_that_determines_its_ids() -> None:
     ended.eos_token = ended.bos_token
     larger = build("llama")[1]
     larger.add_tokens(["<new>"])
-    found = {start, *map(tokenizer_fingerprint, (other, ended, larger))}
-    assert len(found) == 4
+    lower = build("llama")[1]
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert lower.get_vocab() == build("llama")[1].get_vocab()
+    found = {start, *map(tokenizer_fingerprint, (other, ended, larger, lower))}
+    assert len(found) == 5
+
+
+def test_a_tokenizer_in_python_is_known_by_its_vocabulary() -> None:
+    few, more = ByT5Tokenizer(extra_ids=1), ByT5Tokenizer(extra_ids=2)
+    assert tokenizer_fingerprint(few) == tokenizer_fingerprint(ByT5Tokenizer(extra_ids=1))
+    assert tokenizer_fingerprint(few) != tokenizer_fingerprint(more)
 
 
 def test_a_completion_ends_at_eos_and_at_the_ends_of_the_generation_config() -> None:
@@ -178,6 +189,17 @@ def test_an_adapter_on_a_model_leaves_the_other_weights_frozen() -> None:
     assert adapted.base_fingerprint == fingerprint(build("llama")[0])
     every = {n for n, w in with_adapter(build("llama")[0], {"r": 2}).named_parameters() if w.requires_grad}
     assert len(every) == 2 * 2 * 7
+
+
+@pytest.mark.parametrize(("size", "stride"), [(5, 1), (127, 1), (128, 2), (189, 2), (192, 3), (6400, 100)])
+def test_a_fingerprint_that_was_written_once_is_found_again(size: int, stride: int) -> None:
+    """Adapters on disk are compared with it: of each weight every n-th value, n so that about 64 are taken."""
+    layer = nn.Linear(size, 1)
+    expected = hashlib.sha256()
+    for name, weight in (("bias", layer.bias), ("weight", layer.weight)):
+        values = weight.detach().flatten()[:: stride if name == "weight" else 1]
+        expected.update(f"{name} {tuple(weight.shape)} ".encode() + values.numpy().tobytes())
+    assert fingerprint(layer) == expected.hexdigest()  # type: ignore[arg-type]
 
 
 def test_dropout_of_0_is_no_dropout() -> None:
