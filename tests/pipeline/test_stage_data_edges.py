@@ -15,7 +15,7 @@ from rung.pipeline.stage_data import StageData, check_positions, read_stage_data
 from rung.pipeline.stage_rewards import build_rewards
 from rung.pipeline.stage_settings import StageSettings, stage_settings
 from rung.pipeline.unused_settings import check_unused_settings
-from rung.tiny.tokenizers import byte
+from rung.tiny.tokenizers import EOS_ID, byte
 
 TOKENIZER = byte()
 PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
@@ -31,7 +31,7 @@ def settings_of(name: str, rows: list[dict[str, Any]] | None = None, **settings:
 
 
 def read(name: str, rows: list[dict[str, Any]], **settings: Any) -> StageData:
-    return read_stage_data(settings_of(name, rows, **settings), TOKENIZER)
+    return read_stage_data(settings_of(name, rows, **settings), TOKENIZER, (EOS_ID,))
 
 
 @pytest.mark.parametrize(("positions", "fits"), [(6, True), (5, False), (None, True)])
@@ -120,8 +120,8 @@ def test_the_data_know_whose_tokens_they_are() -> None:
     rows = [{"prompt": "a", "completion": "b"}]
     other = byte()
     other.add_tokens(["<new>"])
-    assert read("sft", rows).tokenizer == read_stage_data(settings_of("sft", rows), byte()).tokenizer
-    assert read("sft", rows).tokenizer != read_stage_data(settings_of("sft", rows), other).tokenizer
+    assert read("sft", rows).tokenizer == read_stage_data(settings_of("sft", rows), byte(), (EOS_ID,)).tokenizer
+    assert read("sft", rows).tokenizer != read_stage_data(settings_of("sft", rows), other, (EOS_ID,)).tokenizer
 
 
 def test_one_reward_must_count() -> None:
@@ -129,7 +129,7 @@ def test_one_reward_must_count() -> None:
     rows = [{"prompt": "a", "gold": "b"}]
     settings = settings_of("grpo", rows, rewards=weightless)
     with pytest.raises(ConfigError, match=r"\(exact_match\)"):
-        build_rewards(settings, read_stage_data(settings, TOKENIZER).train, TOKENIZER)
+        build_rewards(settings, read_stage_data(settings, TOKENIZER, (EOS_ID,)).train, TOKENIZER)
     with pytest.raises(ConfigError, match="samples completions"):
         settings_of("grpo", rows)
     config, path = stage("grpo", rewards=["exact_match"])
