@@ -28,3 +28,11 @@ def test_a_labelled_conversation_is_its_last_answer_and_what_was_asked() -> None
         assert [message["content"] for message in example.prompt or ()] == ["a", "b", "a"]  # type: ignore[index]
         assert [message["content"] for message in example.completion or ()] == ["b"]  # type: ignore[index]
         assert dict(example.columns) == {"topic": "x"}
+
+
+def test_a_class_of_0_or_1_is_an_answer_and_no_verdict() -> None:
+    examples, _ = load_examples([{"text": "a", "label": 1}, {"text": "b", "label": 0}])
+    assert [(example.kind, example.prompt, example.completion) for example in examples] == [
+        ("prompt-completion", "a", "1"),
+        ("prompt-completion", "b", "0"),
+    ]
