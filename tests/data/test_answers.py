@@ -30,9 +30,9 @@ def test_a_labelled_conversation_is_its_last_answer_and_what_was_asked() -> None
         assert dict(example.columns) == {"topic": "x"}
 
 
-def test_a_class_of_0_or_1_is_an_answer_and_no_verdict() -> None:
-    examples, _ = load_examples([{"text": "a", "label": 1}, {"text": "b", "label": 0}])
+@pytest.mark.parametrize("labels", [(1, 0), (True, False), ("true", "false"), ("1", "0")])
+def test_a_class_of_a_text_is_an_answer_and_no_verdict(labels: tuple[object, object]) -> None:
+    examples, _ = load_examples([{"text": str(i), "label": label} for i, label in enumerate(labels)])
     assert [(example.kind, example.prompt, example.completion) for example in examples] == [
-        ("prompt-completion", "a", "1"),
-        ("prompt-completion", "b", "0"),
+        ("prompt-completion", str(i), str(label)) for i, label in enumerate(labels)
     ]

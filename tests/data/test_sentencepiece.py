@@ -245,6 +245,16 @@ def test_a_stop_text_behind_letters_of_several_bytes_ends_the_row_at_once():
     assert stopped_at(tokenizer, ids, "\nab") == 9
 
 
+def test_the_bytes_of_a_vocabulary_may_come_before_its_unknown_token():
+    vocab = {token: i for i, token in enumerate([*BYTES, *PIECES, *SPECIAL])}
+    core = Tokenizer(models.BPE(vocab, MERGES, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Replace(" ", "\u2581")
+    core.decoder = decoders.Sequence(SPACES)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+    ids = tokenizer("\u4f60\u597d\nab", add_special_tokens=False).input_ids
+    assert [stopped_at(tokenizer, ids, stop) for stop in ("\n", "\u4f60", "\nab")] == [7, 3, 8]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=60)
 @given(data=st.data())
