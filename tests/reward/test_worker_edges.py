@@ -18,6 +18,14 @@ def noisy(completion: str) -> float:
     os.write(1, b"written below Python\\n")
     return float(subprocess.run(["echo", "said by a child"]).returncode == 0)
 
+def lying(completion: str) -> float:
+    for descriptor in range(3, 16):
+        try:
+            os.write(descriptor, bytes([255] * 4))
+        except OSError:
+            continue
+    return 1.0
+
 def wordy(completions, log_extra, **columns):
     log_extra("essay", [f"{text} " * 100_000 for text in completions])
     return [float(len(text)) for text in completions]
@@ -37,3 +45,12 @@ def test_noise_reaches_standard_error_and_long_replies_arrive_whole(tmp_path: Pa
     out, err = capfd.readouterr()
     assert out == ""
     assert [err.count(line) for line in ("printed", "written below Python", "said by a child")] == [4, 4, 4]
+
+
+def test_code_of_a_completion_that_announces_an_endless_reply_is_not_waited_for(tmp_path: Path, sample) -> None:
+    """Four bytes of ones are a length of 2^32 - 1."""
+    (tmp_path / "mine.py").write_text(FILE)
+    policy = RewardPolicy(timeout_s=20, max_error_rate=1.0)
+    with RewardSet(["./mine.py:lying"], policy, base=tmp_path) as rewards:
+        (outcome,) = rewards.score([sample("yes")]).by_reward["lying"]
+    assert (outcome.kind, outcome.note) == ("error", "the worker died: it sent a reply of 4294967295 bytes")
