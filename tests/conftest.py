@@ -70,11 +70,11 @@ def command(monkeypatch: pytest.MonkeyPatch) -> "Command":
 
 @pytest.fixture
 def refusal(command: "Command", capsys: pytest.CaptureFixture[str]) -> "Refusal":
-    """The two lines on stderr of a command that cannot work; its exit code is checked here."""
+    """The two lines on stderr of a command that cannot work, after warnings; its exit code is checked here."""
 
     def run(*arguments: str) -> list[str]:
         assert command(*arguments) == 2
-        lines = capsys.readouterr().err.splitlines()
+        lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
         assert len(lines) == 2, lines
         return lines
 

@@ -88,6 +88,15 @@ def test_a_rank_without_an_example_is_refused(lengths, size, world, message) -> 
         dataset(lengths, size, place=Place(0, world))
 
 
+def test_the_least_that_would_do_is_told() -> None:
+    with pytest.raises(ConfigError) as tokens:
+        dataset([3, 4], {"tokens": 7}, place=Place(0, 3))
+    assert tokens.value.remedy == "give at least 12 tokens, so that each of 3 ranks gets an example"
+    with pytest.raises(ConfigError) as examples:
+        dataset([3] * 4, 1, place=Place(0, 3))
+    assert examples.value.remedy == "give at least 3"
+
+
 def test_the_least_that_serves_every_rank_is_allowed() -> None:
     assert seen(dataset([3] * 4, 2, place=Place(1, 2)), 1) == [order(0, 0, 4)[1:2]]
     assert [len(batch) for batch in seen(dataset([4] * 2, {"tokens": 8}, place=Place(1, 2)), 1)] == [1]

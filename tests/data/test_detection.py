@@ -5,7 +5,7 @@ import re
 import pytest
 
 from helpers.repository import ROOT
-from rung.data.formats import all_formats, detect
+from rung.data.formats import Format, all_formats, detect
 from rung.data.load import load_examples
 from rung.data.read import Row
 from rung.errors import DataError
@@ -118,6 +118,12 @@ def test_a_row_that_lost_a_column_is_not_taken_for_another_format(name, lost):
 def test_every_format_is_found_by_its_columns():
     assert list(ROWS) == [format.name for format in all_formats()]
     assert [detect([Row("x", 1, row)]).name for row in ROWS.values()] == list(ROWS)
+
+
+def test_a_format_of_ones_own_fits_between_any_two():
+    """Priorities are ten apart, and those of a user's formats come after them if nothing else is said."""
+    assert [each.priority for each in all_formats()] == [10 * place for place in range(1, len(all_formats()) + 1)]
+    assert Format("mine", "", lambda row: True, lambda row, source: []).priority > 10 * len(all_formats())
 
 
 def test_every_format_has_its_line_in_the_documentation():

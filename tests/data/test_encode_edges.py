@@ -7,7 +7,7 @@ import pytest
 from rung.data.encode import encode, encode_prompt
 from rung.data.records import Encoded, Message, make_example
 from rung.data.report import DataReport
-from rung.data.tokens import continuation_tokens, overlapping
+from rung.data.tokens import continuation_tokens, overlapping, with_eos
 from rung.errors import DataError
 from rung.tiny.tokenizers import EOS_ID, bpe, byte
 
@@ -175,3 +175,19 @@ def test_a_span_is_said_where_one_character_of_it_is() -> None:
     assert overlapping(spans, [(6, 9)]) == [False] * 4
     assert overlapping(spans, []) == [False] * 4
     assert overlapping([], [(0, 1)]) == []
+
+
+def test_eos_ends_what_does_not_end_with_it_whichever_ids_it_has() -> None:
+    tokenizer = byte()
+    eos = tokenizer.eos_token_id
+    assert isinstance(eos, int)
+    assert [with_eos(ids, tokenizer) for ids in ([eos - 1], [eos + 1], [eos, eos + 1], [], [7, eos], [eos])] == [
+        [eos - 1, eos],
+        [eos + 1, eos],
+        [eos, eos + 1, eos],
+        [eos],
+        [7, eos],
+        [eos],
+    ]
+    tokenizer.eos_token = None
+    assert with_eos([7], tokenizer) == [7]

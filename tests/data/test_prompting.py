@@ -1,11 +1,12 @@
 """Prompt templates and system messages of a config."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rung.data.load import load_examples
-from rung.data.prompting import Asking, Prompting, asking_of
+from rung.data.prompting import Asking, Prompting, asking_of, read_asking
 from rung.errors import ConfigError, DataError
 
 BRIEF = {"role": "system", "content": "Be brief."}
@@ -86,3 +87,34 @@ def test_most_rows_say_how_a_model_was_asked() -> None:
         {"role": "system", "content": "s"},
         {"role": "user", "content": "a"},
     )
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        Asking(True),
+        Asking(False, "Q: {prompt}\u00e9\nA:"),
+        Asking(True, "{system} {prompt}", "Be brief."),
+        Asking(False),
+    ],
+)
+def test_how_a_model_was_asked_is_saved_beside_its_weights(asking: Asking, tmp_path: Path) -> None:
+    asking.save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["prompt.json"]
+    for has_chat_template in (True, False):
+        assert read_asking(str(tmp_path), has_chat_template=has_chat_template) == asking
+    (tmp_path / "prompt.json").write_text('{"system": "x"}')
+    with pytest.raises(DataError, match=r"prompt\.json cannot be read"):
+        read_asking(str(tmp_path), has_chat_template=True)
+    (tmp_path / "prompt.json").unlink()
+    assert [read_asking(str(tmp_path), has_chat_template=has) for has in (True, False)] == [Asking(True), Asking(False)]
+
+
+def test_a_model_of_chats_is_asked_in_turns_whatever_its_template() -> None:
+    turn = {"role": "user", "content": "a"}
+    system = {"role": "system", "content": "s"}
+    assert Asking(True).ask("a") == (turn,)
+    assert Asking(True, None, "s").ask("a") == (system, turn)
+    assert Asking(True, "Q {prompt}").ask("a") == (turn,)
+    assert Asking(False).ask("a") == "a"
+    assert Asking(False, "Q {prompt}").ask("a") == "Q a"

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from rung.data.encode import SEPARATE, encode, encode_prompt
 from rung.data.load import load_examples
 from rung.data.report import DataReport
+from rung.data.tokens import continuation_tokens
 from rung.rewards.reward_model import _after_stop
 from rung.rollout.decode import StopCriteria
 
@@ -137,6 +138,16 @@ def test_a_completion_gets_no_space_that_its_text_does_not_have(family, prompt, 
     assert encoded.answers[0].trained == (True,) * len(encoded.answers[0].ids)
 
 
+def test_a_space_that_is_a_plain_space_is_no_part_of_a_completion_either():
+    """A tokenizer that writes " a" for "a", and not as "\u2581a"."""
+    core = Tokenizer(models.WordLevel({"</s>": 0, " ": 1, "a": 2, "b": 3, "\n": 4}, unk_token="</s>"))
+    core.normalizer = normalizers.Prepend(" ")
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", pad_token="</s>")
+    assert tokenizer.tokenize("a") == [" ", "a"]
+    assert continuation_tokens("ab", tokenizer) == ([2, 3], [(0, 1), (1, 2)])
+
+
 @pytest.mark.parametrize("family", EXACT)
 @settings(max_examples=40)
 @given(data=st.data())
@@ -232,6 +243,16 @@ def test_a_stop_text_behind_letters_of_several_bytes_ends_the_row_at_once():
     assert stopped_at(tokenizer, ids, "\n") == 8
     assert stopped_at(tokenizer, ids, "\u4f60") == 4
     assert stopped_at(tokenizer, ids, "\nab") == 9
+
+
+def test_the_bytes_of_a_vocabulary_may_come_before_its_unknown_token():
+    vocab = {token: i for i, token in enumerate([*BYTES, *PIECES, *SPECIAL])}
+    core = Tokenizer(models.BPE(vocab, MERGES, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Replace(" ", "\u2581")
+    core.decoder = decoders.Sequence(SPACES)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+    ids = tokenizer("\u4f60\u597d\nab", add_special_tokens=False).input_ids
+    assert [stopped_at(tokenizer, ids, stop) for stop in ("\n", "\u4f60", "\nab")] == [7, 3, 8]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rung.forward import logprobs as scoring
-from rung.forward.logprobs import head_logits, target_logps
+from rung.forward.logprobs import TeacherInputs, head_logits, target_logps
 from rung.maths.tensors import entropy
 from rung.tiny.models import build
 
@@ -51,3 +51,30 @@ def test_chunks_of_any_size_say_the_same(rows: int, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(scoring, "LOGITS_BYTES", 4 * model.config.vocab_size * rows)
     for one, other in zip(target_logps(model, HIDDEN, targets, 1.0, (entropy,)), whole, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rows", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (2.9, [2, 2, 1]), (5, [5]), (0.5, [1] * 5)])
+def test_logits_take_no_more_than_their_bytes_but_one_row(
+    rows: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, targets, seen = build("llama")[0], torch.tensor([1, 2, 3, 4, 5]), []
+    model.get_output_embeddings().register_forward_hook(lambda _, __, out: seen.append(len(out)))  # type: ignore[union-attr]
+    monkeypatch.setattr(scoring, "LOGITS_BYTES", int(4 * model.config.vocab_size * rows))
+    target_logps(model, HIDDEN, targets, 1.0, ())
+    assert seen == sizes
+
+
+@torch.no_grad()
+def test_the_logits_of_a_teacher_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, targets, seen = build("llama")[0], torch.tensor([1, 2, 3, 4, 5]), []
+    model.get_output_embeddings().register_forward_hook(lambda _, __, out: seen.append(len(out)))  # type: ignore[union-attr]
+    monkeypatch.setattr(scoring, "LOGITS_BYTES", 4 * model.config.vocab_size * 4)
+    teacher = TeacherInputs(build("llama", seed=1)[0], HIDDEN, (lambda own, other: (own - other).sum(-1),))
+    _, read = target_logps(model, HIDDEN, targets, 1.0, (), teacher)
+    assert seen == [2, 2, 1]
+    assert read.shape == (5,)
+
+
+def test_logits_of_256_mebibytes_are_kept() -> None:
+    assert scoring.LOGITS_BYTES == 2**28

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers.edges import batch_of, tiny_policy
 from rung.errors import ConfigError
 from rung.forward.layouts import block_mask, index_rows, joined_rows, masked_rows, pack_offsets, plain, prompt_positions
+from rung.forward.planner import Cost
 from rung.forward.policy import Policy, ReferenceUpdate, scatter_to_mask
 from rung.maths.tensors import entropy
 from rung.models.load import freeze, with_adapter
@@ -179,3 +181,29 @@ def test_a_pack_has_the_states_of_its_rows_alone(family: str) -> None:
     torch.testing.assert_close(packed.predicting, alone.predicting, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(packed.last, alone.last, atol=1e-5, rtol=1e-5)
     assert (alone.positions, packed.positions) == (10, 9)
+
+
+def test_plans_are_made_for_the_parameters_outside_the_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers of 4 x 256 x 256 + 3 x 256 x 1024 and two norms, a last norm, and a head of 256 x 1000."""
+    config = LlamaConfig(
+        vocab_size=1000,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    )
+    seen: list[tuple[int, int, int]] = []
+
+    class Seen(Cost):
+        @staticmethod
+        def of(trunk: int, hidden: int, layers: int) -> Cost:
+            seen.append((trunk, hidden, layers))
+            return Cost.of(trunk, hidden, layers)
+
+    monkeypatch.setattr("rung.forward.policy.Cost", Seen)
+    batch = batch_of([([5, 6], [7, 8]), ([5], [9])])
+    (block,) = Policy(LlamaForCausalLM(config)).plan(batch, "row")
+    assert sorted(row for part in block.parts for row in part.rows) == [0, 1]
+    layer = 4 * 256 * 256 + 3 * 256 * 1024 + 2 * 256
+    assert seen == [(2 * layer + 256 + 256 * 1000, 256, 2)]

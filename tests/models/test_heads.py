@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import rung
 from helpers.batches import random_batch, with_random_weights
@@ -112,6 +113,19 @@ def test_values_start_at_zero_and_verdicts_start_small():
     torch.manual_seed(0)
     drawn = torch.cat([fresh_head(causal_lm).weight.detach().flatten() for _ in range(20)])
     assert float(drawn.std()) == pytest.approx((width + 1) ** -0.5, rel=0.1)
+
+
+def test_the_spread_of_verdicts_counts_the_width_and_one_more():
+    """A width of 3 gives 1 / sqrt(4) = .5."""
+    narrow = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=3, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1, head_dim=2, vocab_size=8
+        )
+    )
+    torch.manual_seed(0)
+    drawn = torch.cat([fresh_head(narrow).weight.detach().flatten() for _ in range(500)])
+    assert float(drawn.std()) == pytest.approx(0.5, rel=0.05)
+    assert zero_head(narrow).weight.shape == (1, 3)
 
 
 def test_a_head_is_trained_where_an_adapter_freezes_the_rest():

@@ -33,6 +33,7 @@ def test_a_line_moves_where_it_has_two_values() -> None:
     assert not line(1.0, 1.0).moves
     assert not line(1.0, NAN).moves
     assert not line(1.0).moves
+    assert not line(NAN, NAN).moves
 
 
 def test_metrics_are_called_by_their_kind() -> None:

@@ -46,6 +46,13 @@ def test_a_wider_one_is_cut_into_parts_with_its_first_column(width: int, parts: 
     assert heads == [["stage", *part] for part in parts]
 
 
+@pytest.mark.parametrize("width", [3, 6, 20])
+def test_a_table_of_one_column_is_shown_at_any_width(width: int) -> None:
+    lines = shown(width, Section("", table=Table(("stage",), (("sft",),))))
+    assert "sft" in lines
+    assert lines.count("sft") == 1
+
+
 def test_parts_have_about_as_many_columns() -> None:
     """7 of 4 each beside one of 4: 20 hold 4, so that two parts of 3 and 4 are made."""
     table = Table(("s", *"abcdefg"), (("x1", *["11"] * 7),))

@@ -43,6 +43,8 @@ def test_words_are_normalised_as_a_whole() -> None:
     assert normalized("another theory") == "another theory"
     assert (exact_match(" x ", "x"), exact_match("x", " x"), exact_match("X", "x")) == (1, 1, 0)
     assert (normalized_match("The X.", "x"), normalized_match("x y", "xy")) == (1, 0)
+    assert [normalized_match(one, other) for one, other in (("y", "x"), ("x", "y"), ("x y", "x"))] == [0, 0, 0]
+    assert [exact_match(one, other) for one, other in (("y", "x"), ("x", "y"), ("x y", "x"))] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

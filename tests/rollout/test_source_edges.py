@@ -250,3 +250,38 @@ def test_a_generated_batch_carries_what_the_sampler_said() -> None:
     assert not batch.truncated.any()
     assert batch.max_completion_length == 8
     torch.testing.assert_close(batch.rewards, torch.ones(6))
+
+
+def test_groups_of_all_ranks_are_credited_together_and_each_keeps_its_own() -> None:
+    """Two ranks that sampled the same: the algorithm sees both, the rank gets its rows back with their ids."""
+
+    class Twice(Ranks):
+        """A rank whose neighbour sends what it sends itself."""
+
+        def gather_tensors(self, tensors: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:  # type: ignore[override]
+            return [tensors, tensors]
+
+        def share(self, items: Any) -> Any:
+            return items
+
+        def gather(self, value: Any) -> list[Any]:
+            return [value]
+
+    source = rollouts(["a", "b"], batch_size=2)
+    seen: list[int] = []
+    credit = type(source.algorithm).credit
+
+    class Watched(Sampled):
+        def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
+            seen.append(rollout.num_rows)
+            return credit(self, rollout, state)  # type: ignore[arg-type]
+
+    alone = next(iter(rollouts(["a", "b"], batch_size=2)))
+    source.algorithm = Watched()
+    source.ranks = Twice(world=2)
+    (batch,) = islice(source, 1)
+    assert seen == [2 * alone.num_rows]
+    assert batch.row_ids == alone.row_ids
+    assert torch.equal(batch.completion_ids, alone.completion_ids)
+    assert visits(batch) == visits(alone)
+    assert batch.max_completion_length == alone.max_completion_length

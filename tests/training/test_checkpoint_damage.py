@@ -111,6 +111,12 @@ def test_a_checkpoint_under_another_steps_name_is_not_taken(tmp_path):
     save(tmp_path, 1, state(1))
     shutil.copytree(tmp_path / "step-000001", tmp_path / "step-000009")
     assert newest(tmp_path)[0] == 1
+    (tmp_path / "later").mkdir()
+    later = save(tmp_path / "later", 9, state(9))
+    earlier = later.rename(later.with_name("step-000003"))
+    with pytest.raises(CheckpointError, match="none of its checkpoints is valid"):
+        load_newest(tmp_path / "later")
+    assert checkpoint.fault(earlier.with_name("step-000003.bad")) is not None
 
 
 def test_checkpoints_of_which_none_is_valid_are_an_error_each_time(tmp_path):

@@ -51,13 +51,15 @@ def alone(drawn: Sequence[str], columns: int, about: str) -> str:
 def number(value: float, largest: float | None = None) -> str:
     """A number as a short label, with a unit such as k; `largest` gives all labels of an axis the unit of the largest.
 
-    >>> number(0.0469067), number(12345.6), number(0.00006), number(-1500, 20_000), number(0)
-    ('0.0469', '12.3k', '6e-5', '-1.5k', '0')
+    >>> number(0.0469067), number(1234.5), number(12345.6), number(0.00006), number(-1500, 20_000), number(0)
+    ('0.0469', '1234', '12.3k', '6e-5', '-1.5k', '0')
     """
     if value == 0:
         return "0"
-    size, digits = (abs(value), 3) if largest is None else (abs(largest), 6)
+    size, digits = (float(f"{abs(value):.3g}"), 3) if largest is None else (abs(largest), 6)
     unit, letter = next(((unit, letter) for bound, unit, letter in _UNITS if size >= bound), (1.0, ""))
+    if not letter and size >= 1000:
+        digits = max(digits, 4)
     return re.sub(r"e([-+])0", r"e\1", f"{value / unit:.{digits}g}").replace("e+", "e") + letter
 
 

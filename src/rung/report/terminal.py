@@ -77,7 +77,7 @@ def _cut(table: Table, width: int) -> list[Table]:
     """The table split into parts that fit the width, each with the first column and a similar number of others."""
     widths = _widths(table)
     count = len(widths) - 1
-    num_parts = -(-count // _fitting(widths, width))
+    num_parts = -(-count // _fitting(widths, width)) if count else 1
     ends = [1 + count * i // num_parts for i in range(num_parts + 1)]
     return [_columns(table, [0, *range(start, end)]) for start, end in pairwise(ends)]
 

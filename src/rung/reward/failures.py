@@ -42,7 +42,10 @@ class FailureWatch:
         rows = f" (rows {', '.join(row for row, _ in shown)})" if shown else ""
         what = f"reward `{label}` failed on {sum(calls)} of its last {len(calls)} calls{rows}"
         reason = f": {example.note}" if example else ""
-        raise RewardError(what + reason, "fix the reward, or raise `max_error_rate` or its timeout")
+        more = (
+            "set `on_error: drop_row`" if self._policy.on_error == "raise" else "raise `max_error_rate` or its timeout"
+        )
+        raise RewardError(what + reason, f"fix the reward, or {more} (in `reward_policy`)")
 
     def tell(self, label: str, outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
         """Prints one line for each reason of a failure that was not told before; numbers do not make another reason."""
