@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rung.artifacts.folder import CONFIG, FINISHED, LINEAGE
 from rung.errors import ConfigError
 from rung.training.trackers import COMPLETIONS, METRICS
+from rung.utils.console import readable_completions
 from rung.utils.messages import did_you_mean
 from rung.utils.names import inside
 
@@ -82,9 +83,12 @@ def training(folder: Path, stage: str) -> list[dict[str, Any]]:
 
 
 def completions(folder: Path, stage: str, limit: int = 4) -> list[dict[str, Any]]:
-    """The logged completions (at most `limit`) of the last step with any; of a conversation, only the last turn."""
+    """The logged completions (at most `limit`) of the last step with any, of different prompts if there are several.
+
+    Of a conversation only the last turn is shown; columns and details are left to the file.
+    """
     rows = _rows(inside(folder, stage) / COMPLETIONS)
-    last = [row for row in rows if row["step"] == rows[-1]["step"]][:limit]
+    last = readable_completions([row for row in rows if row["step"] == rows[-1]["step"]], limit)
     return [{key: _last_turn(value) for key, value in row.items()} for row in last]
 
 

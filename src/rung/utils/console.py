@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Update = Callable[[int, Mapping[str, float]], None]
 
+_LEFT_TO_THE_FILE = frozenset({"row_id", "columns", "details"})  # of a line of completions.jsonl
 _LEVELS, _ASCII_LEVELS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588", "_.-=+*#@"
 _SHOWN = {"loss": "loss {:.4g}", "reward": "reward {:.3f}", "tokens_per_second": "{:.0f} tokens/s"}
 
@@ -117,13 +118,26 @@ def blocks(rows: Sequence[Mapping[str, str]]) -> Table:
 def show_completions(
     rows: Sequence[Mapping[str, Any]], title: str, *, limit: int = 3, console: Console | None = None
 ) -> None:
-    """Prints the first `limit` sampled completions with their rewards; long texts are shortened in the middle.
+    """Prints `limit` sampled completions of different prompts with their rewards; long texts are shortened.
 
-    Each row has `prompt`, `completion`, and a number for each reward.
+    Each row has `prompt`, `completion`, and a number for each reward; columns and details of a row are left out.
     """
     import rich
 
-    (console or rich.get_console()).print(table(rows[:limit], title))
+    (console or rich.get_console()).print(table(readable_completions(rows, limit), title))
+
+
+def readable_completions(rows: Sequence[Mapping[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """At most `limit` rows of sampled completions, of different prompts as far as there are any, in their order.
+
+    >>> rows = [{"prompt": "a", "n": 1}, {"prompt": "a", "n": 2}, {"prompt": "b", "n": 3}]
+    >>> readable_completions(rows, 2)
+    [{'prompt': 'a', 'n': 1}, {'prompt': 'b', 'n': 3}]
+    """
+    firsts = {str(row.get("prompt")): i for i, row in reversed(list(enumerate(rows)))}
+    order = [*sorted(firsts.values()), *(i for i in range(len(rows)) if i not in firsts.values())]
+    chosen = sorted(order[:limit])
+    return [{key: value for key, value in rows[i].items() if key not in _LEFT_TO_THE_FILE} for i in chosen]
 
 
 def spark(values: Sequence[float], width: int = 12) -> str:
