@@ -6,8 +6,10 @@ from rung.reward import reward
 
 
 @reward(range=(0, 1))
-def tag_format(completion: str, *, tags: tuple[str, ...] = ("think", "answer")) -> float:
+def tag_format(raw_completion: str, *, tags: tuple[str, ...] = ("think", "answer")) -> float:
     """1 where each tag opens once and closes once, in the given order and without nesting.
+
+    Tags count also if they are special tokens, as `<think>` is in some tokenizers.
 
     >>> tag_format("<think>2 + 2</think> <answer>4</answer>")
     1.0
@@ -17,6 +19,6 @@ def tag_format(completion: str, *, tags: tuple[str, ...] = ("think", "answer")) 
     0.0
     """
     marks = [mark for tag in tags for mark in (f"<{tag}>", f"</{tag}>")]
-    places = [completion.find(mark) for mark in marks]
-    once = all(completion.count(mark) == 1 for mark in marks)
+    places = [raw_completion.find(mark) for mark in marks]
+    once = all(raw_completion.count(mark) == 1 for mark in marks)
     return float(once and places == sorted(places))

@@ -17,6 +17,7 @@ class Sampling:
     top_k: int = 0  # 0: all tokens
     min_p: float = 0.0  # [0, 1], relative to the probability of the most likely token
     stop: tuple[str, ...] = ()  # stop strings; the completion ends with the one that was generated
+    skip_special_tokens: bool = True  # in the text of completions that rewards and metrics read
 
     def __post_init__(self):
         allowed = {

@@ -84,7 +84,7 @@ def test_a_folder_without_a_config_and_one_with_another_model_type_are_refused(t
         with pytest.raises(ConfigError, match="cannot be read"):
             reader(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "architectures": ["T5Model"]}))
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is of type `t5`, for which transformers has no causal LM"):
         meta_model(str(tmp_path))
 
 

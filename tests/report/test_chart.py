@@ -91,7 +91,7 @@ def test_six_metrics_stand_in_two_rows_of_three() -> None:
 def test_names_metrics_and_the_key_have_places_of_their_own() -> None:
     svg = drawn(halves(7))
     found = texts(svg)
-    assert [text for text in found if text.text == "filled: promoted"] == [Text("filled: promoted", 0, 38)]
+    assert [text for text in found if text.text == "hollow: not promoted"] == [Text("hollow: not promoted", 0, 38)]
     titles = [(text.x, text.y) for text in found if text.text.startswith("m")]
     assert titles == [(box[0], pytest.approx(box[1] - 20.5, abs=0.2)) for box in plots(svg)]
     rows = [(text.text, text.x) for text in found if text.text in STAGES]
@@ -131,7 +131,7 @@ def test_a_name_stands_at_the_height_of_its_dot_and_rows_are_as_far_apart(count:
 def test_scores_are_labelled_at_a_few_round_numbers_above_the_plot(scores: list[float], labels: list[str]) -> None:
     svg = drawn({"m": scores})
     ((left, top, right, _),) = plots(svg)
-    ticks = [text for text in texts(svg) if text.text not in (*STAGES, "m", "filled: promoted")]
+    ticks = [text for text in texts(svg) if text.text not in (*STAGES, "m", "hollow: not promoted")]
     assert [text.text for text in ticks] == labels
     assert all(left - 0.1 <= text.x <= right + 0.1 for text in ticks)
     assert [text.y for text in ticks] == pytest.approx([top - 6] * len(ticks), abs=0.2)

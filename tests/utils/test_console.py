@@ -41,7 +41,7 @@ def test_on_a_terminal_a_bar_shows_loss_reward_speed_and_steps():
 def test_completions_are_shown_as_text_even_where_they_look_like_markup_or_terminal_codes():
     rows = [
         {"prompt": "p", "completion": "[red]x[/red] \x1b[2J\x07", "reward": 0.123456},
-        {"prompt": "p", "completion": "a" * 300 + "b" * 300, "reward": None},
+        {"prompt": "q", "completion": "a" * 300 + "b" * 300, "reward": None},
         {"prompt": "third", "completion": "", "reward": 1},
     ]
     console, shown = screen()

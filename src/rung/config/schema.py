@@ -73,6 +73,7 @@ class RolloutConfig(Section):
     top_k: NonNegativeInt = 0
     min_p: float = Field(default=0.0, ge=0, lt=1)
     stop: tuple[Stop, ...] = ()
+    skip_special_tokens: bool = True
     sampler: str = "local"
 
 
@@ -192,6 +193,7 @@ class EvaluateConfig(Section):
     max_completion_length: PositiveInt | Auto = "auto"
     temperature: NonNegativeFloat = 0.0
     stop: tuple[Stop, ...] = ()
+    skip_special_tokens: bool = True
     sampler: str = "local"
 
 

@@ -155,6 +155,7 @@ def evaluate(
             row_id=item.source,
             group=group,
             columns=item.columns,
+            skip_special_tokens=sampling.skip_special_tokens,
         )
         for group, (item, completion, ids) in enumerate(zip(items, completions, asked, strict=True))
     ]
@@ -165,7 +166,7 @@ def evaluate(
         "items": _digest([_contents(example) for example in examples]),
         "prompts": _digest(prompts),
         "shots": _digest([[_contents(shot) for shot in shots], SEPARATOR]),
-        "decoding": _digest([asdict(sampling), key.seed]),
+        "decoding": _digest([_decoding(sampling), key.seed]),
         "scorers": _digest([[reward.label, reward.settings, reward.spec.columns] for reward in metrics.rewards]),
     }
     groups = [example.group for example in examples]
@@ -180,6 +181,14 @@ def evaluate(
             for i, (example, sample) in enumerate(zip(examples, samples, strict=True))
         ),
     )
+
+
+def _decoding(sampling: Sampling) -> dict[str, Any]:
+    """The settings that determine completions and their texts; one that has its default is left out if it is new."""
+    settings = asdict(sampling)
+    if settings["skip_special_tokens"]:
+        del settings["skip_special_tokens"]  # evaluations of before this setting keep their hash
+    return settings
 
 
 def estimate(scores: Sequence[float | None], groups: Sequence[str], failure: str = "") -> Estimate:

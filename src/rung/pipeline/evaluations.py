@@ -151,6 +151,7 @@ class Evaluations:
                 max_completion_length=self._max_completion_length,
                 temperature=self.block.temperature,
                 stop=self.block.stop,
+                skip_special_tokens=self.block.skip_special_tokens,
             ),
             key=Key(self.config.seed, evaluation_set, "evaluate"),
         )

@@ -62,6 +62,7 @@ class StageSettings:
             top_k=rollout.top_k,
             min_p=rollout.min_p,
             stop=rollout.stop,
+            skip_special_tokens=rollout.skip_special_tokens,
         )
 
 

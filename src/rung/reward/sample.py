@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rung.reward.returned import copied
+from rung.reward.text import raw_text, visible_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,18 +22,30 @@ class Sample:
     """One completion, its prompt, and the columns of the row that the prompt came from.
 
     `prompt` and `completion` are strings, or messages if the data are conversational. `n_tokens` is the number of
-    completion tokens, EOS included. Samples of the same `group` have the same prompt and are compared with each other.
+    completion tokens, EOS included. `raw_completion` is the text with special tokens, without EOS at its end. Samples
+    of the same `group` have the same prompt and are compared with each other.
     """
 
     prompt: Text
     completion: Text
     completion_ids: Sequence[int]
     prompt_ids: Sequence[int]
+    raw_completion: str | None = None
     finish_reason: str
     n_tokens: int
     row_id: str
     group: int
     columns: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> str:
+        """The text of the completion with its special tokens, if they are known."""
+        return text_of(self.completion) if self.raw_completion is None else self.raw_completion
+
+    @property
+    def has_hidden_tokens(self) -> bool:
+        """Whether the completion has special tokens that its text leaves out."""
+        return self.raw != text_of(self.completion)
 
 
 def text_of(text: Text) -> str:
@@ -68,6 +81,7 @@ STANDARD_FIELDS: Mapping[str, Callable[[Sample], Any]] = {
     "completion": lambda sample: text_of(sample.completion),
     "completion_ids": lambda sample: list(sample.completion_ids),
     "prompt_ids": lambda sample: list(sample.prompt_ids),
+    "raw_completion": lambda sample: sample.raw,
     "finish_reason": lambda sample: sample.finish_reason,
     "n_tokens": lambda sample: sample.n_tokens,
     "row_id": lambda sample: sample.row_id,
@@ -90,13 +104,19 @@ def answered_sample(
     row_id: str,
     group: int,
     columns: Mapping[str, Any],
+    skip_special_tokens: bool = True,
 ) -> Sample:
-    """The Sample for a sampled completion, which is decoded; if the prompt is conversational, it becomes a message."""
-    text = cast(str, tokenizer.decode(list(completion.ids), skip_special_tokens=True))
+    """The Sample for a sampled completion, which is decoded; if the prompt is conversational, it becomes a message.
+
+    With `skip_special_tokens`, tokens such as `<think>` are only in `raw_completion`, if they are special tokens.
+    """
+    raw = raw_text(completion, tokenizer)
+    text = visible_text(completion, tokenizer) if skip_special_tokens else raw
     return Sample(
         prompt=prompt,
         completion=text if isinstance(prompt, str) else ({"role": "assistant", "content": text},),
         completion_ids=completion.ids,
+        raw_completion=raw,
         prompt_ids=prompt_ids,
         finish_reason=completion.finish_reason,
         n_tokens=len(completion.ids),

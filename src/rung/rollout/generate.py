@@ -80,6 +80,7 @@ class Generator:
                 row_id=prompt.source,
                 group=group,
                 columns=prompt.example.columns,
+                skip_special_tokens=self.sampling.skip_special_tokens,
             )
             for group, (prompt, completions) in enumerate(zip(prompts, answers, strict=True))
             for completion in completions
@@ -109,6 +110,7 @@ class Generator:
             {
                 "prompt": text_of(sample.prompt),
                 "completion": text_of(sample.completion),
+                **({"raw_completion": sample.raw_completion} if sample.has_hidden_tokens else {}),
                 "finish_reason": sample.finish_reason,
                 "reward": total,
                 "rewards": {label: outcomes[i].value for label, outcomes in scores.by_reward.items()},

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Update = Callable[[int, Mapping[str, float]], None]
 
-_LEFT_TO_THE_FILE = frozenset({"row_id", "columns", "details"})  # of a line of completions.jsonl
+_LEFT_TO_THE_FILE = frozenset({"row_id", "columns", "details", "raw_completion"})  # of a line of completions.jsonl
 _LEVELS, _ASCII_LEVELS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588", "_.-=+*#@"
 _SHOWN = {"loss": "loss {:.4g}", "reward": "reward {:.3f}", "tokens_per_second": "{:.0f} tokens/s"}
 
