@@ -31,7 +31,9 @@ def test_banking77_is_10003_rows_of_77_labels(real_data):
 
 
 def test_the_labelled_solutions_give_2429_pairs_of_731_questions(real_data, plain):
-    examples, _ = load_examples(str(real_data / "gsm8k/example_model_solutions.jsonl"))
+    read, _ = load_examples(str(real_data / "gsm8k/example_model_solutions.jsonl"))
+    examples = [example for example in read if example.kind == "preference"]
+    assert {example.kind for example in read} == {"preference", "unpaired"}
     assert (len(examples), len({e.group for e in examples})) == (2_429, 731)
     encoded = encode(examples[:40], plain, max_prompt_length=None, max_length=None, report=DataReport())
     batch = collate(encoded, pad_id=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -192,6 +192,25 @@ def as_unpaired(example: Example) -> list[Example]:
         )
         for side, label in rows
     ]
+
+
+def once_each(examples: Iterable[Example]) -> list[Example]:
+    """The unpaired examples without repeats: an answer that several pairs of one row share is one example.
+
+    >>> pair = make_example("preference", "x.jsonl:1#1", {}, prompt="2 + 2?", chosen="4", rejected="5")
+    >>> other = make_example("preference", "x.jsonl:1#2", {}, prompt="2 + 2?", chosen="4", rejected="6")
+    >>> [one.completion for one in once_each(one for both in (pair, other) for one in as_unpaired(both))]
+    ['4', '5', '6']
+    """
+    seen: set[str] = set()
+    kept = []
+    for example in examples:
+        row, mark, _ = example.source.rpartition("#")
+        name = digest(row, example.completion, example.label)
+        if not mark or name not in seen:
+            kept.append(example)
+        seen.add(name)
+    return kept
 
 
 def as_prompt(example: Example) -> Example:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from rung.data.encode import encode
 from rung.data.load import load_examples
 from rung.data.prompting import asking_of
-from rung.data.records import Encoded, Example, as_prompt, as_unpaired
+from rung.data.records import Encoded, Example, as_prompt, as_unpaired, once_each
 from rung.data.report import DataReport
 from rung.data.splits import split
 from rung.errors import ConfigError, DataError
@@ -120,6 +120,10 @@ def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
     )
     kind = algorithm.data_kind()
     assert kind is not None, "a stage that trains nothing reads no data"
+    if kind == "pairs" and any(example.kind == "preference" for example in examples):
+        for example in (example for example in examples if example.kind == "unpaired"):
+            report.drop("all answers to the question are good, or all are bad: they make no pair", example.source)
+        examples = [example for example in examples if example.kind != "unpaired"]
     for example in examples:
         if example.columns.get("canary"):
             what = f"{example.source}: the row has a `canary`, by which its authors ask not to train on it"
@@ -132,7 +136,7 @@ def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
             what = f"{example.source}: a prompt has {answers} completions, but `{algorithm.name}` needs {size}"
             raise DataError(what, f"keep {size} of `completions`, or use an algorithm for rankings")
     if kind == "unpaired":
-        examples = [one for example in examples for one in as_unpaired(example)]
+        examples = once_each(one for example in examples for one in as_unpaired(example))
     return [as_prompt(example) for example in examples] if kind == "prompts" else examples, report
 
 

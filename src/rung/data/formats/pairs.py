@@ -29,12 +29,19 @@ def _solutions(row: Columns) -> list[str]:
 
 
 def _labelled_solutions(row: Columns, source: str) -> list[Example]:
+    """Every right solution against every wrong one; if all are right or all are wrong, each with its label."""
     names = _solutions(row)
     question = string(row.get("question"), "question")
     columns = unused_columns(row, "question", *names) | {"answer": gsm8k_number(str(row.get("ground_truth")))}
     right = [string(row[name]["solution"], name) for name in names if row[name]["is_correct"]]
     wrong = [string(row[name]["solution"], name) for name in names if not row[name]["is_correct"]]
     pairs = [(chosen, rejected) for chosen in right for rejected in wrong]
+    if not pairs:
+        alike = dict.fromkeys(right or wrong)
+        return [
+            make_example("unpaired", f"{source}#{i}", columns, prompt=question, completion=said, label=bool(right))
+            for i, said in enumerate(alike, 1)
+        ]
     return [
         make_example("preference", f"{source}#{i}", columns, prompt=question, chosen=chosen, rejected=rejected)
         for i, (chosen, rejected) in enumerate(pairs, 1)
