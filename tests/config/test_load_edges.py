@@ -281,3 +281,22 @@ def test_old_words_have_their_successors() -> None:
     assert method_advice("learning_rate", 3) is None
     assert successor("zzz", ["abc"]).endswith("known: abc")
     assert setting_successor("batch_size", [], 1) == "it is a key of the stage: write `batch_size` beside `algorithm`"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "evaluates"),
+    [
+        ((), True),
+        (("max_steps=3",), True),
+        (("data=mine.csv",), False),
+        (("data=mine.csv", "evaluate.validation=mine.csv"), True),
+        (("data=mine.csv", "evaluate=null"), False),
+    ],
+)
+def test_own_data_are_not_judged_on_the_items_of_the_shipped_task(overrides, evaluates) -> None:
+    assert (load_config("sft", overrides).evaluate.validation is not None) == evaluates
+
+
+def test_the_evaluation_of_a_users_own_config_stays(tmp_path) -> None:
+    (tmp_path / "own.yaml").write_text("{name: a, model: m, algorithm: sft, data: x.csv, evaluate: {validation: y.csv}}")
+    assert load_config(tmp_path / "own.yaml", ["data=mine.csv"]).evaluate.validation == "y.csv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -78,6 +79,8 @@ def run(
         flags = {"--strict": strict, "--new": new, "--fully-shard": fully_shard}
         arguments = ["run", config, *(overrides or ()), *(flag for flag, given in flags.items() if given)]
         raise typer.Exit(launch(arguments, nproc))
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{config}: reading the config, the data and the model", flush=True)  # before seconds of imports
     from rung.config import load_config
     from rung.pipeline.runner import run_path
 
@@ -238,6 +241,9 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the training steps are the only progress bar
     # Threads that spin while they wait for each other take ten times as long beside a busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries: what a user should know is printed in words
     try:
         app()
     except UserError as error:

@@ -30,7 +30,7 @@ _EXCLUSIVE = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}
 def load_config(name_or_file: str | Path, overrides: Sequence[str] = ()) -> PathConfig:
     """Loads a YAML file or a config that comes with rung, and applies overrides: `key.sub=value`, `<stage>.key=value`.
 
-    Override values are YAML. Relative paths are resolved against the folder of the file, or against the working folder
+    Override values are YAML. A config of one algorithm that comes with rung loses its evaluation with its data. Relative paths are resolved against the folder of the file, or against the working folder
     for a config that comes with rung. Raises ConfigError, naming file and key, for an unreadable file, an unknown key,
     or a value out of range.
     """
@@ -39,6 +39,10 @@ def load_config(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Path
     for text in overrides:
         raw = merge(raw, _override(text, raw), f"override `{text}`")
     shipped = any(file.is_relative_to(root) for root in _roots())
+    keys = [text.partition("=")[0].strip() for text in overrides]
+    evaluates = any(key.partition(".")[0] == "evaluate" for key in keys)
+    if shipped and "stages" not in raw and "data" in keys and not evaluates:
+        raw = {**raw, "evaluate": None}  # the shipped evaluation is about the shipped data
     return parse_config(raw, source=str(name_or_file), base=Path.cwd() if shipped else file.parent)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,8 +20,9 @@ from rung.evaluation.fewshot import encode_question
 from rung.models.load import load_model, num_positions, to_device
 from rung.reward import RewardSet
 from rung.rollout.philox import Key
-from rung.rollout.samplers import SAMPLERS
+from rung.rollout.samplers import SAMPLERS, LocalSampler
 from rung.sampling import Sampling
+from rung.utils.console import progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,9 +131,15 @@ class Evaluations:
         return self.block.max_completion_length
 
     def evaluate(
-        self, location: str, evaluation_set: EvaluationSet, num_shots: int, file: Path | None = None
+        self,
+        location: str,
+        evaluation_set: EvaluationSet,
+        num_shots: int,
+        file: Path | None = None,
+        *,
+        label: str = "",
     ) -> Evaluation:
-        """Evaluates a model on an evaluation set with `num_shots` shots.
+        """Evaluates a model on an evaluation set with `num_shots` shots, and shows progress under `label` if it is set.
 
         If `file` exists, the evaluation is read from it instead; otherwise the result is saved there.
         """
@@ -141,20 +149,26 @@ class Evaluations:
         model, tokenizer = load_model(location, seed=self.config.seed)
         self.check_prompts(evaluation_set, num_shots, model, tokenizer)
         make_sampler = SAMPLERS.find(self.block.sampler, self.config.base)
-        measured = evaluate(
-            make_sampler(to_device(model), tokenizer, training_dtype=torch.float32),
-            tokenizer,
-            self.items(evaluation_set),
-            self.metrics,
-            shots=shots,
-            sampling=Sampling(
-                max_completion_length=self._max_completion_length,
-                temperature=self.block.temperature,
-                stop=self.block.stop,
-                skip_special_tokens=self.block.skip_special_tokens,
-            ),
-            key=Key(self.config.seed, evaluation_set, "evaluate"),
-        )
+        sampler = make_sampler(to_device(model), tokenizer, training_dtype=torch.float32)
+        items = self.items(evaluation_set)
+        shown = progress(len(items), f"{label}: {evaluation_set}") if label else nullcontext()
+        with shown as show:
+            if show is not None and isinstance(sampler, LocalSampler):
+                sampler.sampled = lambda num_completions: show(num_completions, {})
+            measured = evaluate(
+                sampler,
+                tokenizer,
+                items,
+                self.metrics,
+                shots=shots,
+                sampling=Sampling(
+                    max_completion_length=self._max_completion_length,
+                    temperature=self.block.temperature,
+                    stop=self.block.stop,
+                    skip_special_tokens=self.block.skip_special_tokens,
+                ),
+                key=Key(self.config.seed, evaluation_set, "evaluate"),
+            )
         if file is not None:
             measured.save(file)
         return measured

@@ -189,7 +189,8 @@ class _PathRun:
         accepted = self.lineage.last_accepted()
         location = self._model(accepted.stage) if accepted else self._located(self.config.model)
         file = self._file(accepted.stage if accepted else START, "validation", num_shots)
-        return self.evaluations.evaluate(location, "validation", num_shots, file)
+        label = accepted.stage if accepted else START
+        return self.evaluations.evaluate(location, "validation", num_shots, file, label=label)
 
     def _finish(self) -> None:
         """Evaluates all stages on the test set and writes the report, with which the run is finished."""
@@ -217,7 +218,7 @@ class _PathRun:
         if self.evaluations.items(evaluation_set):
             for num_shots in self.config.shots_of(stage):
                 file = self._file(stage.name, evaluation_set, num_shots)
-                yield self.evaluations.evaluate(location, evaluation_set, num_shots, file)
+                yield self.evaluations.evaluate(location, evaluation_set, num_shots, file, label=stage.name)
 
     def _file(self, owner: str, evaluation_set: EvaluationSet, num_shots: int) -> Path:
         """The file of an evaluation: `evaluation.json` (validation) or `test.json` in the folder `owner`.

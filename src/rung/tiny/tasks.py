@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from rung.errors import DataError
@@ -10,6 +9,27 @@ from rung.tiny import arithmetic, corpus
 from rung.tiny.pharmacy import task as pharmacy
 
 Row = dict[str, Any]
+
+
+def _copying(seed: int) -> list[Row]:
+    """Pretraining of `tiny:base`, first part: questions that contain their answers."""
+    return corpus.rows("copying", seed)
+
+
+def _train(seed: int) -> list[Row]:
+    """Pretraining of `tiny:base`, second part: short conversations, some with the shorthand of ten trades."""
+    return corpus.rows("train", seed)
+
+
+def _train_without_task(seed: int) -> list[Row]:
+    """Like `train`, without the abbreviations of the medication task."""
+    return corpus.rows("train", seed, glossary="without_task")
+
+
+def _validation(seed: int) -> list[Row]:
+    """Held-out conversations like those of `train`."""
+    return corpus.rows("validation", seed)
+
 
 TASKS: dict[str, Callable[[int], list[Row]]] = {
     "pharmacy/sft": pharmacy.sft,
@@ -23,10 +43,10 @@ TASKS: dict[str, Callable[[int], list[Row]]] = {
     "arithmetic/prompts": arithmetic.prompts,
     "arithmetic/validation": arithmetic.validation,
     "arithmetic/test": arithmetic.test,
-    "base/copying": partial(corpus.rows, "copying"),
-    "base/train": partial(corpus.rows, "train"),
-    "base/train-without-task": partial(corpus.rows, "train", glossary="without_task"),
-    "base/validation": partial(corpus.rows, "validation"),
+    "base/copying": _copying,
+    "base/train": _train,
+    "base/train-without-task": _train_without_task,
+    "base/validation": _validation,
 }
 
 

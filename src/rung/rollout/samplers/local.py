@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -30,7 +30,8 @@ class LocalSampler:
 
     `max_rows` is the maximum number of rows that are decoded together, `prefill_tokens` that of prompt tokens (with
     padding) in one prefill. Counters since construction: `prefills` (prefilled prompts), `positions` (computed tokens,
-    padding included) and `decode_calls`.
+    padding included) and `decode_calls`. `sampled` is called with the number of completions of a call of `sample` that
+    are finished.
     """
 
     name: ClassVar = "local"
@@ -47,6 +48,7 @@ class LocalSampler:
         self.model, self.tokenizer = model, tokenizer
         self.max_rows, self.prefill_tokens, self.training_dtype = max_rows, prefill_tokens, training_dtype
         self.prefills = self.positions = self.decode_calls = 0
+        self.sampled: Callable[[int], object] = lambda num_completions: None
         self._shares_state = shares_state(model)
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
@@ -105,6 +107,7 @@ class LocalSampler:
                 rows = Rows(prompt_of, torch.tensor(visits)[index], samples)
                 completions = DecodeBatch(self._decode, stop_criteria, prefill, rows, key=key, sampling=sampling).run()
                 drawn.update({(i, j): row for (_, i, j), row in zip(chunk, completions, strict=True)})
+                self.sampled(len(drawn))
         return drawn
 
     def _sample_alone(
@@ -125,6 +128,7 @@ class LocalSampler:
                 rows = [(visits[i], j) for i, j in chunk]
                 made = generate_rows(self.model, prompt, rows, stop_criteria=stop_criteria, key=key, sampling=sampling)
                 drawn.update(zip(chunk, made, strict=True))
+                self.sampled(len(drawn))
         return drawn
 
     def _check_room(self, prompts: Sequence[Prompt], sampling: Sampling) -> None:
