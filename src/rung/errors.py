@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 class UserError(ValueError):
@@ -51,6 +51,50 @@ class CheckpointError(UserError):
     """A checkpoint or run folder that cannot be read or written."""
 
 
+class SeveralErrors(UserError):
+    """Mistakes that were found together, in the order of `errors`; `what` and `remedy` are those of the first."""
+
+    def __init__(self, errors: Sequence[UserError]):
+        super().__init__(errors[0].what, errors[0].remedy)
+        self.errors = tuple(errors)
+
+
+class Faults:
+    """Collects UserErrors of independent checks, so that all of them are told at once.
+
+    >>> faults = Faults()
+    >>> with faults.collect():
+    ...     raise ConfigError("`beta` is -1", "make it positive")
+    >>> faults.found
+    1
+    """
+
+    def __init__(self):
+        self._errors: dict[str, UserError] = {}
+
+    @property
+    def found(self) -> int:
+        """The number of different errors so far."""
+        return len(self._errors)
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """A context manager that keeps a UserError raised inside it, and goes on after the block."""
+        try:
+            yield
+        except UserError as error:
+            for one in getattr(error, "errors", (error,)):
+                self._errors.setdefault(str(one), one)
+
+    def raise_found(self) -> None:
+        """Raises the collected error, or `SeveralErrors` if there are more than one."""
+        errors = list(self._errors.values())
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise SeveralErrors(errors)
+
+
 @contextmanager
 def error_context(place: str) -> Iterator[None]:
     """A context manager that puts `place` (a stage, a key or a file) before the text of UserErrors raised inside it.
@@ -63,5 +107,8 @@ def error_context(place: str) -> Iterator[None]:
     """
     try:
         yield
+    except SeveralErrors as error:
+        named = [type(one)(f"{place}: {one.what}", one.remedy) for one in error.errors]
+        raise SeveralErrors(named) from None
     except UserError as error:
         raise type(error)(f"{place}: {error.what}", error.remedy) from None

@@ -298,5 +298,7 @@ def test_own_data_are_not_judged_on_the_items_of_the_shipped_task(overrides, eva
 
 
 def test_the_evaluation_of_a_users_own_config_stays(tmp_path) -> None:
-    (tmp_path / "own.yaml").write_text("{name: a, model: m, algorithm: sft, data: x.csv, evaluate: {validation: y.csv}}")
+    (tmp_path / "own.yaml").write_text(
+        "{name: a, model: m, algorithm: sft, data: x.csv, evaluate: {validation: y.csv}}"
+    )
     assert load_config(tmp_path / "own.yaml", ["data=mine.csv"]).evaluate.validation == "y.csv"

@@ -237,7 +237,7 @@ def _lines() -> Iterator[str]:
 
 
 def main() -> None:
-    """Runs the command line; prints a UserError in two lines on stderr and exits with code 2."""
+    """Runs the command line; prints each UserError in two lines on stderr and exits with code 2."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the training steps are the only progress bar
     # Threads that spin while they wait for each other take ten times as long beside a busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -247,7 +247,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(_line(error.what), _line(error.remedy), sep="\n", file=sys.stderr)
+        for one in getattr(error, "errors", (error,)):
+            print(_line(one.what), _line(one.remedy), sep="\n", file=sys.stderr)
         raise SystemExit(EXIT_USER) from None
 
 

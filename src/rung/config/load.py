@@ -14,12 +14,13 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 import rung
 from rung.config.algorithms import algorithm_class
 from rung.config.migration import STAGE_KEYS, method_advice, successor
 from rung.config.schema import PathConfig, RolloutConfig, StageConfig, UpdatesConfig, as_named
-from rung.errors import ConfigError, UserError
+from rung.errors import ConfigError, Faults, UserError
 from rung.utils.messages import as_requirement, did_you_mean
 from rung.utils.yaml_file import numbers, one_line, read_yaml
 
@@ -30,7 +31,7 @@ _EXCLUSIVE = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}
 def load_config(name_or_file: str | Path, overrides: Sequence[str] = ()) -> PathConfig:
     """Loads a YAML file or a config that comes with rung, and applies overrides: `key.sub=value`, `<stage>.key=value`.
 
-    Override values are YAML. A config of one algorithm that comes with rung loses its evaluation with its data. Relative paths are resolved against the folder of the file, or against the working folder
+    Override values are YAML. Relative paths are resolved against the folder of the file, or against the working folder
     for a config that comes with rung. Raises ConfigError, naming file and key, for an unreadable file, an unknown key,
     or a value out of range.
     """
@@ -179,12 +180,30 @@ def _single_stage_path(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _config_error(error: ValidationError, raw: Mapping[str, Any], source: str, single: bool) -> UserError:
-    """The first fault of a ValidationError as an error for the user; unknown keys are reported before invalid values.
+    """The faults of a ValidationError as errors for the user, one per key; unknown keys come before invalid values.
 
     `single`: the config is a one-stage path, with the keys of the stage at the top level.
     """
-    faults = error.errors()
-    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+    faults, found = Faults(), error.errors()
+    # A list is also called too short if one of its entries is wrong.
+    inner = [fault for fault in found if not any(_contains(fault["loc"], other["loc"]) for other in found)]
+    for fault in sorted(inner, key=lambda fault: fault["type"] != "extra_forbidden"):
+        with faults.collect():
+            raise _key_error(fault, found, raw, source, single)
+    try:
+        faults.raise_found()
+    except UserError as several:
+        return several
+    raise AssertionError("a validation error has at least one fault")
+
+
+def _contains(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    return len(other) > len(place) and other[: len(place)] == place
+
+
+def _key_error(
+    fault: ErrorDetails, faults: Sequence[ErrorDetails], raw: Mapping[str, Any], source: str, single: bool
+) -> UserError:
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, UserError):
         return ConfigError(f"{source}: {cause.what}", cause.remedy)

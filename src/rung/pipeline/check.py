@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rung.artifacts.locate import locate
 from rung.config import PathConfig, StageConfig
 from rung.config.algorithms import make_algorithm
-from rung.errors import ConfigError, error_context
+from rung.errors import ConfigError, Faults, error_context
 from rung.models.adapters import check_base, is_adapter
 from rung.models.load import (
     check_adapter,
@@ -63,33 +63,60 @@ def check(config: PathConfig) -> Checked:
     nothing is written.
     """
     config = resolve_by_model(config)
-    make_trackers(config.trackers, Path(), project="", run_name="", base=config.base)
-    evaluations = Evaluations(config)
-    evaluations.check()
-    model, tokenizer = load_meta_model(locate(config.model, base=config.base, runs=Path(config.output)))
+    faults = Faults()
+    with faults.collect():
+        make_trackers(config.trackers, Path(), project="", run_name="", base=config.base)
+    evaluations: Evaluations | None = None
+    with faults.collect():
+        evaluations = Evaluations(config)
+        evaluations.check()
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+    with faults.collect():
+        loaded = load_meta_model(locate(config.model, base=config.base, runs=Path(config.output)))
+    if evaluations is None or loaded is None:
+        faults.raise_found()
+    assert evaluations is not None, "an error was raised otherwise"
+    assert loaded is not None, "an error was raised otherwise"
     size = size_of_model(config)
-    rows: list[dict[str, Any]] = []
-    notes = [f"{config.model} is a {size} model and gets the defaults of configs/defaults/{size}.yaml"]
-    data: dict[str, StageData] = {}
+    checked = Checked(config, [], [], evaluations, {})
+    checked.notes.append(f"{config.model} is a {size} model and gets the defaults of configs/defaults/{size}.yaml")
     for stage in config.stages:
-        algorithm = make_algorithm(stage.algorithm, config.base)
+        with faults.collect():
+            _check_stage(checked, stage, *loaded, faults)
+    if not faults.found:
+        _check_evaluations(config, evaluations, *loaded)
+    faults.raise_found()
+    return checked
+
+
+def _check_stage(
+    checked: Checked,
+    stage: StageConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    faults: Faults,
+) -> None:
+    """Checks a stage, and adds its row, notes and data to `checked`; collects errors of independent checks."""
+    config, evaluations = checked.config, checked.evaluations
+    algorithm = make_algorithm(stage.algorithm, config.base)
+    with faults.collect():
         check_requirements(algorithm, stage)
+    with faults.collect():
         if algorithm.makes_policy():
             _check_gate(config, stage, evaluations)
+    with faults.collect():
         _check_start(config, stage)
         _check_same_tokenizers(config, stage)
-        row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": stage.start}
-        row |= dict.fromkeys(("data", "rows", "lr", "batch", "length"))
-        if algorithm.data_kind() is not None:
-            read, columns = _check_training(config, stage, algorithm, model, tokenizer)
-            data[stage.name] = read
-            columns |= evaluations.metrics.columns_read(read.report.columns)
-            row |= _training_columns(stage, len(read.train))
-            lines = (*read.report.lines(), *_unread(read.report.columns, columns), *_notes(algorithm, stage))
-            notes += [f"{stage.name}: {line}" for line in lines]
-        rows.append(row)
-    _check_evaluations(config, evaluations, model, tokenizer)
-    return Checked(config, rows, notes, evaluations, data)
+    row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": stage.start}
+    row |= dict.fromkeys(("data", "rows", "lr", "batch", "length"))
+    if algorithm.data_kind() is not None:
+        read, columns = _check_training(config, stage, algorithm, model, tokenizer, faults)
+        checked.data[stage.name] = read
+        columns |= evaluations.metrics.columns_read(read.report.columns)
+        row |= _training_columns(stage, len(read.train))
+        lines = (*read.report.lines(), *_unread(read.report.columns, columns), *_notes(algorithm, stage))
+        checked.notes.extend(f"{stage.name}: {line}" for line in lines)
+    checked.rows.append(row)
 
 
 def _notes(algorithm: Algorithm, stage: StageConfig) -> list[str]:
@@ -111,19 +138,25 @@ def _check_training(
     algorithm: Algorithm,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    faults: Faults,
 ) -> tuple[StageData, set[str]]:
     """Checks the optimizer, adapter, sampler, data and rewards of a stage.
 
     Returns its data, and those of their columns that the rewards read.
     """
-    with error_context(f"stage `{stage.name}`"):
+    place = f"stage `{stage.name}`"
+    with faults.collect(), error_context(place):
         find_optimizer(stage.optimizer, config.base)
+    with faults.collect(), error_context(place):
         check_schedule(stage.lr_scheduler_type, resolved(stage.learning_rate))
+    with faults.collect(), error_context(place):
         if stage.adapter is not None:
             check_adapter(model, stage.adapter.lora)
+    with faults.collect(), error_context(place):
         if not algorithm.makes_policy():
             check_can_be_reward_model(model.config, tokenizer)
         check_special_tokens(model, tokenizer)
+    with faults.collect(), error_context(place):
         SAMPLERS.find(stage.rollout.sampler, config.base)
     settings = stage_settings(stage, config, algorithm)
     data = read_stage_data(settings, tokenizer, stop_ids(model, tokenizer))
