@@ -1,5 +1,6 @@
 """A row of every published layout, as its authors write it, with its format and what it becomes."""
 
+import json
 from typing import Any
 
 
