@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from rung.data.records import BadRow, Message, Messages
+from rung.data.records import BadRow, Message, Messages, TemplateFault
 from rung.data.said import check_asked, check_said
 from rung.data.templates import (
     Chat,
@@ -124,7 +124,7 @@ class AnswerRenderer:
         shared = len(asked.text) if begins else num_shared(asked.text, text)
         answered = [(start, end) for start, end in spans if end > shared]
         if not answered or (asked.is_prefill and not begins):
-            raise BadRow(OTHER_START, ADVICE)
+            raise TemplateFault(OTHER_START, ADVICE)
         # A mark may begin before the generation prompt ends; the prompt then ends where the mark begins.
         boundary = shared if asked.is_prefill else min(shared, answered[0][0])
         assistants = [message for message in answer if message["role"] == "assistant"]
@@ -133,7 +133,9 @@ class AnswerRenderer:
         if not all(map(is_trained, answer)):
             turns = [message for message in chat.messages if message["role"] == "assistant"]
             if len(turns) != len(spans):
-                raise BadRow("the {% generation %} marks do not show which turn has `weight: 0`", "weight whole chats")
+                raise TemplateFault(
+                    "the {% generation %} marks do not show which turn has `weight: 0`", "weight whole chats"
+                )
             trained = [span for span, turn in zip(spans, turns, strict=True) if span in answered and is_trained(turn)]
         closed = tuple((max(start, boundary), self._with_stop(text, end)) for start, end in trained)
         return Rendering(text, boundary, closed, () if begins else (OTHER_START,))
@@ -149,7 +151,7 @@ class AnswerRenderer:
             boundary = num_shared(asked.text, text)
             said = check_said(answer, text, boundary)
             if not begins:
-                raise BadRow(OTHER_START, ADVICE)
+                raise TemplateFault(OTHER_START, ADVICE)
             end = end_of_turn(text, said, len(text), self.stops)
             spans = ((boundary, len(text) if end is None else end),)
             return Rendering(text, boundary, spans if is_trained(answer[0]) else ())
@@ -158,7 +160,7 @@ class AnswerRenderer:
         last = max(turns)
         boundary = len(asked.text) if begins else turns[first].start
         if not turns[last].is_sampled or (asked.is_prefill and not begins):
-            raise BadRow(OTHER_START, ADVICE)
+            raise TemplateFault(OTHER_START, ADVICE)
         spans = tuple(
             (max(turn.start, boundary), turn.end)
             for i, turn in turns.items()
@@ -196,7 +198,7 @@ def _check_prompt(asked: Asked, text: str, template: ChatTemplate, tokenizer: Pr
     shared = num_shared(asked.text, text)
     if shared < num_shared(asked.text, bare):
         found, expected = (f"{side[max(shared - 8, 0) : shared + 24]!r}" for side in (text, asked.text))
-        raise BadRow(
+        raise TemplateFault(
             "the chat template writes the prompt differently once an answer follows", f"{found}, not {expected}"
         )
 

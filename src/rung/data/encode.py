@@ -66,7 +66,7 @@ def encode(
             report.drop(fault.cause, example.source)
         except BadRow as fault:
             if on_bad_row == "error":
-                raise DataError(f"{example.source}: {fault}", "fix the row, or set `on_bad_row: skip`") from fault
+                raise DataError(f"{example.source}: {fault}", f"{fault.remedy}, or set `on_bad_row: skip`") from fault
             report.refuse(fault.cause, example.source)
             bad.append((example, fault))
         except DataError as fault:
@@ -78,7 +78,7 @@ def encode(
                 report.measure("completion", len(answer.ids))
     if not encoded:
         what = "no example is left to train on: " + "; ".join(report.lines())
-        raise DataError(what, "fix the rows, or raise `max_prompt_length` and `max_length`")
+        raise DataError(what, _remedy_for(report))
     if bad:
         report.check_bad_share(bad[0][0].source, bad[0][1], max_bad_share)
     if on_bad_row == "quarantine":
@@ -88,6 +88,14 @@ def encode(
     _warn_of_length_bias(encoded, report)
     report.encoded += len(encoded)
     return encoded
+
+
+def _remedy_for(report: DataReport) -> str:
+    """What can be done if no example is left, by the causes for which examples were dropped."""
+    limits = [key for key in ("max_prompt_length", "max_length") if any(f" {key} " in each for each in report.dropped)]
+    others = [cause for cause in report.dropped if not any(f" {key} " in cause for key in limits)]
+    parts = ["fix the rows"] if others or not limits else []
+    return ", and ".join([*parts, *(f"raise `{key}`" for key in limits)])
 
 
 def encode_prompt(

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, ClassVar, Literal, NotRequired, TypedDict
 
 from rung.errors import DataError
 
@@ -30,12 +30,20 @@ Text = str | Messages
 class BadRow(ValueError):
     """Raised for a row that cannot be used; `cause` names the kind of fault, `detail` is about this row.
 
-    The data report counts rows by `cause`.
+    The data report counts rows by `cause`; `remedy` is what can be done about the row.
     """
+
+    remedy: ClassVar[str] = "fix the row"
 
     def __init__(self, cause: str, detail: str = ""):
         super().__init__(f"{cause} ({detail})" if detail else cause)
         self.cause = cause
+
+
+class TemplateFault(BadRow):
+    """Raised for a chat that the chat template does not write as a whole."""
+
+    remedy: ClassVar[str] = "change the chat, give the model a chat template that writes all of it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-from rung.data.records import BadRow, Message
+from rung.data.records import Message, TemplateFault
 from rung.data.templates import Chat
 
 _THINK = re.compile(r"(</?think>)")
@@ -64,11 +64,11 @@ def check_said(messages: Sequence[Message], text: str, start: int = 0) -> int:
         for piece in pieces(message):
             found = _find(piece, text, start)
             if found is None:
-                raise BadRow(leaves_out(message), f"{piece!r:.{SHOWN}}")
+                raise TemplateFault(leaves_out(message), f"{piece!r:.{SHOWN}}")
             ends.append(found)
         for value in _argument_values(message):
             if not any(form in text for form in value):
-                raise BadRow("the chat template leaves out an argument of a tool call", f"{value[0]!r:.{SHOWN}}")
+                raise TemplateFault("the chat template leaves out an argument of a tool call", f"{value[0]!r:.{SHOWN}}")
         start = max(ends)
     return start
 
@@ -80,7 +80,7 @@ def _check_once(messages: Sequence[Message], text: str) -> None:
         names = function_names(message)
         for piece in (piece for piece in pieces(message) if piece not in names):
             if len(piece) >= LONG and text.count(piece) > said.count(json.dumps(piece, ensure_ascii=False)[1:-1]):
-                raise BadRow(TWICE, f"{piece!r:.{SHOWN}}")
+                raise TemplateFault(TWICE, f"{piece!r:.{SHOWN}}")
 
 
 def check_asked(chat: Chat, text: str) -> None:
@@ -91,11 +91,11 @@ def check_asked(chat: Chat, text: str) -> None:
     for message in chat.messages:
         missing = next((piece for piece in pieces(message) if _find(piece, text, 0) is None), None)
         if message["role"] != "assistant" and missing is not None:
-            raise BadRow(leaves_out(message), f"{missing!r:.{SHOWN}}")
+            raise TemplateFault(leaves_out(message), f"{missing!r:.{SHOWN}}")
     for tool in chat.tools:
         name = str(tool.get("function", tool).get("name", ""))
         if name not in text:
-            raise BadRow("the chat template leaves out the tools", f"it does not write `{name}`")
+            raise TemplateFault("the chat template leaves out the tools", f"it does not write `{name}`")
 
 
 def leaves_out(message: Message) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jinja2
 
-from rung.data.records import BadRow, Message, Messages
+from rung.data.records import Message, Messages, TemplateFault
 from rung.data.tokens import Span
 from rung.errors import DataError
 
@@ -131,7 +131,7 @@ def _render(
         )
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         # TypeError: the template concatenates a field that is no string. ValueError: it leaves the prefill out.
-        raise BadRow("the chat template rejects the messages", str(error).partition("\n")[0]) from error
+        raise TemplateFault("the chat template rejects the messages", str(error).partition("\n")[0]) from error
     (text,), spans = rendered
     return text, spans
 

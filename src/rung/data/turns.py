@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from typing import TYPE_CHECKING, Literal
 
-from rung.data.records import BadRow, Message, Messages
+from rung.data.records import Message, Messages, TemplateFault
 from rung.data.said import SHOWN, TWICE, function_names, leaves_out, map_pieces, pieces
 from rung.data.templates import Chat, ChatTemplate, render
 from rung.data.tokens import Span, num_shared, tokens
@@ -117,7 +117,7 @@ def _bracket(messages: Messages) -> tuple[Messages, list[int]]:
 def _places(rendered: str, text: str) -> list[tuple[int, Span]]:
     """The number and place in `text` of each piece that is in brackets in `rendered`, in order."""
     if _BRACKET.sub("", rendered) != text:
-        raise BadRow(CANNOT_FIND, ADVICE)
+        raise TemplateFault(CANNOT_FIND, ADVICE)
     places: list[tuple[int, Span]] = []
     removed, opened = 0, -1
     start = 0
@@ -140,10 +140,10 @@ def _message_spans(messages: Messages, owners: list[int], places: list[tuple[int
         said = pieces(messages[owner])[number - owners.index(owner)]
         times = found.count(number)
         if times == 0:
-            raise BadRow(leaves_out(messages[owner]), f"{said!r:.{SHOWN}}")
+            raise TemplateFault(leaves_out(messages[owner]), f"{said!r:.{SHOWN}}")
         # A template may name the called function again in front of its result.
         if times > 1 and said not in function_names(messages[owner]):
-            raise BadRow(TWICE, f"{said!r:.{SHOWN}}")
+            raise TemplateFault(TWICE, f"{said!r:.{SHOWN}}")
         firsts[number] = places[found.index(number)][1]
     spans: dict[int, Span] = {}
     for number, (start, end) in firsts.items():
@@ -151,5 +151,5 @@ def _message_spans(messages: Messages, owners: list[int], places: list[tuple[int
         spans[owners[number]] = (min(first, start), max(last, end))
     ordered = sorted(spans.values())
     if any(end > start for (_, end), (start, _) in pairwise(ordered)):
-        raise BadRow(CANNOT_FIND, ADVICE)
+        raise TemplateFault(CANNOT_FIND, ADVICE)
     return spans

@@ -51,7 +51,7 @@ def encode_question(example: Example, shots: Sequence[Example], tokenizer: PreTr
     try:
         return encode_prompt(asked, tokenizer, tools=example.tools, variables=example.template_variables)
     except BadRow as fault:
-        raise DataError(f"{example.source}: {fault}", "fix the row, or leave it out") from fault
+        raise DataError(f"{example.source}: {fault}", f"{fault.remedy}, or leave it out") from fault
     except DataError as fault:
         raise DataError(f"{example.source}: {fault.what}", fault.remedy) from fault
 
