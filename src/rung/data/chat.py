@@ -133,9 +133,7 @@ class AnswerRenderer:
         if not all(map(is_trained, answer)):
             turns = [message for message in chat.messages if message["role"] == "assistant"]
             if len(turns) != len(spans):
-                raise TemplateFault(
-                    "the {% generation %} marks do not show which turn has `weight: 0`", "weight whole chats"
-                )
+                raise TemplateFault("the {% generation %} marks do not show which turn has `weight: 0`", ADVICE)
             trained = [span for span, turn in zip(spans, turns, strict=True) if span in answered and is_trained(turn)]
         closed = tuple((max(start, boundary), self._with_stop(text, end)) for start, end in trained)
         return Rendering(text, boundary, closed, () if begins else (OTHER_START,))
