@@ -85,6 +85,11 @@ def test_the_clock_is_read_beside_the_numbers(tmp_path: Path) -> None:
     assert "step_time" not in lines[0]
 
 
+def test_progress_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(tmp_path, max_steps=2)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("only 2/2  loss ")]
+
+
 def test_completions_of_the_last_step_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fitted(tmp_path, max_steps=1)
     assert "completions of the last step" not in capsys.readouterr().out
