@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from rung.algorithms.dapo import DAPO
 from rung.batch import Batch
@@ -76,3 +77,10 @@ def test_groups_that_the_task_cannot_tell_apart_are_drawn_anew() -> None:
 def test_the_rollout_is_filled_in_a_bounded_number_of_draws() -> None:
     assert DAPO(max_num_gen_batches=3).generation_limit() == 3
     assert DAPO(max_num_gen_batches=0).generation_limit() == 0, "without a bound"
+
+
+def test_rewards_that_are_normalised_apart_take_no_penalty() -> None:
+    apart = {"multi_objective_aggregation": "normalize_then_sum"}
+    with pytest.raises(ValidationError, match="the overlong penalty needs a summed reward"):
+        DAPO.model_validate(apart)
+    assert "separate_rewards" in DAPO.model_validate({**apart, "overlong_buffer": 0}).needs()

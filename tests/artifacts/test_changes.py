@@ -1,11 +1,12 @@
 """Which keys may change while a run is under way, and what is recorded of it."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rung.artifacts.changes import PATH_KEYS, STAGE_KEYS, record_changes, refuse_changes
+from rung.artifacts.changes import PATH_KEYS, STAGE_KEYS, date_of, record_changes, refuse_changes
 from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE
 from rung.artifacts.lineage import Change, Lineage
 from rung.config import PathConfig, parse_config, resolve
@@ -136,3 +137,12 @@ def test_the_lineage_says_what_changed_from_what_to_what_and_when(run: Path) -> 
     assert not (run / "second" / "evaluation.json").exists()
     record_changes(found, asked, run)  # killed before the config was written
     assert len(Lineage.load(run / LINEAGE).changes) == 2
+
+
+def test_the_date_is_that_of_the_config_else_of_the_start_else_today(run: Path) -> None:
+    asked = config(run.parent)
+    assert date_of(asked, run) == date.today()
+    for written, begun in (("", date.today()), ("date: today", date.today()), ("date: '2001-01-02'", date(2001, 1, 2))):
+        write_text(run / CONFIG, f"name: climb\n{written}\n")
+        assert date_of(asked, run) == begun
+        assert date_of(config(run.parent, {"date": "2024-01-02"}), run) == date(2024, 1, 2)

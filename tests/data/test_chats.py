@@ -37,6 +37,14 @@ def test_a_template_that_writes_the_system_message_in_the_last_user_turn_is_read
     assert texts == [[" Hi.<eos> 4<eos>"]]
 
 
+def test_turns_may_stand_without_anything_between_them(build) -> None:
+    texts, report = trained(
+        [{"messages": [*HELLO, *SUM]}], build(chat="{% for m in messages %}{{ m.content }}{% endfor %}")
+    )
+    assert texts == [["Hi.4"]]
+    assert list(report.noticed) == [NO_STOP]
+
+
 @pytest.mark.parametrize("template", [NO_REASONING, TURNS.replace("{{ m.content", "{{ m.content[:9]")])
 def test_a_template_that_drops_what_the_assistant_says_is_refused(build, template) -> None:
     said = [{"role": "assistant", "content": "<think>\ntwo and two\n</think>\n\nfour"}]

@@ -127,8 +127,10 @@ def test_answers_to_one_prompt_become_a_pair_by_a_rating(tmp_path: Path) -> None
 
 
 def test_labelled_answers_to_one_prompt_become_a_pair(tmp_path: Path) -> None:
-    rows = [{"prompt": "a", "completion": c, "label": label} for c, label in (("x", False), ("y", True), ("z", False))]
+    rows = [{"prompt": "a", "completion": c, "label": label} for c, label in (("y", False), ("x", True), ("z", False))]
     (pair,) = loaded(tmp_path, rows, pairs_by="label")
-    assert (pair.chosen, pair.rejected, pair.margin) == ("y", "x", None)
+    assert (pair.chosen, pair.rejected, pair.margin) == ("x", "y", None)
+    with pytest.raises(DataError, match="no example is left"):
+        loaded(tmp_path, [row | {"completion": "x"} for row in rows], pairs_by="label")
     with pytest.raises(DataError, match="`pairs_by` needs rows with one answer, but this row is prompt data"):
         loaded(tmp_path, [{"prompt": "a", "level": 1}], pairs_by="level")

@@ -121,6 +121,11 @@ def test_every_format_is_found_by_its_columns():
     assert [detect([Row("x", 1, row)]).name for row in ROWS.values()] == list(ROWS)
 
 
+def test_a_turn_alone_with_a_label_is_no_labelled_answer():
+    row = {"messages": [said("assistant")], "label": True, "text": "a"}
+    assert detect([Row("x", 1, row)]).name == "classification"
+
+
 def test_no_two_formats_have_one_priority_and_a_users_own_comes_last():
     priorities = [each.priority for each in all_formats()]
     assert all(before < after for before, after in pairwise(priorities))

@@ -69,8 +69,9 @@ def test_a_prompt_as_text_is_the_turn_with_which_both_sides_begin() -> None:
     assert (words(example.prompt), words(example.chosen)) == (" a\n", "b")
     only = pair([assistant("b")], [assistant("c")], prompt="a")
     assert (words(only.prompt), words(only.chosen), words(only.rejected)) == ("a", "b", "c")
-    with pytest.raises(DataError, match="do not have the text of `prompt`"):
-        pair([*asked, assistant("b")], [*asked, assistant("c")], prompt="other")
+    for other in ("other", "A", "aa"):
+        with pytest.raises(DataError, match="do not have the text of `prompt`"):
+            pair([*asked, assistant("b")], [*asked, assistant("c")], prompt=other)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ REFUSED = {
         "on_bad_row: skip",
     ),
     "12 ms-swift, equal sides": (
-        {"messages": [ASKED, HI], "rejected_response": "Hi."},
+        {"messages": [ASKED, {"role": "assistant", "content": "What?"}, ASKED, HI], "rejected_response": "Hi."},
         "`chosen` equals `rejected`",
         "on_bad_row: skip",
     ),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from rung.data.encode import SEPARATE, encode, encode_prompt
@@ -146,6 +146,15 @@ def test_a_space_that_is_a_plain_space_is_no_part_of_a_completion_either():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", pad_token="</s>")
     assert tokenizer.tokenize("a") == [" ", "a"]
     assert continuation_tokens("ab", tokenizer) == ([2, 3], [(0, 1), (1, 2)])
+
+
+def test_a_line_break_that_melts_into_the_one_before_it_stays():
+    """ "\\n" and "\\n\\n" are one token, so that a line break tells nothing of what follows it."""
+    core = Tokenizer(models.WordLevel({"</s>": 0, " ": 1, "a": 2, "|": 3, "\n": 4}, unk_token="</s>"))
+    core.normalizer = normalizers.Sequence([normalizers.Replace(Regex("\n+"), "\n"), normalizers.Prepend(" ")])
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", pad_token="</s>")
+    assert continuation_tokens("\na", tokenizer) == ([4, 2], [(0, 1), (1, 2)])
 
 
 @pytest.mark.parametrize("family", EXACT)

@@ -1,6 +1,7 @@
 """Splits are functions of the content."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -44,3 +45,11 @@ def test_the_position_is_the_hash_of_salt_and_group():
 def test_shares_sum_to_one(shares):
     with pytest.raises(ConfigError, match="sum to 1"):
         split(examples([1]), shares)
+
+
+def test_what_rounded_shares_leave_over_goes_to_the_last_part():
+    """The hash of 181091571 begins with 30 ones."""
+    (example,) = examples([1])
+    topmost = replace(example, group="181091571")
+    assert position("181091571", "") > 0.9999999991
+    assert split([topmost], {"train": 0.5, "test": 0.4999999991}) == {"train": [], "test": [topmost]}

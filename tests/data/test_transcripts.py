@@ -90,6 +90,13 @@ def test_sharegpt_turns_become_messages_behind_the_system_column():
     assert one({"conversations": turns, "system": ""})[0].messages == told
 
 
+def test_a_turn_may_hold_the_texts_of_both_sides_and_more():
+    turns = [{"id": 1, "human": "Tea?", "assistant": "Yes."}, {"id": 2, "human": "Now?", "assistant": "No."}]
+    example, report = one({"conversation": turns})
+    assert report.formats == {"sharegpt": 1}
+    assert example.messages == (user("Tea?"), assistant("Yes."), user("Now?"), assistant("No."))
+
+
 def test_sharegpt_pairs_have_one_reply_a_side():
     row = {"conversations": [human("Tea?"), gpt("Which?"), human("Green.")], **pair(gpt("Here."), gpt("No."))}
     example, report = one(row)

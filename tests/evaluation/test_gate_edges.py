@@ -43,6 +43,12 @@ def test_a_gain_of_exactly_what_is_asked_is_open(min_gain: float, outcome: str, 
     assert found.items_needed is None
 
 
+def test_a_gain_that_is_too_small_need_not_be_told_from_none() -> None:
+    found = decided({"min_gain": 0.1}, m=moved(0.0))
+    assert (found.outcome, found.gain.p) == ("kept", 1.0)
+    assert found.reasons == ("`m` gained +0.0000 [+0.0000, +0.0000]: the upper bound is below 0.1",)
+
+
 @pytest.mark.parametrize(
     ("tolerance", "outcome", "said"),
     [

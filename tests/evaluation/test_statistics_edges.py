@@ -34,6 +34,11 @@ def test_a_wilson_interval_of_one_item() -> None:
             wilson(0, count)
 
 
+def test_a_wilson_interval_stays_between_0_and_1() -> None:
+    """Rounding takes the bound of 0 of 5 below 0, and that of 14 of 14 above 1."""
+    assert (wilson(0, 5).low, wilson(14, 14).high) == (0.0, 1.0)
+
+
 def test_the_spread_between_two_and_three_clusters() -> None:
     """Sums of 1 - 3, 2 - 3 and 6 - 3 as -2, -1, 3: 3 / 2 x 14 / 3^2; two of -1 and 1 in each: 2 x 8 / 4^2."""
     assert cluster_variance([1.0, 2.0, 6.0], list("abc")) == pytest.approx(14 / 6)

@@ -6,6 +6,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers.edges import batch_of, tiny_policy
+from rung.algorithms.distill import Distill
+from rung.algorithms.sft import SFT
 from rung.errors import ConfigError
 from rung.forward.layouts import block_mask, index_rows, joined_rows, masked_rows, pack_offsets, plain, prompt_positions
 from rung.forward.planner import Cost
@@ -47,6 +49,32 @@ def test_values_are_those_of_the_state_before_a_token_and_of_the_end() -> None:
     before, after = policy.values(ROWS)
     torch.testing.assert_close(before[1], torch.stack([value[0], torch.tensor(0.0), value[2]]), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(after[1], value[3], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_critic_reads_the_values_and_the_policy_the_rest() -> None:
+    """The values of a part are those of the critic's states before the trained tokens."""
+    torch.manual_seed(0)
+    policy = tiny_policy(value_head=nn.Linear(32, 1), score_head=nn.Linear(32, 1, bias=False))
+    alone = tiny_policy(value_head=policy.value_head, score_head=policy.score_head)
+    policy.critic = build("llama", seed=1)[0]
+    ((_, outputs),) = policy.parts(ROWS, SFT())
+    ((_, plainly),) = alone.parts(ROWS, SFT())
+    torch.testing.assert_close(outputs.values, policy.values(ROWS)[0])
+    assert not torch.allclose(outputs.values, plainly.values, atol=1e-3)  # type: ignore[arg-type]
+    torch.testing.assert_close(outputs.logps, plainly.logps)
+    torch.testing.assert_close(outputs.scores, plainly.scores)
+
+
+@torch.no_grad()
+def test_a_teacher_reads_its_own_states() -> None:
+    """KL(teacher || policy) of the distributions before the second trained token of the second row."""
+    teacher = build("llama", seed=1)[0]
+    ((_, outputs),) = tiny_policy(teacher=teacher).parts(ROWS, Distill(beta=0.0))
+    ours, theirs = (logits(each, [12, 13, 14, 15])[2].log_softmax(-1) for each in (tiny_policy(), Policy(teacher)))
+    expected = (theirs.exp() * (theirs - ours)).sum()
+    torch.testing.assert_close(outputs.readouts["divergence"][1, 2], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(outputs.readouts["teacher_entropy"][1, 2], -(theirs.exp() * theirs).sum())
 
 
 def test_what_is_trained_goes_by_its_module() -> None:

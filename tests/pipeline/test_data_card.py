@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import rung
-from rung.artifacts.data_card import DATA, read_data_card, write_data_card
-from rung.errors import CheckpointError, DataError
+from rung.artifacts.data_card import read_data_card
+from rung.errors import DataError
 
 LONG = {"prompt": "a" * 300, "completion": "b"}
 SUMS = [{"prompt": f"{i}+1?", "completion": str(i + 1)} for i in range(8)]
@@ -86,16 +86,3 @@ def test_a_stage_without_a_checkpoint_begins_with_the_rows_that_are_there(config
     shutil.rmtree(folder / "sft" / "checkpoints")
     write(config.parent / "rows.jsonl", SUMS[:6])
     assert rung.run(config).finished
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"rows": "x", "fingerprint": ""}'])
-def test_a_damaged_card_is_named(tmp_path, content) -> None:
-    (tmp_path / DATA).write_text(content)
-    with pytest.raises(CheckpointError, match=DATA):
-        read_data_card(tmp_path)
-
-
-def test_a_stage_that_trains_nothing_has_no_card(tmp_path) -> None:
-    assert read_data_card(tmp_path) is None
-    write_data_card(tmp_path, {"rows": 3, "fingerprint": "f"})
-    assert read_data_card(tmp_path) == {"rows": 3, "fingerprint": "f"}

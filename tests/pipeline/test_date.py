@@ -8,8 +8,6 @@ import pytest
 import yaml
 
 import rung
-from rung.artifacts.changes import date_of
-from rung.config import load_config
 from rung.data import templates
 from rung.errors import ConfigError
 from rung.tiny.models import load_spec
@@ -48,11 +46,3 @@ def test_a_date_of_the_config_is_a_fact_of_the_run(config) -> None:
     assert yaml.safe_load((folder / "config.yaml").read_text())["date"] == "2024-02-29"
     with pytest.raises(ConfigError, match="changed: date"):
         rung.run(config, "date=2024-03-01")
-
-
-def test_the_date_of_a_run_that_recorded_none_is_today(config, tmp_path) -> None:
-    loaded = load_config(config)
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "config.yaml").write_text("name: a\n")
-    assert date_of(loaded, tmp_path / "old") == datetime.date.today()
-    assert date_of(loaded.model_copy(update={"date": datetime.date(2024, 1, 2)}), tmp_path) == datetime.date(2024, 1, 2)

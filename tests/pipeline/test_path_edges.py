@@ -92,3 +92,15 @@ def test_a_gate_that_stops_leaves_the_rest_undone(tmp_path: Path) -> None:
     assert [record.stage for record in run.lineage.stages] == ["spoilt"]
     assert run.finished
     assert not (run.folder / "still").exists()
+
+
+def test_a_gate_compares_at_the_first_number_of_shots(tmp_path: Path) -> None:
+    evaluate = {"validation": "items.jsonl", "metrics": ["./judge.py:others"], "max_completion_length": 2}
+    run = climbed(tmp_path, [STILL], evaluate={**evaluate, "shots_from": "bad.jsonl", "shots": [0, 1]})
+    (still,) = run.lineage.stages
+    assert still.decision is not None
+    assert (still.outcome, still.decision.gain.gain, still.reads) == ("inconclusive", 0.0, {"validation": 2})
+    files = {
+        name: sorted(each.name for each in (run.folder / name).glob("evaluation*.json")) for name in ("start", "still")
+    }
+    assert files == {"start": ["evaluation.json"], "still": ["evaluation-1-shot.json", "evaluation.json"]}

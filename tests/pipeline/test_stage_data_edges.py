@@ -234,6 +234,8 @@ def test_what_is_read_may_be_written() -> None:
         make_algorithm("sft"), stage("sft", lr_scheduler_type="constant_with_warmup", warmup_steps=3)[0]
     )
     check_unused_settings(make_algorithm("sft"), stage("sft", rollout={"top_k": 0})[0])
+    for on_bad_row in ("skip", "quarantine"):
+        check_unused_settings(make_algorithm("sft"), stage("sft", on_bad_row=on_bad_row, max_bad_share=0.1)[0])
     check_unused_settings(
         make_algorithm("prompt"), one_stage(Path(), {"algorithm": "prompt", "from": "tiny:gpt2", "shots": [2]})[0]
     )

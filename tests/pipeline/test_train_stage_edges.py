@@ -18,7 +18,7 @@ from rung.utils.signals import StopFlag
 SFT = {"algorithm": "sft", "data": "rows.jsonl", "batch_size": 2, "learning_rate": 0.01}
 
 
-def fitted(work: Path, *, stop: bool = False, **settings: Any) -> tuple[bool, list[dict[str, Any]]]:
+def fitted(work: Path, *, stop: bool = False, rank: int = 0, **settings: Any) -> tuple[bool, list[dict[str, Any]]]:
     (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
     config, path = one_stage(work, {**SFT, **settings})
     flag = StopFlag()
@@ -29,7 +29,7 @@ def fitted(work: Path, *, stop: bool = False, **settings: Any) -> tuple[bool, li
         reference=None,
         critic=None,
         folder=work / "only",
-        ranks=Ranks(),
+        ranks=Ranks(rank),
         stop=flag,
     )
     lines = (work / "only" / "metrics.jsonl").read_text().splitlines()
@@ -83,6 +83,27 @@ def test_the_clock_is_read_beside_the_numbers(tmp_path: Path) -> None:
     assert timing["step"] == 1
     assert timing["tokens_per_second"] * timing["step_time"] == pytest.approx(lines[0]["num_tokens"])
     assert "step_time" not in lines[0]
+
+
+def test_progress_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(tmp_path, max_steps=2)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("only 2/2  loss ")]
+
+
+def test_a_rank_other_than_0_shows_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rank 1 of a group of one: its collectives are its own. A loss that stays for 20 steps would be told."""
+    (tmp_path / "same.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 6)
+    log = tmp_path / "only" / "metrics.jsonl"
+    log.parent.mkdir()
+    log.write_text('{"step": 7}\n')
+    settings: dict[str, Any] = {"data": "same.jsonl", "learning_rate": 1e-12, "max_steps": 20, "save_steps": 10}
+    done, lines = fitted(tmp_path, rank=1, **settings)
+    assert done
+    assert capsys.readouterr().out == ""
+    assert [file.name for file in log.parent.iterdir()] == ["metrics.jsonl"]
+    assert lines == [{"step": 7}]
+    fitted(tmp_path, **settings)
+    assert "the loss stays at" in capsys.readouterr().out
 
 
 def test_completions_of_the_last_step_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

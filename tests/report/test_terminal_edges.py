@@ -79,6 +79,14 @@ def test_keys_stand_above_their_rows_and_the_bold_row_stays_the_bold_one() -> No
     assert ["m2" in line or "+3" in line for line in bold] == [True, True]
 
 
+def test_numbers_stand_right_below_keys() -> None:
+    rows = (("sft", "em", "1"), ("sft", "f1", "100"))
+    lines = shown(60, Section("", table=Table(("stage", "metric", "n"), rows, num_texts=2, num_keys=1)))
+    short, long = (next(line for line in lines if line.startswith(word)) for word in ("em", "f1"))
+    assert (short.split(), long.split()) == (["em", "1"], ["f1", "100"])
+    assert len(short) == len(long)
+
+
 def test_words_stand_left_and_numbers_right() -> None:
     rows = (("a", "long word", "1"), ("bb", "w", "100"))
     lines = shown(60, Section("", table=Table(("k", "t", "n"), rows, num_texts=2)))

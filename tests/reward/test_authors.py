@@ -145,6 +145,9 @@ def test_trainer_state_has_steps_and_epochs_and_names_them(sample) -> None:
     state = seen[0]
     assert (state.global_step, state.max_steps, state.epoch, state.num_train_epochs) == (5, 25, 0.5, 3)
     assert "no `best_metric`; it has global_step, max_steps, epoch, num_train_epochs" in outcome.note
+    rewards.score([sample()])
+    state = seen[1]
+    assert (state.global_step, state.max_steps, state.epoch, state.num_train_epochs) == (0, 0, 0, 0)
 
 
 def test_a_function_of_one_sample_can_read_trainer_state(sample) -> None:

@@ -18,7 +18,7 @@ from rung.data.batches import order
 from rung.data.records import Encoded, make_example
 from rung.distributed.ranks import Ranks
 from rung.errors import ConfigError, SamplingError
-from rung.metrics import values
+from rung.metrics import Metric, Sum, values
 from rung.reward import RewardSet
 from rung.rollout.generate import Generator
 from rung.rollout.philox import Key
@@ -57,6 +57,9 @@ class Sampled(Algorithm):
 
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
         return rollout, {"seen": int(state["seen"]) + 1}  # type: ignore[arg-type]
+
+    def rollout_metrics(self, rollout: Batch, state: State) -> Mapping[str, Metric]:
+        return {"own/rows": Sum(float(rollout.num_rows)), "own/before": Sum(float(state["seen"]))}  # type: ignore[arg-type]
 
     def loss(self, batch: Batch, outputs: Outputs) -> Loss:
         return Loss({"all": outputs.logps.sum()})
@@ -197,6 +200,15 @@ def test_a_report_is_of_the_time_since_the_last_one() -> None:
     assert source.pop_report() == ({}, [])
     next(steps)
     assert values(source.pop_report()[0])["filter/sampled_groups"] == 1.0
+
+
+def test_what_an_algorithm_tells_of_a_rollout_is_reported_once() -> None:
+    source = rollouts(LETTERS, minibatches=2)
+    told = []
+    for _ in islice(source, 4):
+        metrics = values(source.pop_report()[0])
+        told.append({name: value for name, value in metrics.items() if name.startswith("own/")})
+    assert told == [{"own/rows": 16.0, "own/before": 0.0}, {}, {"own/rows": 16.0, "own/before": 1.0}, {}]
 
 
 def test_its_state_comes_back_in_the_middle_of_a_rollout() -> None:

@@ -1,5 +1,6 @@
 """A tree of tensors and JSON values, and the random generators, are the same after a checkpoint."""
 
+import base64
 import json
 import random
 
@@ -104,3 +105,17 @@ def test_random_generators_go_on_where_they_were_captured():
     draws()
     rng.restore(captured)
     assert draws() == expected
+
+
+def test_a_state_without_that_of_a_gpu_is_restored_where_there_is_one_and_the_other_way_round(monkeypatch):
+    restored = []
+    captured = rng.capture() | {"cuda": None}
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    rng.restore(captured)
+    assert not restored
+    rng.restore(captured | {"cuda": base64.b64encode(b"\x01\x02").decode()})
+    assert [state.tolist() for state in restored] == [[1, 2]]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rng.restore(captured | {"cuda": "AQI="})
+    assert len(restored) == 1

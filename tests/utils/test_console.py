@@ -32,9 +32,9 @@ def test_without_a_terminal_lines_tell_the_time_left():
 
 def test_on_a_terminal_a_bar_shows_loss_reward_speed_and_steps():
     console, shown = screen(terminal=True)
-    with progress(10, "dapo[1]", start=5, console=console) as update:
+    with progress(10, "dapo[b]", start=5, console=console) as update:
         update(6, {"loss": 0.25, "reward": 0.5, "tokens_per_second": 99.0})
-    for part in ("dapo[1]", "6/10", "loss 0.25", "reward 0.500", "99 tokens/s"):
+    for part in ("dapo[b]", "6/10", "loss 0.25", "reward 0.500", "99 tokens/s"):
         assert part in shown.getvalue()
 
 

@@ -64,6 +64,11 @@ def test_files_beside_neither_hide_the_standard_library_nor_are_written_to(tmp_p
     assert sorted(file.name for file in tmp_path.iterdir()) == ["judge.py", "random.py"]
 
 
+def test_a_file_may_import_by_the_function(tmp_path) -> None:
+    base = write(tmp_path, judge='score = __import__("json").loads')
+    assert loaded("./judge.py:score", base)("1") == 1
+
+
 def test_a_missing_import_names_what_to_install_or_where_to_put_it(tmp_path) -> None:
     base = write(tmp_path, judge="import helprs.deep", half="import pkg.none", pkg__in____init__="")
     with pytest.raises(ConfigError, match="No module named 'helprs'") as caught:
