@@ -102,10 +102,11 @@ def _check_stage(
     with faults.collect():
         check_requirements(algorithm, stage)
     with faults.collect():
-        if algorithm.makes_policy():
+        if algorithm.makes_policy() and not _shares_gate_with_earlier(config, stage):
             _check_gate(config, stage, evaluations)
     with faults.collect():
         _check_start(config, stage)
+    if not faults.found:  # the models from which earlier stages start are looked up again
         _check_same_tokenizers(config, stage)
     row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": stage.start}
     row |= dict.fromkeys(("data", "rows", "lr", "batch", "length"))
@@ -165,6 +166,13 @@ def _check_training(
     if stage.teacher is not None and stage.teacher not in [other.name for other in config.stages]:
         check_positions(settings, data.train, _teacher_positions(config, stage), "teacher")
     return data, check_rewards(settings, data.train, tokenizer) if settings.samples else set()
+
+
+def _shares_gate_with_earlier(config: PathConfig, stage: StageConfig) -> bool:
+    """Whether the stage has the gate of the path, as an earlier stage that makes a policy."""
+    earlier = config.stages[: config.stages.index(stage)]
+    alike = (other for other in earlier if other.gate is None)
+    return stage.gate is None and any(make_algorithm(other.algorithm, config.base).makes_policy() for other in alike)
 
 
 def _check_gate(config: PathConfig, stage: StageConfig, evaluations: Evaluations) -> None:
