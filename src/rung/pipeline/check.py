@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +102,7 @@ def _check_stage(
     with faults.collect():
         check_requirements(algorithm, stage)
     with faults.collect():
-        if algorithm.makes_policy() and not _shares_gate_with_earlier(config, stage):
+        if algorithm.makes_policy():
             _check_gate(config, stage, evaluations)
     with faults.collect():
         _check_start(config, stage)
@@ -168,24 +168,24 @@ def _check_training(
     return data, check_rewards(settings, data.train, tokenizer) if settings.samples else set()
 
 
-def _shares_gate_with_earlier(config: PathConfig, stage: StageConfig) -> bool:
-    """Whether the stage has the gate of the path, as an earlier stage that makes a policy."""
-    earlier = config.stages[: config.stages.index(stage)]
-    alike = (other for other in earlier if other.gate is None)
-    return stage.gate is None and any(make_algorithm(other.algorithm, config.base).makes_policy() for other in alike)
-
-
 def _check_gate(config: PathConfig, stage: StageConfig, evaluations: Evaluations) -> None:
+    """Raises ConfigError for a gate that cannot be decided; a mistake that stages share is told for the first one."""
     gate = config.gate_of(stage)
     if gate is None:
         return
-    if not evaluations.validation:
+    earlier = [config.gate_of(other) for other in _policies(config.stages[: config.stages.index(stage)], config)]
+    if not evaluations.validation and not any(earlier):
         what = f"stage `{stage.name}` has a gate, but `evaluate.validation` has no items to evaluate"
         raise ConfigError(what, "set `evaluate.validation`, or remove the gate")
-    for metric in gate.metrics:
+    for metric in gate.metrics if evaluations.validation and gate not in earlier else ():
         if metric not in evaluations.goals:
             what = f"the gate of stage `{stage.name}` reads `{metric}`, which is not a metric"
             raise ConfigError(what, did_you_mean(metric, evaluations.goals))
+
+
+def _policies(stages: Sequence[StageConfig], config: PathConfig) -> list[StageConfig]:
+    """The stages that make a policy."""
+    return [stage for stage in stages if make_algorithm(stage.algorithm, config.base).makes_policy()]
 
 
 def _check_evaluations(
@@ -250,7 +250,7 @@ def _origins(config: PathConfig, stage: StageConfig) -> set[str]:
         return _origins(config, named)
     if stage.start is not None:
         return {locate(stage.start, base=config.base, runs=Path(config.output))}
-    policies = (other for other in earlier if make_algorithm(other.algorithm, config.base).makes_policy())
+    policies = _policies(earlier, config)
     model = locate(config.model, base=config.base, runs=Path(config.output))
     return {model}.union(*(_origins(config, other) for other in policies))
 
