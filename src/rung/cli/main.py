@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import warnings
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -74,8 +75,10 @@ def run(
 ) -> None:
     """Run a path, or resume it where it stopped."""
     if nproc > 1:
+        from rung.config import load_config
         from rung.distributed.launch import launch
 
+        load_config(config, overrides or ())  # so that a mistake in the config is told once, not by every process
         flags = {"--strict": strict, "--new": new, "--fully-shard": fully_shard}
         arguments = ["run", config, *(overrides or ()), *(flag for flag, given in flags.items() if given)]
         raise typer.Exit(launch(arguments, nproc))
@@ -250,6 +253,22 @@ def main() -> None:
         for one in getattr(error, "errors", (error,)):
             print(_line(one.what), _line(one.remedy), sep="\n", file=sys.stderr)
         raise SystemExit(EXIT_USER) from None
+    except SystemExit as ended:
+        if isinstance(ended.code, int | None) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            _end_rank(ended.code or 0)
+        raise
+
+
+def _end_rank(code: int) -> NoReturn:
+    """Ends a process of a run with several processes, after what Python has registered for its end.
+
+    Trap: when a process ends as usual, the threads of torch.distributed are destroyed in any order, and now and then
+    abort it ("terminate called without an active exception").
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _disable_loading_bars() -> None:
