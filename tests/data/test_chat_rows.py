@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from helpers.chats import (
+    ASKED,
     BRIEF,
     ENDS_ONCE,
     HELLO,
@@ -252,3 +253,39 @@ def test_a_template_that_writes_the_date_writes_the_given_one(build) -> None:
 def test_without_a_date_a_template_writes_today(build) -> None:
     today = f"Today is {datetime.date.today():%d %B %Y}."
     assert prompt({"messages": HELLO}, build(chat=TODAY)).startswith(today)
+
+
+@pytest.mark.parametrize(
+    ("completion", "said"),
+    [
+        (SUM[:1], "does not begin with an assistant turn"),
+        (SUM, "does not begin with an assistant turn"),
+        ([{"role": "tool", "content": "9 degrees"}], "does not begin with an assistant turn"),
+    ],
+)
+def test_a_completion_of_another_role_is_refused(build, completion, said) -> None:
+    """Also with a template that has no generation prompt, after which any turn would look sampled."""
+    for template in (TURNS, TURNS.replace(ASKED, "")):
+        with pytest.raises(DataError, match=said):
+            trained([{"prompt": HELLO[:1], "completion": completion}], build(chat=template))
+
+
+def test_a_completion_may_begin_with_the_result_of_a_call_in_the_prompt(build) -> None:
+    chat = called({"city": "Ulm"})
+    row = {"prompt": chat[:2], "completion": chat[2:]}
+    assert trained([row], build(chat=TOOLS))[0] == [["9 degrees.<eos>"]]
+    with pytest.raises(DataError, match="the completion has no assistant turn"):
+        trained([{"prompt": chat[:2], "completion": chat[2:3]}], build(chat=TOOLS))
+
+
+def test_nothing_is_sampled_after_a_call_without_its_result(build) -> None:
+    with pytest.raises(DataError, match="the prompt ends with a tool call"):
+        trained([{"prompt": called({"city": "Ulm"})[:2]}], build(chat=TOOLS))
+
+
+@pytest.mark.parametrize("untrained", [1, 3])
+def test_a_weight_is_refused_where_every_turn_is_trained(build, untrained) -> None:
+    chat = [*HELLO, *SUM]
+    chat[untrained] = chat[untrained] | {"weight": 0}
+    with pytest.raises(DataError, match="`weight: 0` is trained if every turn is"):
+        trained([{"messages": chat}], build(chat=TURNS), assistant_only=False)

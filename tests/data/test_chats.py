@@ -110,6 +110,16 @@ def test_earlier_turns_without_the_thought_of_the_generation_prompt_are_kept_and
     assert report.noticed[OTHER_START].count == 1
 
 
+def test_a_turn_without_a_stop_token_ends_before_the_first_token_that_differs(build) -> None:
+    """Later tokens that happen to be equal again (`er` of `user` and of `zzer`) are another turn's."""
+    template = (
+        "{% for m in messages %}<turn>{{ m.role }}\n{{ m.content }}\n.\n{% endfor %}"
+        "{% if add_generation_prompt %}<turn>assistant\n{% else %}<turn>zzer\n{% endif %}"
+    )
+    ((text,),), _ = trained([{"messages": [*HELLO, *SUM]}], build(chat=template))
+    assert text.startswith("Hi.\n.\n<turn>4")
+
+
 @pytest.mark.parametrize(
     "twice",
     ["{{ m.content }}{{ m.content }}", "{{ m.content }}{% if m.role == 'assistant' %}x{{ m.content }}{% endif %}"],

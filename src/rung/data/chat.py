@@ -96,8 +96,11 @@ class AnswerRenderer:
     def render(self, asked: Asked, answers: Sequence[Messages], templates: Sequence[ChatTemplate]) -> list[Rendering]:
         """A prompt with each of its answers, rendered by the first of `templates` that writes all that they say.
 
-        Raises `BadRow` if no template gives every assistant turn exactly once.
+        Raises `BadRow` if no template gives every assistant turn exactly once, for an answer that does not begin with
+        the assistant (or with the result of a call in the prompt), and for `weight: 0` if the whole answer is trained.
         """
+        for answer in answers:
+            _check_answer(asked, answer, self.by_turn)
         chats = [_joined(asked, answer) for answer in answers]
         messages = replace(asked.chat, messages=tuple(message for chat in chats for message in chat.messages))
 
@@ -152,7 +155,7 @@ class AnswerRenderer:
                 raise TemplateFault(OTHER_START, ADVICE)
             end = end_of_turn(text, said, len(text), self.stops)
             spans = ((boundary, len(text) if end is None else end),)
-            return Rendering(text, boundary, spans if is_trained(answer[0]) else ())
+            return Rendering(text, boundary, spans if all(map(is_trained, answer)) else ())
         first = len(chat.messages) - len(answer)
         turns = find_turns(chat, text, template, self.tokenizer, self.stops)
         last = max(turns)
@@ -175,6 +178,17 @@ class AnswerRenderer:
 def is_trained(message: Message) -> bool:
     """Whether a message may be trained: its `weight` is not 0."""
     return message.get("weight") != 0
+
+
+def _check_answer(asked: Asked, answer: Messages, by_turn: bool) -> None:
+    begins = answer[0]["role"]
+    after_call = begins == "tool" and "tool_calls" in asked.chat.messages[-1]
+    if begins != "assistant" and not after_call:
+        raise BadRow("the completion does not begin with an assistant turn", f"but with a {begins} turn")
+    if not any(message["role"] == "assistant" for message in answer):
+        raise BadRow("the completion has no assistant turn")
+    if not by_turn and not all(map(is_trained, answer)):
+        raise BadRow("a turn with `weight: 0` is trained if every turn is", "set `assistant_only_loss: true`")
 
 
 def _joined(asked: Asked, answer: Messages) -> Chat:

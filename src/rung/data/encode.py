@@ -183,6 +183,8 @@ class _Encoder:
     def _chats(self, example: Example, prompt: Text, completions: Sequence[Text]) -> tuple[Sequence[int], list[Answer]]:
         chat = Chat(cast(Messages, prompt), example.tools, example.template_variables)
         asked = render_prompt(chat, self.tokenizer)
+        if not completions and "tool_calls" in chat.messages[-1]:
+            raise BadRow("the prompt ends with a tool call", "an answer can only follow its result")
         if not completions:
             return _chat_ids(asked.text, self.tokenizer), []
         templates = training_templates(chat, self.tokenizer, prefer_own=example.messages is None)

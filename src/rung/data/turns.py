@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, pairwise
+from itertools import count, pairwise, takewhile
 from typing import TYPE_CHECKING, Literal
 
 from rung.data.records import Message, Messages, TemplateFault
@@ -95,7 +95,9 @@ def _shared_tokens(a: str, b: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """The number of characters at the start of `b` whose tokens `a` begins with as well."""
     ids, _ = tokens(a, tokenizer, special=False)
     others, spans = tokens(b, tokenizer, special=False)
-    return max((end for one, other, (_, end) in zip(ids, others, spans, strict=False) if one == other), default=0)
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False))
+    count_same = sum(1 for _ in same)
+    return spans[count_same - 1][1] if count_same else 0
 
 
 def _bracket(messages: Messages) -> tuple[Messages, list[int]]:
