@@ -1,4 +1,4 @@
-"""Asking a model in the terminal: as it was trained, or with plain text."""
+"""PromptForm a model in the terminal: as it was trained, or with plain text."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rung.cli import ask
-from rung.data.prompting import FILE, Asking
+from rung.data.prompting import FILE, PromptForm
 from rung.errors import DataError
 from rung.sampling import Sampling
 from rung.tiny.models import load_spec
@@ -17,7 +17,7 @@ SETTINGS: dict[str, Any] = {"seed": 1, "max_completion_length": 3, "temperature"
 SHORT = Sampling(max_completion_length=3, temperature=0.0)
 
 
-class Heard(ask.Asked):
+class Heard(ask.PromptedModel):
     """Keeps the texts of the prompts."""
 
     def answer(self, prompts, num, sampling, *, name):
@@ -34,12 +34,12 @@ class Heard(ask.Asked):
 def saved(tmp_path):
     """A function that saves a model that was trained in a certain way."""
 
-    def save(asking: Asking | None) -> str:
+    def save(prompt_form: PromptForm | None) -> str:
         model, tokenizer = load_spec("llama")
         model.save_pretrained(str(tmp_path))
         tokenizer.save_pretrained(str(tmp_path))
-        if asking is not None:
-            asking.save(tmp_path)
+        if prompt_form is not None:
+            prompt_form.save(tmp_path)
         return str(tmp_path)
 
     return save
@@ -57,32 +57,32 @@ USER = {"role": "user", "content": "a"}
 
 
 @pytest.mark.parametrize(
-    ("asking", "heard"),
+    ("prompt_form", "heard"),
     [
         (None, [USER]),
-        (Asking(chat=True), [USER]),
-        (Asking(chat=True, system="Be brief."), [BRIEF, USER]),
-        (Asking(chat=True, prompt_template="chat", system="Be brief."), [BRIEF, USER]),
-        (Asking(chat=False), "a"),
-        (Asking(chat=False, prompt_template="Q: {prompt} A:"), "Q: a A:"),
+        (PromptForm(chat=True), [USER]),
+        (PromptForm(chat=True, system="Be brief."), [BRIEF, USER]),
+        (PromptForm(chat=True, prompt_template="chat", system="Be brief."), [BRIEF, USER]),
+        (PromptForm(chat=False), "a"),
+        (PromptForm(chat=False, prompt_template="Q: {prompt} A:"), "Q: a A:"),
     ],
 )
-def test_a_saved_model_is_asked_as_it_was_trained(saved, asking, heard) -> None:
-    model = Heard(saved(asking), seed=0)
-    model.answer([model.asking.ask("a")], 1, SHORT, name="x")
+def test_a_saved_model_is_asked_as_it_was_trained(saved, prompt_form, heard) -> None:
+    model = Heard(saved(prompt_form), seed=0)
+    model.answer([model.prompt_form.ask("a")], 1, SHORT, name="x")
     if not isinstance(heard, str):
         heard = model.tokenizer.apply_chat_template(heard, tokenize=False, add_generation_prompt=True)
     assert model.heard == [heard]
 
 
 def test_raw_prompts_are_plain_text(saved) -> None:
-    model = Heard(saved(Asking(chat=True, system="Be brief.")), seed=0, raw=True)
-    model.answer([model.asking.ask("a")], 1, SHORT, name="x")
+    model = Heard(saved(PromptForm(chat=True, system="Be brief.")), seed=0, raw=True)
+    model.answer([model.prompt_form.ask("a")], 1, SHORT, name="x")
     assert model.heard == ["a"]
 
 
 def test_a_conversation_has_all_that_was_said_until_a_new_one_begins(saved) -> None:
-    model = Heard(saved(Asking(chat=True, system="Be brief.")), seed=0)
+    model = Heard(saved(PromptForm(chat=True, system="Be brief.")), seed=0)
     first, second, _ = ask.replies(model, iter(["a", "b", "/new", "c"]), SHORT)
     tokenizer = model.tokenizer
     said = [BRIEF, {"role": "user", "content": "a"}, {"role": "assistant", "content": first}]
@@ -94,7 +94,7 @@ def test_a_conversation_has_all_that_was_said_until_a_new_one_begins(saved) -> N
 
 
 def test_a_model_of_plain_text_answers_each_line_alone(saved) -> None:
-    model = Heard(saved(Asking(chat=False, prompt_template="Q: {prompt}")), seed=0)
+    model = Heard(saved(PromptForm(chat=False, prompt_template="Q: {prompt}")), seed=0)
     assert len(list(ask.replies(model, iter(["a", "b"]), SHORT))) == 2
     assert model.heard == ["Q: a", "Q: b"]
 
@@ -105,11 +105,11 @@ def test_a_broken_record_is_named(saved, content) -> None:
     with open(f"{folder}/{FILE}", "w") as file:
         file.write(content)
     with pytest.raises(DataError, match=FILE):
-        ask.Asked(folder, seed=0)
+        ask.PromptedModel(folder, seed=0)
 
 
 def test_the_command_talks_line_by_line(saved) -> None:
-    command = [sys.executable, "-m", "rung", "chat", saved(Asking(chat=False)), "--max-completion-length", "2"]
+    command = [sys.executable, "-m", "rung", "chat", saved(PromptForm(chat=False)), "--max-completion-length", "2"]
     done = subprocess.run(command, input="a\n\nb\n", capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("The model reads each line alone, as it was trained on plain text.")
@@ -121,9 +121,9 @@ def test_a_stage_records_how_its_rows_asked(tmp_path) -> None:
     from rung.pipeline.train_stage import save_final_model
 
     rows = [{"prompt": f"{i}+1?", "completion": str(i + 1)} for i in range(4)]
-    cases: tuple[tuple[dict[str, Any], Asking], ...] = (
-        ({}, Asking(chat=False)),
-        ({"prompt_template": "chat", "system": "Add."}, Asking(chat=True, prompt_template="chat", system="Add.")),
+    cases: tuple[tuple[dict[str, Any], PromptForm], ...] = (
+        ({}, PromptForm(chat=False)),
+        ({"prompt_template": "chat", "system": "Add."}, PromptForm(chat=True, prompt_template="chat", system="Add.")),
     )
     for more, expected in cases:
         stage = rung.train("sft", model="tiny:llama", data=rows, max_steps=1, **more)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rung.data.load import load_examples
-from rung.data.prompting import Asking, Prompting, asking_of, read_asking
+from rung.data.prompting import PromptForm, Prompting, prompt_form_of, read_prompt_form
 from rung.errors import ConfigError, DataError
 
 BRIEF = {"role": "system", "content": "Be brief."}
@@ -81,40 +81,43 @@ def test_a_system_message_without_a_place_is_refused() -> None:
 def test_most_rows_say_how_a_model_was_asked() -> None:
     plain, _ = load_examples([{"prompt": "a", "completion": "b"}])
     chat, _ = load_examples([{"messages": [ASKED, answer("4")]}])
-    assert asking_of(plain, Prompting("Q: {prompt}")) == Asking(chat=False, prompt_template="Q: {prompt}")
-    assert asking_of([*chat, *chat, *plain], Prompting()) == Asking(chat=True)
-    assert Asking(chat=True, system="s").ask("a") == (
+    assert prompt_form_of(plain, Prompting("Q: {prompt}")) == PromptForm(chat=False, prompt_template="Q: {prompt}")
+    assert prompt_form_of([*chat, *chat, *plain], Prompting()) == PromptForm(chat=True)
+    assert PromptForm(chat=True, system="s").ask("a") == (
         {"role": "system", "content": "s"},
         {"role": "user", "content": "a"},
     )
 
 
 @pytest.mark.parametrize(
-    "asking",
+    "prompt_form",
     [
-        Asking(True),
-        Asking(False, "Q: {prompt}\u00e9\nA:"),
-        Asking(True, "{system} {prompt}", "Be brief."),
-        Asking(False),
+        PromptForm(True),
+        PromptForm(False, "Q: {prompt}\u00e9\nA:"),
+        PromptForm(True, "{system} {prompt}", "Be brief."),
+        PromptForm(False),
     ],
 )
-def test_how_a_model_was_asked_is_saved_beside_its_weights(asking: Asking, tmp_path: Path) -> None:
-    asking.save(tmp_path)
+def test_how_a_model_was_asked_is_saved_beside_its_weights(prompt_form: PromptForm, tmp_path: Path) -> None:
+    prompt_form.save(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["prompt.json"]
     for has_chat_template in (True, False):
-        assert read_asking(str(tmp_path), has_chat_template=has_chat_template) == asking
+        assert read_prompt_form(str(tmp_path), has_chat_template=has_chat_template) == prompt_form
     (tmp_path / "prompt.json").write_text('{"system": "x"}')
     with pytest.raises(DataError, match=r"prompt\.json cannot be read"):
-        read_asking(str(tmp_path), has_chat_template=True)
+        read_prompt_form(str(tmp_path), has_chat_template=True)
     (tmp_path / "prompt.json").unlink()
-    assert [read_asking(str(tmp_path), has_chat_template=has) for has in (True, False)] == [Asking(True), Asking(False)]
+    assert [read_prompt_form(str(tmp_path), has_chat_template=has) for has in (True, False)] == [
+        PromptForm(True),
+        PromptForm(False),
+    ]
 
 
 def test_a_model_of_chats_is_asked_in_turns_whatever_its_template() -> None:
     turn = {"role": "user", "content": "a"}
     system = {"role": "system", "content": "s"}
-    assert Asking(True).ask("a") == (turn,)
-    assert Asking(True, None, "s").ask("a") == (system, turn)
-    assert Asking(True, "Q {prompt}").ask("a") == (turn,)
-    assert Asking(False).ask("a") == "a"
-    assert Asking(False, "Q {prompt}").ask("a") == "Q a"
+    assert PromptForm(True).ask("a") == (turn,)
+    assert PromptForm(True, None, "s").ask("a") == (system, turn)
+    assert PromptForm(True, "Q {prompt}").ask("a") == (turn,)
+    assert PromptForm(False).ask("a") == "a"
+    assert PromptForm(False, "Q {prompt}").ask("a") == "Q a"

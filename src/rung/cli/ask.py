@@ -10,7 +10,7 @@ from rung.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rung.data.prompting import Asking
+    from rung.data.prompting import PromptForm
     from rung.data.records import Text
     from rung.rollout.samplers import LocalSampler
     from rung.sampling import Sampling
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 NEW = "/new"  # begins a new conversation
 
 
-class Asked:
-    """A loaded model that is asked as it was trained to be asked (see `read_asking`); with `raw`, in plain text."""
+class PromptedModel:
+    """A loaded model that is asked as it was trained (see `read_prompt_form`); with `raw`, in plain text."""
 
     def __init__(self, location: str, *, seed: int, raw: bool = False):
-        from rung.data.prompting import Asking, read_asking
+        from rung.data.prompting import PromptForm, read_prompt_form
         from rung.models.load import load_model, to_device
         from rung.rollout.samplers import LocalSampler
 
         model, tokenizer = load_model(location, seed=seed)
         plain = raw or tokenizer.chat_template is None
-        self.asking: Asking = Asking(chat=False) if raw else read_asking(location, has_chat_template=not plain)
+        self.prompt_form: PromptForm = (
+            PromptForm(chat=False) if raw else read_prompt_form(location, has_chat_template=not plain)
+        )
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
         self.sampler: LocalSampler = LocalSampler(to_device(model), tokenizer)
         self.seed = seed
@@ -61,13 +63,13 @@ def sampled(
     """Completions sampled from a model, `num_generations` per prompt. Raises DataError for an empty prompt."""
     from rung.sampling import Sampling
 
-    model = Asked(location, seed=seed, raw=raw)
+    model = PromptedModel(location, seed=seed, raw=raw)
     sampling = Sampling(max_completion_length=max_completion_length, temperature=temperature)
-    asked = [model.asking.ask(prompt) for prompt in prompts]
+    asked = [model.prompt_form.ask(prompt) for prompt in prompts]
     return model.answer(asked, num_generations, sampling, name="generate")
 
 
-def replies(model: Asked, lines: Iterator[str], sampling: Sampling) -> Iterator[str]:
+def replies(model: PromptedModel, lines: Iterator[str], sampling: Sampling) -> Iterator[str]:
     """The model's reply to each line of a user; the conversation so far is part of the prompt if the model chats.
 
     The line `/new` begins a new conversation. A model that was trained on plain text answers each line alone.
@@ -79,7 +81,7 @@ def replies(model: Asked, lines: Iterator[str], sampling: Sampling) -> Iterator[
         if line.strip() == NEW:
             said = ()
             continue
-        prompt = model.asking.ask(line)
+        prompt = model.prompt_form.ask(line)
         if not isinstance(prompt, str):
             prompt = said = (*said, Message(role="user", content=line)) if said else prompt
         ((reply,),) = model.answer([prompt], 1, sampling, name=f"chat {number}")

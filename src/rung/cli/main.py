@@ -214,14 +214,14 @@ def chat(
     output: Output = Path("runs"),
 ) -> None:
     """Talk to a model in the terminal; /new begins a new conversation, Ctrl-D ends."""
-    from rung.cli.ask import NEW, Asked, replies
+    from rung.cli.ask import NEW, PromptedModel, replies
     from rung.sampling import Sampling
     from rung.utils.console import printable
 
     _disable_loading_bars()
     with _located(model, output) as location:
-        asked = Asked(location, seed=seed)
-    how = "the whole conversation" if asked.asking.chat else "each line alone, as it was trained on plain text"
+        asked = PromptedModel(location, seed=seed)
+    how = "the whole conversation" if asked.prompt_form.chat else "each line alone, as it was trained on plain text"
     print(f"The model reads {how}. {NEW} begins a new conversation, Ctrl-D ends.")
     sampling = Sampling(max_completion_length=max_completion_length, temperature=temperature)
     for reply in replies(asked, _lines(), sampling):

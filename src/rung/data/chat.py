@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from rung.data.completeness import check_prompt_text, end_of_messages
 from rung.data.records import BadRow, Message, Messages, TemplateFault
-from rung.data.said import check_asked, check_said
 from rung.data.templates import (
     Chat,
     ChatTemplate,
@@ -39,31 +39,26 @@ class Rendering:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RenderedPrompt:
     """A prompt: the chat, and the text after which an answer is sampled (see `render_prompt`)."""
 
     chat: Chat
     text: str
 
-    @property
-    def is_prefill(self) -> bool:
-        """Whether the last message is the assistant's, so that an answer continues it."""
-        return self.chat.messages[-1]["role"] == "assistant"
 
-
-def render_prompt(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Asked:
+def render_prompt(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> RenderedPrompt:
     """The chat with the text that an answer is sampled after, rendered with the model's own template.
 
     The text ends with the generation prompt; if the last message is the assistant's, it ends with that message. Raises
     `DataError` if the tokenizer has no template, and `BadRow` if the template rejects the messages or leaves out one
     that is not the assistant's.
     """
-    end = "prefill" if Asked(chat, "").is_prefill else "prompt"
+    end = "prefill" if chat.is_prefill else "prompt"
 
-    def asked(template: ChatTemplate) -> Asked:
+    def asked(template: ChatTemplate) -> RenderedPrompt:
         text = render(chat, template, tokenizer, end=end)
-        check_asked(chat, text)
-        return Asked(chat, text)
+        check_prompt_text(chat, text)
+        return RenderedPrompt(chat, text)
 
     return _first_possible(asked, in_all_forms(own_template(tokenizer, chat), chat))
 
@@ -93,7 +88,9 @@ class AnswerRenderer:
     stops: tuple[str, ...]
     by_turn: bool
 
-    def render(self, asked: Asked, answers: Sequence[Messages], templates: Sequence[ChatTemplate]) -> list[Rendering]:
+    def render(
+        self, asked: RenderedPrompt, answers: Sequence[Messages], templates: Sequence[ChatTemplate]
+    ) -> list[Rendering]:
         """A prompt with each of its answers, rendered by the first of `templates` that writes all that they say.
 
         Raises `BadRow` if no template gives every assistant turn exactly once, for an answer that does not begin with
@@ -116,22 +113,22 @@ class AnswerRenderer:
             renderings, [form for template in templates for form in in_all_forms(template, messages)]
         )
 
-    def _marked(self, asked: Asked, answer: Messages, chat: Chat, template: ChatTemplate) -> Rendering:
+    def _marked(self, asked: RenderedPrompt, answer: Messages, chat: Chat, template: ChatTemplate) -> Rendering:
         """The rendering by a template with marks, which are taken as they are."""
         text, marks = render_marked(chat, template, self.tokenizer)
-        check_asked(chat, text)
+        check_prompt_text(chat, text)
         spans = _merged(marks)
         begins = text.startswith(asked.text)
         if not begins:
-            _check_prompt(asked, text, template, self.tokenizer)
+            _check_same_prompt(asked, text, template, self.tokenizer)
         shared = len(asked.text) if begins else num_shared(asked.text, text)
         answered = [(start, end) for start, end in spans if end > shared]
-        if not answered or (asked.is_prefill and not begins):
+        if not answered or (asked.chat.is_prefill and not begins):
             raise TemplateFault(OTHER_START, ADVICE)
         # A mark may begin before the generation prompt ends; the prompt then ends where the mark begins.
-        boundary = shared if asked.is_prefill else min(shared, answered[0][0])
+        boundary = shared if asked.chat.is_prefill else min(shared, answered[0][0])
         assistants = [message for message in answer if message["role"] == "assistant"]
-        check_said(assistants, "\0".join(text[max(start, boundary) : end] for start, end in answered))
+        end_of_messages(assistants, "\0".join(text[max(start, boundary) : end] for start, end in answered))
         trained = answered
         if not all(map(is_trained, answer)):
             turns = [message for message in chat.messages if message["role"] == "assistant"]
@@ -141,16 +138,16 @@ class AnswerRenderer:
         closed = tuple((max(start, boundary), self._with_stop(text, end)) for start, end in trained)
         return Rendering(text, boundary, closed, () if begins else (OTHER_START,))
 
-    def _unmarked(self, asked: Asked, answer: Messages, chat: Chat, template: ChatTemplate) -> Rendering:
+    def _unmarked(self, asked: RenderedPrompt, answer: Messages, chat: Chat, template: ChatTemplate) -> Rendering:
         """The rendering by a template without marks, or of an answer that is trained as a whole."""
         text = render(chat, template, self.tokenizer, end="turn")
-        check_asked(chat, text)
+        check_prompt_text(chat, text)
         begins = text.startswith(asked.text)
         if not begins:
-            _check_prompt(asked, text, template, self.tokenizer)
+            _check_same_prompt(asked, text, template, self.tokenizer)
         if not self.by_turn or len(answer) == 1:
             boundary = num_shared(asked.text, text)
-            said = check_said(answer, text, boundary)
+            said = end_of_messages(answer, text, boundary)
             if not begins:
                 raise TemplateFault(OTHER_START, ADVICE)
             end = end_of_turn(text, said, len(text), self.stops)
@@ -160,7 +157,7 @@ class AnswerRenderer:
         turns = find_turns(chat, text, template, self.tokenizer, self.stops)
         last = max(turns)
         boundary = len(asked.text) if begins else turns[first].start
-        if not turns[last].is_sampled or (asked.is_prefill and not begins):
+        if not turns[last].is_sampled or (asked.chat.is_prefill and not begins):
             raise TemplateFault(OTHER_START, ADVICE)
         spans = tuple(
             (max(turn.start, boundary), turn.end)
@@ -180,7 +177,7 @@ def is_trained(message: Message) -> bool:
     return message.get("weight") != 0
 
 
-def _check_answer(asked: Asked, answer: Messages, by_turn: bool) -> None:
+def _check_answer(asked: RenderedPrompt, answer: Messages, by_turn: bool) -> None:
     begins = answer[0]["role"]
     after_call = begins == "tool" and "tool_calls" in asked.chat.messages[-1]
     if begins != "assistant" and not after_call:
@@ -191,17 +188,19 @@ def _check_answer(asked: Asked, answer: Messages, by_turn: bool) -> None:
         raise BadRow("a turn with `weight: 0` is trained if every turn is", "set `assistant_only_loss: true`")
 
 
-def _joined(asked: Asked, answer: Messages) -> Chat:
+def _joined(asked: RenderedPrompt, answer: Messages) -> Chat:
     """The chat of a prompt and its answer, in which the answer continues a prefill."""
     messages = asked.chat.messages
-    if asked.is_prefill and answer[0]["role"] == "assistant":
+    if asked.chat.is_prefill and answer[0]["role"] == "assistant":
         prefill, continued = messages[-1], answer[0]
         whole = {**continued, "content": prefill["content"] + continued["content"]}
         return replace(asked.chat, messages=(*messages[:-1], cast(Message, whole), *answer[1:]))
     return replace(asked.chat, messages=(*messages, *answer))
 
 
-def _check_prompt(asked: Asked, text: str, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_same_prompt(
+    asked: RenderedPrompt, text: str, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Raises `BadRow` if a text that does not begin with the prompt differs from it in more than the generation prompt.
 
     The sequence would then be neither that of sampling nor one that the template writes.

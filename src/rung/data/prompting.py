@@ -83,7 +83,7 @@ class Prompting:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class PromptForm:
     """How the rows asked on which a model was trained: as a chat or as plain text, and with which template.
 
     `rung generate` and `rung chat` ask the saved model in the same way.
@@ -105,20 +105,20 @@ class Asking:
         (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def asking_of(examples: Sequence[Example], prompting: Prompting) -> Asking:
+def prompt_form_of(examples: Sequence[Example], prompting: Prompting) -> PromptForm:
     """How most of the examples ask, which have been put in the form of `prompting` already."""
     chats = sum(one.messages is not None or isinstance(one.prompt, tuple) for one in examples)
-    return Asking(2 * chats > len(examples), prompting.template, prompting.system)
+    return PromptForm(2 * chats > len(examples), prompting.template, prompting.system)
 
 
-def read_asking(folder: str, *, has_chat_template: bool) -> Asking:
+def read_prompt_form(folder: str, *, has_chat_template: bool) -> PromptForm:
     """How to ask the model in a folder: as `prompt.json` says, else as a chat if its tokenizer has a chat template."""
     file = Path(folder) / FILE
     if not file.is_file():
-        return Asking(has_chat_template)
+        return PromptForm(has_chat_template)
     try:
         known: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return Asking(bool(known["chat"]), known.get("prompt_template"), known.get("system"))
+        return PromptForm(bool(known["chat"]), known.get("prompt_template"), known.get("system"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file} cannot be read ({error})", "remove the file, or train the model again") from error
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rung.data.prompting import Asking
+from rung.data.prompting import PromptForm
 from rung.data.records import BadRow
 from rung.errors import DataError
 
@@ -57,7 +57,7 @@ class DataReport:
     columns: tuple[str, ...] = ()  # columns that the format did not use
     mixture: list[dict[str, Any]] = field(default_factory=list)  # for each data set: data, weight, examples, drawn
     quarantined: list[dict[str, Any]] = field(default_factory=list)  # bad rows in full, with their cause
-    asking: Asking | None = None  # how the examples ask; None before they are encoded
+    prompt_form: PromptForm | None = None  # how the examples ask; None before they are encoded
     fingerprint: str = ""  # a hash of the encoded examples in their order, 64 hex digits; empty before
 
     @property

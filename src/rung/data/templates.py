@@ -37,6 +37,11 @@ class Chat:
     tools: tuple[Mapping[str, Any], ...] = ()  # JSON schemas, as in OpenAI's API
     variables: Mapping[str, Any] = field(default_factory=dict)  # the column `chat_template_kwargs`
 
+    @property
+    def is_prefill(self) -> bool:
+        """Whether the last message is the assistant's, so that a model continues it."""
+        return self.messages[-1]["role"] == "assistant"
+
 
 def as_given(message: Message) -> Any:
     """The most common form of a message: tool arguments as an object, content as a string."""

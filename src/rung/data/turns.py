@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import count, pairwise, takewhile
 from typing import TYPE_CHECKING, Literal
 
+from rung.data.completeness import SHOWN, TWICE, cause_left_out, function_names, map_pieces, pieces
 from rung.data.records import Message, Messages, TemplateFault
-from rung.data.said import SHOWN, TWICE, function_names, leaves_out, map_pieces, pieces
 from rung.data.templates import Chat, ChatTemplate, render
 from rung.data.tokens import Span, num_shared, tokens
 
@@ -142,7 +142,7 @@ def _message_spans(messages: Messages, owners: list[int], places: list[tuple[int
         said = pieces(messages[owner])[number - owners.index(owner)]
         times = found.count(number)
         if times == 0:
-            raise TemplateFault(leaves_out(messages[owner]), f"{said!r:.{SHOWN}}")
+            raise TemplateFault(cause_left_out(messages[owner]), f"{said!r:.{SHOWN}}")
         # A template may name the called function again in front of its result.
         if times > 1 and said not in function_names(messages[owner]):
             raise TemplateFault(TWICE, f"{said!r:.{SHOWN}}")

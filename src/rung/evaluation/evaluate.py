@@ -184,10 +184,10 @@ def evaluate(
 
 
 def _decoding(sampling: Sampling) -> dict[str, Any]:
-    """The settings that determine completions and their texts; one that has its default is left out if it is new."""
+    """The settings that determine completions and their texts."""
     settings = asdict(sampling)
     if settings["skip_special_tokens"]:
-        del settings["skip_special_tokens"]  # evaluations of before this setting keep their hash
+        del settings["skip_special_tokens"]  # the default must not change the hash of evaluations that are stored
     return settings
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rung.data.encode import encode
 from rung.data.load import load_examples
-from rung.data.prompting import asking_of
+from rung.data.prompting import prompt_form_of
 from rung.data.records import Encoded, Example, as_prompt, as_unpaired, once_each
 from rung.data.report import DataReport
 from rung.data.splits import split
@@ -51,7 +51,7 @@ def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase,
     """
     examples, report = _read(settings)
     examples = [settings.prompting.asked(example) for example in examples]
-    report.asking = asking_of(examples, settings.prompting)
+    report.prompt_form = prompt_form_of(examples, settings.prompting)
     train, held_out = _split(settings, examples)
     encoded = _encode(settings, [*train, *held_out], tokenizer, stop_ids, report)
     apart = {id(example) for example in held_out}

@@ -182,8 +182,8 @@ def save_final_model(stage: Stage, folder: Path) -> None:
         save_reward_model(policy.model, policy.score_head, stage.tokenizer, folder, scores)
     else:
         save_model(policy.model, stage.tokenizer, folder)
-        if stage.report.asking is not None:
-            stage.report.asking.save(folder / "model")
+        if stage.report.prompt_form is not None:
+            stage.report.prompt_form.save(folder / "model")
 
 
 @torch.no_grad()

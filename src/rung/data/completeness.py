@@ -52,7 +52,7 @@ def function_names(message: Message) -> list[str]:
     return [call["function"]["name"] for call in message.get("tool_calls", ())]
 
 
-def check_said(messages: Sequence[Message], text: str, start: int = 0) -> int:
+def end_of_messages(messages: Sequence[Message], text: str, start: int = 0) -> int:
     """Where the pieces of `messages` end in `text`, in which each message follows the one before it.
 
     The search begins at `start`. Raises `BadRow` if the text leaves out a piece of a message or an argument of a call,
@@ -64,7 +64,7 @@ def check_said(messages: Sequence[Message], text: str, start: int = 0) -> int:
         for piece in pieces(message):
             found = _find(piece, text, start)
             if found is None:
-                raise TemplateFault(leaves_out(message), f"{piece!r:.{SHOWN}}")
+                raise TemplateFault(cause_left_out(message), f"{piece!r:.{SHOWN}}")
             ends.append(found)
         for value in _argument_values(message):
             if not any(form in text for form in value):
@@ -83,7 +83,7 @@ def _check_once(messages: Sequence[Message], text: str) -> None:
                 raise TemplateFault(TWICE, f"{piece!r:.{SHOWN}}")
 
 
-def check_asked(chat: Chat, text: str) -> None:
+def check_prompt_text(chat: Chat, text: str) -> None:
     """Raises `BadRow` if `text` leaves out a tool, or a message that is not the assistant's, wherever it stands.
 
     Templates may leave out reasoning of earlier turns, and move the system message.
@@ -91,14 +91,14 @@ def check_asked(chat: Chat, text: str) -> None:
     for message in chat.messages:
         missing = next((piece for piece in pieces(message) if _find(piece, text, 0) is None), None)
         if message["role"] != "assistant" and missing is not None:
-            raise TemplateFault(leaves_out(message), f"{missing!r:.{SHOWN}}")
+            raise TemplateFault(cause_left_out(message), f"{missing!r:.{SHOWN}}")
     for tool in chat.tools:
         name = str(tool.get("function", tool).get("name", ""))
         if name not in text:
             raise TemplateFault("the chat template leaves out the tools", f"it does not write `{name}`")
 
 
-def leaves_out(message: Message) -> str:
+def cause_left_out(message: Message) -> str:
     """The cause of a `BadRow` for a message that a template leaves out."""
     who = "what the assistant says" if message["role"] == "assistant" else f"a {message['role']} turn"
     return f"the chat template leaves out {who}"
