@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rung.config import parse_config, resolve
-from rung.models.load import with_adapter
+from rung.models.lora import with_adapter
 from rung.tiny.models import load_spec
 
 

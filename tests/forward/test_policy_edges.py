@@ -13,7 +13,8 @@ from rung.forward.layouts import block_mask, index_rows, joined_rows, masked_row
 from rung.forward.planner import Cost
 from rung.forward.policy import Policy, ReferenceUpdate, scatter_to_mask
 from rung.maths.tensors import entropy
-from rung.models.load import freeze, with_adapter
+from rung.models.load import freeze
+from rung.models.lora import with_adapter
 from rung.sampling import Sampling
 from rung.tiny.models import build
 

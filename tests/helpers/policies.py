@@ -9,7 +9,7 @@ from rung.algorithm import Algorithm
 from rung.batch import Batch, Denominator, Loss, Outputs, Readout
 from rung.forward.policy import Policy
 from rung.maths.tensors import entropy, masked_sum
-from rung.models.load import with_adapter
+from rung.models.lora import with_adapter
 from rung.tiny.models import build
 
 

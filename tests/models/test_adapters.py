@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from helpers.commands import Command, Refusal
 from rung.errors import ConfigError
 from rung.models.adapters import base_of, check_base, fingerprint
-from rung.models.load import load_meta_model, load_model, save_adapter, with_adapter
+from rung.models.load import load_meta_model, load_model, save_adapter
+from rung.models.lora import with_adapter
 from rung.tiny.models import build
 
 

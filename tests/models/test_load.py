@@ -28,8 +28,8 @@ from rung.models.load import (
     save_adapter,
     save_model,
     tokenizer_fingerprint,
-    with_adapter,
 )
+from rung.models.lora import with_adapter
 from rung.models.stops import stop_ids
 from rung.tiny.models import build
 

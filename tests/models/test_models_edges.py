@@ -13,16 +13,8 @@ from rung.forward.supported import layouts
 from rung.models.adapters import base_of, check_base, fingerprint, is_adapter
 from rung.models.architecture import base_model, hidden_matrices, zero_dropout
 from rung.models.heads import fresh_head, load_critic, zero_head
-from rung.models.load import (
-    check_same_tokenizer,
-    freeze,
-    is_reward_model,
-    keeps_base_weights,
-    load_model,
-    num_positions,
-    save_model,
-    with_adapter,
-)
+from rung.models.load import check_same_tokenizer, freeze, is_reward_model, load_model, num_positions, save_model
+from rung.models.lora import keeps_base_weights, with_adapter
 from rung.models.reward_model import (
     check_can_be_reward_model,
     length_sorted,

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from rung.errors import ConfigError
-from rung.models.load import check_adapter, load_meta_model, meta_model, num_positions
+from rung.models.load import load_meta_model, meta_model, num_positions
+from rung.models.lora import check_adapter
 from rung.tiny.models import build
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rung.models.adapters import fingerprint
-from rung.models.load import merge_adapter, with_adapter
+from rung.models.load import merge_adapter
+from rung.models.lora import with_adapter
 from rung.models.quantization import quantize
 from rung.tiny.models import build
 

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 import rung
 from rung.config import StageConfig
 from rung.errors import ConfigError
-from rung.models.load import merge_adapter, read_config, with_adapter
+from rung.models.load import merge_adapter, read_config
+from rung.models.lora import with_adapter
 from rung.models.quantization import quantize
 from rung.pipeline.requirements import check_4bit
 from rung.tiny.models import build

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rung.errors import ConfigError
-from rung.models.load import check_adapter, save_model, with_adapter
+from rung.models.load import save_model
+from rung.models.lora import check_adapter, with_adapter
 from rung.tiny.models import build
 
 IDS = torch.arange(5, 45).view(2, 20)

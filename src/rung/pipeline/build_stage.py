@@ -16,16 +16,8 @@ from rung.data.collate import collate
 from rung.distributed.ranks import Ranks
 from rung.forward.policy import Policy, ReferenceUpdate
 from rung.models.heads import fresh_head, load_critic, zero_head
-from rung.models.load import (
-    check_same_tokenizer,
-    freeze,
-    keeps_base_weights,
-    load_model,
-    num_positions,
-    to_device,
-    tokenizer_fingerprint,
-    with_adapter,
-)
+from rung.models.load import check_same_tokenizer, freeze, load_model, num_positions, to_device, tokenizer_fingerprint
+from rung.models.lora import keeps_base_weights, with_adapter
 from rung.models.quantization import quantize
 from rung.models.reward_model import check_can_be_reward_model
 from rung.models.stops import stop_ids

@@ -13,7 +13,6 @@ from rung.config.algorithms import make_algorithm
 from rung.errors import ConfigError, Faults, error_context
 from rung.models.adapters import check_base, is_adapter
 from rung.models.load import (
-    check_adapter,
     check_same_tokenizer,
     load_meta_model,
     load_model,
@@ -21,6 +20,7 @@ from rung.models.load import (
     num_positions,
     read_config,
 )
+from rung.models.lora import check_adapter
 from rung.models.reward_model import check_can_be_reward_model
 from rung.models.stops import stop_ids
 from rung.models.vocabulary import check_special_tokens, num_embeddings

@@ -8,7 +8,7 @@ from rung.algorithm import Algorithm
 from rung.config import StageConfig, TokenBatch
 from rung.config.schema import UPDATED_REFERENCES
 from rung.errors import ConfigError, error_context
-from rung.models.load import keeps_base_weights
+from rung.models.lora import keeps_base_weights
 from rung.pipeline.unused_settings import check_unused_settings
 
 
