@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,16 @@ from rung.rollout.generate_rows import generate_rows, shares_state
 from rung.rollout.philox import Key
 from rung.rollout.samplers.protocol import Prompt
 from rung.sampling import Sampling
+
+
+class _Draws(NamedTuple):
+    """What is drawn in one call of `sample`: `k` completions of each prompt, and how."""
+
+    k: int
+    visits: Sequence[int]
+    stop_criteria: StopCriteria
+    key: Key
+    sampling: Sampling
 
 
 class LocalSampler:
@@ -84,49 +94,39 @@ class LocalSampler:
         stop_criteria = StopCriteria(self.tokenizer, stop_ids(self.model, self.tokenizer), sampling.stop)
         sample = self._sample_sharing if self._shares_state else self._sample_alone
         with _eval_mode(self.model):
-            drawn = sample(indices_of, k, visits, stop_criteria, key, sampling)
+            drawn = sample(indices_of, _Draws(k, visits, stop_criteria, key, sampling))
         return [[drawn[i, j] for j in range(k)] for i in range(len(prompts))]
 
     def _sample_sharing(
-        self,
-        indices_of: Mapping[Prompt, list[int]],
-        k: int,
-        visits: Sequence[int],
-        stop_criteria: StopCriteria,
-        key: Key,
-        sampling: Sampling,
+        self, indices_of: Mapping[Prompt, list[int]], draws: _Draws
     ) -> dict[tuple[int, int], Completion]:
         """The completions by index of the prompt and number; prompts are prefilled once, finished rows are removed."""
         drawn: dict[tuple[int, int], Completion] = {}
-        for block in self._blocks(indices_of, k):
+        for block in self._blocks(indices_of, draws.k):
             prefill = self._prefill(block)
-            names = [(p, i, j) for p, prompt in enumerate(block) for i in indices_of[prompt] for j in range(k)]
+            names = [(p, i, j) for p, prompt in enumerate(block) for i in indices_of[prompt] for j in range(draws.k)]
             for start in range(0, len(names), self.max_rows):
                 chunk = names[start : start + self.max_rows]
                 prompt_of, index, samples = torch.tensor(chunk).unbind(1)
-                rows = Rows(prompt_of, torch.tensor(visits)[index], samples)
-                completions = DecodeBatch(self._decode, stop_criteria, prefill, rows, key=key, sampling=sampling).run()
+                rows = Rows(prompt_of, torch.tensor(draws.visits)[index], samples)
+                completions = DecodeBatch(
+                    self._decode, draws.stop_criteria, prefill, rows, key=draws.key, sampling=draws.sampling
+                ).run()
                 drawn.update({(i, j): row for (_, i, j), row in zip(chunk, completions, strict=True)})
                 self.sampled(len(drawn))
         return drawn
 
-    def _sample_alone(
-        self,
-        indices_of: Mapping[Prompt, list[int]],
-        k: int,
-        visits: Sequence[int],
-        stop_criteria: StopCriteria,
-        key: Key,
-        sampling: Sampling,
-    ) -> dict[tuple[int, int], Completion]:
+    def _sample_alone(self, indices_of: Mapping[Prompt, list[int]], draws: _Draws) -> dict[tuple[int, int], Completion]:
         """The completions by index of the prompt and number, with the rows of one prompt at a time."""
         drawn: dict[tuple[int, int], Completion] = {}
         for prompt, indices in indices_of.items():
-            names = [(i, j) for i in indices for j in range(k)]
+            names = [(i, j) for i in indices for j in range(draws.k)]
             for start in range(0, len(names), self.max_rows):
                 chunk = names[start : start + self.max_rows]
-                rows = [(visits[i], j) for i, j in chunk]
-                made = generate_rows(self.model, prompt, rows, stop_criteria=stop_criteria, key=key, sampling=sampling)
+                rows = [(draws.visits[i], j) for i, j in chunk]
+                made = generate_rows(
+                    self.model, prompt, rows, stop_criteria=draws.stop_criteria, key=draws.key, sampling=draws.sampling
+                )
                 drawn.update(zip(chunk, made, strict=True))
                 self.sampled(len(drawn))
         return drawn
