@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from helpers.adapters import moved
 from rung.models.adapters import fingerprint
 from rung.models.load import merge_adapter
 from rung.models.lora import with_adapter
@@ -64,15 +65,6 @@ def names(model: nn.Module) -> set[str]:
 @torch.no_grad()
 def logits(model: nn.Module) -> Tensor:
     return model(IDS).logits
-
-
-def moved(model: PreTrainedModel) -> PreTrainedModel:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return model
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import rung
+from helpers.adapters import moved
 from rung.config import StageConfig
 from rung.errors import ConfigError
 from rung.models.load import merge_adapter, read_config
@@ -41,16 +42,6 @@ def quantized(family: str, lora: dict[str, Any]) -> PreTrainedModel:
 @torch.no_grad()
 def logits(model: nn.Module) -> Tensor:
     return model(IDS).logits
-
-
-def moved(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with an adapter that is not at its start."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return model
 
 
 def as_quantised(family: str) -> PreTrainedModel:
