@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.import_utils import is_bnb_4bit_available, is_bnb_available
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -45,6 +46,9 @@ class Linear4bit(nn.Linear):
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    # peft looks for bitsandbytes once and remembers the answer, which must be about the real package.
+    is_bnb_available()
+    is_bnb_4bit_available()
     package, layers = ModuleType("bitsandbytes"), ModuleType("bitsandbytes.nn")
     layers.Linear4bit, layers.Params4bit = Linear4bit, Params4bit  # type: ignore[attr-defined]
     package.nn = layers  # type: ignore[attr-defined]
