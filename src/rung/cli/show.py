@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rung.artifacts.folder import CONFIG, FINISHED, LINEAGE
+from rung.artifacts.folder import CONFIG, PAGE
 from rung.errors import ConfigError
 from rung.training.trackers import COMPLETIONS, METRICS
 from rung.utils.console import readable_completions
@@ -49,13 +49,13 @@ def find_run(name: str, output: Path) -> Path:
 
 def report(folder: Path) -> Rendered:
     """The report of a finished run, or the outcomes so far of an unfinished one, to be printed by rich."""
-    from rung.artifacts.lineage import Lineage
+    from rung.artifacts.finished import records_of, run_is_finished
     from rung.report import Section, Table, read, render
 
-    if (folder / FINISHED).exists():
-        note = f"Curves and examples: {folder / FINISHED}."
+    if run_is_finished(folder):
+        note = f"Curves and examples: {folder / PAGE}."
         return render([Section(folder.name, (note,)), *read(folder)])
-    stages = Lineage.load(folder / LINEAGE).stages
+    stages = records_of(folder)
     rows = tuple((each.stage, each.start, each.outcome) for each in stages)
     note = f"{folder} is not finished; `rung run` with its config resumes it."
     overview = Section(folder.name, (note,), Table(("stage", "started from", "outcome"), rows, num_texts=3))
