@@ -14,6 +14,7 @@ from pathlib import Path
 from rung.algorithm import Algorithm
 from rung.artifacts.changes import date_of, record_changes, refuse_changes
 from rung.artifacts.claim import claimed
+from rung.artifacts.conditions import FILE as CONDITIONS
 from rung.artifacts.data_card import DATA, read_data_card, refuse_other_rows, rows_changed
 from rung.artifacts.finished import check_files, finish_run, finish_stage, finished_stage, run_is_finished, verified
 from rung.artifacts.folder import CHECKPOINTS, CONFIG, EVALUATIONS, INITIAL, LINEAGE, REPORT
@@ -47,7 +48,7 @@ from rung.utils.yaml_file import as_yaml
 
 HEAD = "head"
 START = INITIAL
-_REPORT_FILES = (LINEAGE, "report.*", "scores.svg", "*/curves.svg")
+_REPORT_FILES = (CONFIG, CONDITIONS, LINEAGE, "report.*", "scores.svg", "*/curves.svg")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,25 @@ from rung.utils.files import file_errors, sync
 
 METRICS, TIMING, COMPLETIONS = "metrics.jsonl", "timing.jsonl", "completions.jsonl"
 _REMEDY = "restore the file, or start afresh with `rung run --new`"
+
+
+def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a log, without a last line that was not written to its end; no rows if there is no file.
+
+    Raises CheckpointError, naming the row, if a row is not a JSON object with a number `step`.
+    """
+    if not file.exists():
+        return
+    with file.open(encoding="utf-8", newline="\n") as lines:  # completions may contain other line breaks
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                row = json.loads(line)
+                float(row["step"])
+            except (ValueError, TypeError, KeyError):
+                raise CheckpointError(f"{file}, row {number}: no JSON object with a `step`", _REMEDY) from None
+            yield row
 
 
 class JsonLines:
