@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from rung.errors import CheckpointError
 from rung.training.trackers.protocol import Rows
 
+WIDTH = 128  # of a line of timing.jsonl: so its size, which checkpoints contain, does not depend on the clock
 METRICS, TIMING, COMPLETIONS = "metrics.jsonl", "timing.jsonl", "completions.jsonl"
 
 
@@ -34,7 +35,7 @@ class JsonLines:
     def log(self, step: int, values: Mapping[str, float], timing: Mapping[str, float], table: Rows = ()) -> None:
         """Appends a line to metrics.jsonl, one to timing.jsonl unless `timing` is empty, and a line per completion."""
         self._append(METRICS, [{"step": step, **values}])
-        self._append(TIMING, [{"step": step, **timing}] if timing else [])
+        self._append(TIMING, [{"step": step, **timing}] if timing else [], width=WIDTH)
         self._append(COMPLETIONS, [{"step": step, **row} for row in table])
 
     def finish(self) -> None:
@@ -43,7 +44,8 @@ class JsonLines:
     def offset(self) -> dict[str, int]:
         """The size of each file in bytes, for a checkpoint; the files are fsynced first."""
         sizes = {}
-        for name in (METRICS, TIMING, COMPLETIONS):
+        for name in (WIDTH = 128  # of a line of timing.jsonl: so its size, which checkpoints contain, does not depend on the clock
+METRICS, TIMING, COMPLETIONS):
             if (self.folder / name).exists():
                 with (self.folder / name).open("rb") as file:
                     os.fsync(file.fileno())
@@ -55,7 +57,8 @@ class JsonLines:
 
         Raises CheckpointError if a file is shorter than that.
         """
-        for name in (METRICS, TIMING, COMPLETIONS):
+        for name in (WIDTH = 128  # of a line of timing.jsonl: so its size, which checkpoints contain, does not depend on the clock
+METRICS, TIMING, COMPLETIONS):
             file, size = self.folder / name, offsets.get(name, 0)
             there = file.stat().st_size if file.exists() else 0
             if there < size:
@@ -64,9 +67,10 @@ class JsonLines:
             if there > size:
                 os.truncate(file, size)
 
-    def _append(self, name: str, rows: Rows) -> None:
+    def _append(self, name: str, rows: Rows, *, width: int = 0) -> None:
+        """Appends a line per row, filled up with spaces to `width` characters."""
         if rows:
-            text = "".join(json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
+            text = "".join(json.dumps(_plain(row), ensure_ascii=False).ljust(width) + "\n" for row in rows)
             with (self.folder / name).open("ab") as file:
                 # a lone surrogate, which UTF-8 cannot encode, is written as JSON's \udxxx escape
                 file.write(text.encode("utf-8", errors="backslashreplace"))
