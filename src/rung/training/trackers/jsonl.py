@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from rung.errors import CheckpointError
 from rung.training.trackers.protocol import Rows
 
-WIDTH = 128  # of a line of timing.jsonl: so its size, which checkpoints contain, does not depend on the clock
+WIDTH = 128  # of a line of timing.jsonl: its size, which checkpoints contain, then does not depend on the clock
 METRICS, TIMING, COMPLETIONS = "metrics.jsonl", "timing.jsonl", "completions.jsonl"
 
 
@@ -44,8 +44,7 @@ class JsonLines:
     def offset(self) -> dict[str, int]:
         """The size of each file in bytes, for a checkpoint; the files are fsynced first."""
         sizes = {}
-        for name in (WIDTH = 128  # of a line of timing.jsonl: so its size, which checkpoints contain, does not depend on the clock
-METRICS, TIMING, COMPLETIONS):
+        for name in (METRICS, TIMING, COMPLETIONS):
             if (self.folder / name).exists():
                 with (self.folder / name).open("rb") as file:
                     os.fsync(file.fileno())
@@ -57,8 +56,7 @@ METRICS, TIMING, COMPLETIONS):
 
         Raises CheckpointError if a file is shorter than that.
         """
-        for name in (WIDTH = 128  # of a line of timing.jsonl: so its size, which checkpoints contain, does not depend on the clock
-METRICS, TIMING, COMPLETIONS):
+        for name in (METRICS, TIMING, COMPLETIONS):
             file, size = self.folder / name, offsets.get(name, 0)
             there = file.stat().st_size if file.exists() else 0
             if there < size:
