@@ -103,6 +103,9 @@ class Clock:
         return self.ended(*args)
 
 
+Fault = Callable[[Clock], contextlib.AbstractContextManager[Any]]
+
+
 def write_rows(work: Path) -> None:
     """Writes the rows and the reward that the stages read."""
     rows = {
@@ -200,7 +203,7 @@ def spoilt_gradient(value: Tensor, factor: float) -> Tensor:
     return copied
 
 
-def in_loss(kind: str, at: Callable[[int], bool]) -> Callable[[Clock], contextlib.AbstractContextManager[Any]]:
+def in_loss(kind: str, at: Callable[[int], bool]) -> Fault:
     """A fault in the loss of the steps for which `at` is true."""
 
     @contextlib.contextmanager
@@ -382,10 +385,10 @@ def one_rank(rank: int, port: int, work: str, names: list[str], results: str) ->
         for name in names:
             clock = Clock()
             bad = in_loss("nan", lambda step: step == 2 and rank == 1)
-            short = raising(PartRunner, "_pick", lambda c, a: rank == 1 and c.step >= 3 and len(a[2].rows) > 1)
+            short = raising(PartRunner, "_pick", lambda c, a: rank == 1 and c.step >= 3 and len(a[2].rows) > 2)
             stage = {"name": name, "algorithm": name, "max_steps": 4, "learning_rate": 1e-3, **STAGES[name]}
             if "rollout" in stage:
-                stage["rollout"] = {**stage["rollout"], "batch_size": 8}
+                stage["rollout"] = {**stage["rollout"], "batch_size": 16}
             raw = {"name": "chaos", "model": "tiny:llama", "stages": [stage]}
             config = resolve(parse_config(raw, source="chaos", base=Path(work)), "tiny")
             built = training.build_stage(
