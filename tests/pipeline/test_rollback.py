@@ -140,7 +140,7 @@ def test_single_skipped_steps_need_no_rollback(
 def test_damaged_checkpoints_and_those_with_infinite_weights_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The checkpoint of step 4 is damaged after it was written, so that the one of step 6 is taken."""
+    """The checkpoint of step 4 is damaged after it was written, so that the one of step 2 is taken."""
     spoil(monkeypatch, [6, 7, 8])
     log = JsonLines.log
 
@@ -152,7 +152,7 @@ def test_damaged_checkpoints_and_those_with_infinite_weights_are_passed_over(
 
     monkeypatch.setattr(JsonLines, "log", damaging)
     assert train(tmp_path)
-    assert "went back to the weights of step" in capsys.readouterr().out
+    assert "went back to the weights of step 2," in capsys.readouterr().out
     assert all(weight.isfinite().all() for weight in final(tmp_path).values())
 
 

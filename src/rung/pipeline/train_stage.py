@@ -135,7 +135,9 @@ def run_steps(
                 break
             if stage.ranks.agree(not stop.requested) is False:
                 return stage.step == stage.total_steps
-            if stage.step % config.save_steps == 0 and stage.step < stage.total_steps:
+            # not after a skipped step: with the same weights, it would displace a checkpoint to go back to
+            due = stage.step % config.save_steps == 0 and not stage.skipped.in_a_row
+            if due and stage.step < stage.total_steps:
                 save(stage, best, folder, logged)
     if table and stage.ranks.rank == 0:
         shown_rows = [{key: value for key, value in row.items() if key not in LOGGED_ONLY} for row in table]
