@@ -227,6 +227,26 @@ def in_loss(kind: str, at: Callable[[int], bool]) -> Fault:
     return fault
 
 
+def infinite_weight(after: int) -> Fault:
+    """A weight becomes infinite in the optimizer step number `after`, whose gradient was finite."""
+
+    @contextlib.contextmanager
+    def fault(clock: Clock) -> Iterator[None]:
+        real = torch.optim.AdamW.step
+
+        def step(self: torch.optim.AdamW, *args: Any) -> Any:
+            result = real(self, *args)
+            if clock.step == after:
+                with torch.no_grad():
+                    self.param_groups[0]["params"][0].view(-1)[3] = torch.inf
+            return result
+
+        with mock.patch.object(torch.optim.AdamW, "step", step):
+            yield
+
+    return fault
+
+
 @contextlib.contextmanager
 def bad_logps(clock: Clock) -> Iterator[None]:
     """A sampler that gives infinite or NaN log-probs to the first token of every third completion."""
@@ -337,6 +357,15 @@ def judge_numbers(name: str, work: Path) -> Iterator[tuple[str, str, Seen, list[
         yield label, f"{len(skipped)} skipped, {rollbacks} rollbacks{', stops' * bool(error)}", seen, wrong
 
 
+def judge_weights(name: str, work: Path) -> Iterator[tuple[str, str, Seen, list[str]]]:
+    """Trains with a weight that becomes infinite: in the middle of a rollout, at its end, and in the last step."""
+    for after in (5, 6, STEPS):
+        seen = run(work, name, infinite_weight(after))
+        wrong = [seen.error] * bool(seen.error) + ["silent"] * ("went back to the weights" not in seen.printed)
+        wrong += [f"{seen.trained.skipped.rollbacks} rollbacks"] * (seen.trained.skipped.rollbacks != 1)
+        yield f"infinite weight after step {after}", "1 rollback, goes on", seen, wrong
+
+
 def judge_memory(name: str, work: Path) -> Iterator[tuple[str, str, Seen, list[str]]]:
     """Trains with too little memory; the weights must be those of a run that had the lower budget, or all memory."""
     clean = run(work, name, nothing)
@@ -433,7 +462,12 @@ def main(names: list[str]) -> int:
         work = Path(made)
         write_rows(work)
         for name in names:
-            for judge in (judge_numbers, judge_memory, *([judge_rollout] if "rollout" in STAGES[name] else [])):
+            for judge in (
+                judge_numbers,
+                judge_weights,
+                judge_memory,
+                *([judge_rollout] if "rollout" in STAGES[name] else []),
+            ):
                 for label, expected, seen, problems in judge(name, work):
                     wrong = problems + ["not finite"] * (not finite(seen))
                     wrong += ["a skipped step changed weights or optimizer"] * bool(seen.changed)

@@ -32,17 +32,14 @@ def steps_with_rollback(stage: Stage, checkpoints: Path, save_steps: int, save: 
             if stage.skipped.rollbacks:
                 again = f"{error.what}, for the second time: the stage was rolled back before"
                 raise NonFiniteError(again, error.remedy) from None
-            reason = error.what
-            found = _find_checkpoint(stage, checkpoints, save_steps)
-            if found is None:
+            step = _roll_back(stage, checkpoints, save_steps)
+            if step is None:
                 remedy = f"{error.remedy}; with a lower `save_steps` there is a checkpoint to go back to"
                 raise NonFiniteError(error.what, remedy) from None
+            if stage.ranks.rank == 0:
+                note(f"{error.what}; went back to the weights of step {step}, and goes on with the next data")
         else:
             return
-        step, state = found
-        stage.roll_back(state["stage"])
-        if stage.ranks.rank == 0:
-            note(f"{reason}; went back to the weights of step {step}, and goes on with the next data")
         save()
 
 
@@ -66,8 +63,8 @@ def candidates(checkpoints: Path, last_updated: int, save_steps: int) -> list[in
     return sorted(steps, key=lambda step: (step < last_updated, step % save_steps == 0, step), reverse=True)
 
 
-def _find_checkpoint(stage: Stage, checkpoints: Path, save_steps: int) -> tuple[int, Mapping[str, Any]] | None:
-    """The checkpoint to go back to, with its step; None if none has finite weights. A collective."""
+def _roll_back(stage: Stage, checkpoints: Path, save_steps: int) -> int | None:
+    """Restores the stage from a checkpoint and returns its step; None if none has finite weights. A collective."""
     found = None
     if stage.ranks.rank == 0:
         steps = candidates(checkpoints, stage.skipped.last_updated, save_steps)
@@ -78,7 +75,8 @@ def _find_checkpoint(stage: Stage, checkpoints: Path, save_steps: int) -> tuple[
         return None
     state = found[1] if found else _read(checkpoints, step)
     assert state is not None, "rank 0 has read the same checkpoint"
-    return step, state
+    stage.roll_back(state["stage"])
+    return step
 
 
 def _read(checkpoints: Path, step: int) -> Mapping[str, Any] | None:
