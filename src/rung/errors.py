@@ -47,6 +47,14 @@ class EmptyStepsError(DataError):
     """Too many steps in a row without anything to train, which a run may go on from with a larger limit."""
 
 
+class NonFiniteError(UserError):
+    """Too many losses or gradients, or a policy or model, that are infinite or NaN; training may be rolled back."""
+
+
+class MemoryLimitError(UserError):
+    """Too little memory even for the smallest part of the work."""
+
+
 class CheckpointError(UserError):
     """A checkpoint or run folder that cannot be read or written."""
 

@@ -31,3 +31,6 @@ def test_two_ranks_make_the_step_of_one(tmp_path: Path, certify: Certify) -> Non
             assert relative_error(result["weights"], weights) < 1e-6, (name, kind)
             apart = max(relative_error(result["gradient"], wanted), relative_error(result["weights"], weights))
             certify(algorithm.name, "invariance", apart, of="ranks")
+    for name, rank in product(("sft", "dpo", "grpo", "ppo"), range(2)):
+        spoilt = torch.load(tmp_path / f"{name}-spoilt-{rank}.pt", weights_only=True)
+        assert torch.equal(spoilt["before"], spoilt["after"]), f"{name}: a loss of NaN on one rank changed rank {rank}"

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from rung.batch import Completion
-from rung.errors import SamplingError
+from rung.errors import NonFiniteError
 from rung.rollout.decode import DecodeBatch, Prefill, Rows, StopCriteria
 from rung.rollout.philox import Key, uniforms
 from rung.sampling import Sampling
@@ -137,5 +137,5 @@ def test_any_of_several_ends_is_one() -> None:
 
 
 def test_a_policy_without_numbers_is_an_error() -> None:
-    with pytest.raises(SamplingError, match="non-finite"):
+    with pytest.raises(NonFiniteError, match="non-finite"):
         drawn(2, visits=[5], samples=[0], logits=torch.full((1, VOCABULARY), float("nan")))

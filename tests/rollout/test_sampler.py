@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from rung.batch import Completion
-from rung.errors import ConfigError, SamplingError
+from rung.errors import ConfigError, NonFiniteError
 from rung.models.stops import stop_ids
 from rung.rollout.philox import Key
 from rung.rollout.samplers import LocalSampler, Prompt
@@ -263,5 +263,5 @@ def test_a_broken_policy_is_named():
     with torch.no_grad():
         model.lm_head.weight[5] = float("nan")
     for temperature in (0, 1):
-        with pytest.raises(SamplingError, match="non-finite"):
+        with pytest.raises(NonFiniteError, match="non-finite"):
             sample(LocalSampler(model, tokenizer), prompts_of(), 2, temperature=temperature)

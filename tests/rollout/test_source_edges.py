@@ -279,6 +279,9 @@ def test_groups_of_all_ranks_are_credited_together_and_each_keeps_its_own() -> N
         def gather(self, value: Any) -> list[Any]:
             return [value]
 
+        def agree(self, yes: bool) -> bool:
+            return yes
+
     source = rollouts(["a", "b"], batch_size=2)
     seen: list[int] = []
     credit = type(source.algorithm).credit

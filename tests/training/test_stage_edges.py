@@ -5,9 +5,10 @@ import torch
 
 import rung
 from helpers.edges import TEXTS
-from rung.errors import UserError
+from rung.errors import NonFiniteError
 from rung.training.run_state import flatten, unflatten
-from rung.training.stage import MAX_BAD_STEPS, Stage
+from rung.training.skipped_steps import LIMIT
+from rung.training.stage import Stage
 
 
 def stage(**settings) -> Stage:
@@ -24,17 +25,21 @@ def test_the_third_bad_step_in_a_row_is_the_last() -> None:
     spoilt = stage()
     spoil(spoilt)
     steps = iter(spoilt)
-    assert [next(steps).stepped for _ in range(MAX_BAD_STEPS)] == [False, False, False]
-    with pytest.raises(UserError, match=r"step 3: no finite gradient in 3 consecutive steps"):
+    assert [next(steps).stepped for _ in range(LIMIT)] == [False, False, False]
+    with pytest.raises(NonFiniteError, match=r"step 3: no finite loss and gradient in 3 consecutive steps"):
         next(steps)
 
 
-def test_bad_steps_are_counted_in_a_row() -> None:
+def test_every_second_bad_step_is_too_many() -> None:
+    """Three of six steps: each of them follows a good one, so that only their share is too large."""
     spoilt, seen = stage(), []
-    for step in spoilt:
-        seen.append(step.stepped)
-        spoil(spoilt, 0.0 if len(seen) in (2, 5) else float("nan"))
-    assert seen == [True, False, True, False, False, True, False, False]
+    steps = iter(spoilt)
+    for number in range(6):
+        seen.append(next(steps).stepped)
+        spoil(spoilt, 0.0 if number % 2 else float("nan"))
+    assert seen == [True, False] * 3
+    with pytest.raises(NonFiniteError, match="step 6: the loss or gradient was not finite in 3 of 6 steps"):
+        next(steps)
 
 
 def test_bad_steps_are_counted_over_a_restart() -> None:
@@ -46,7 +51,7 @@ def test_bad_steps_are_counted_over_a_restart() -> None:
     saved = spoilt.state()
     again = stage()
     again.load(saved)
-    with pytest.raises(UserError, match="step 3"):
+    with pytest.raises(NonFiniteError, match="step 3"):
         list(again)
 
 

@@ -25,7 +25,7 @@ def test_a_step_without_timing_or_rows_makes_one_file(tmp_path: Path) -> None:
     files = {path.name: path.read_text() for path in (tmp_path / "a" / "b").iterdir()}
     assert files == {
         "metrics.jsonl": '{"step": 1, "loss": 0.5}\n{"step": 2}\n',
-        "timing.jsonl": '{"step": 2, "s": 1.0}\n',
+        "timing.jsonl": '{"step": 2, "s": 1.0}'.ljust(128) + "\n",
         "completions.jsonl": '{"step": 2, "x": 1}\n{"step": 2, "x": 2}\n',
     }
 

@@ -105,6 +105,12 @@ def shard_like(target: Tensor, value: Tensor) -> Tensor:
     )  # every rank has the full value
 
 
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no number of the tensors is infinite or NaN; of a sharded tensor, none of this rank's shard."""
+    local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
+    return all(bool(tensor.detach().isfinite().all()) for tensor in local)
+
+
 def meta_copy(module: nn.Module) -> nn.Module:
     """A copy whose parameters are on the device `meta`; buffers are copied. FSDP2's own modules cannot be copied."""
     empty = {

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 from rung.algorithm import Algorithm
 from rung.batch import Batch, Outputs, Readout
-from rung.distributed.fsdp import Shards
+from rung.distributed.fsdp import Shards, all_finite
 from rung.distributed.ranks import Ranks
-from rung.errors import ConfigError
+from rung.errors import ConfigError, MemoryLimitError
 from rung.forward.layouts import States
 from rung.forward.logprobs import TeacherInputs, target_logps
+from rung.forward.memory import SHARDED, smaller_budget, within_memory
 from rung.forward.passes import PartRunner, WorkCounter
 from rung.forward.planner import Block, Cost, Layout, plan
 from rung.forward.supported import layouts
@@ -46,7 +47,8 @@ class Policy:
     The logits of every pass are divided by the temperature of `sampling`, as in the sampler; None is temperature 1, for
     offline algorithms. `value_head` and `score_head` map (n, H) to (n, 1); with a `critic`, the value head reads the
     critic's hidden states. A frozen `teacher` runs on the same parts as the policy, for the readouts that compare both.
-    `token_budget` bounds the padded positions of a part of one model. With `reference_is_start` the first reference
+    `token_budget` bounds the padded positions of a part of one model; `lowered_budget` is a lower bound that was found
+    when memory ran out. With `reference_is_start` the first reference
     pass asserts that the policy still equals its reference. `ranks` are the processes that hold replicas or shards of
     the policy and compute their shares of each step.
 
@@ -58,6 +60,7 @@ class Policy:
     model: PreTrainedModel
     sampling: Sampling | None = None
     token_budget: int = 8192
+    lowered_budget: int | None = None
     value_head: nn.Module | None = None
     score_head: nn.Module | None = None
     critic: PreTrainedModel | None = None
@@ -150,13 +153,33 @@ class Policy:
             allowed.append(("plain", "masked"))
         return tuple(layout for layout in allowed[0] if all(layout in other for other in allowed))
 
-    def plan(self, batch: Batch, unit: str) -> tuple[Block, ...]:
-        """The plan by which `parts` splits this batch; a `unit` (row or group) is never split."""
+    @property
+    def budget(self) -> int:
+        """The token budget in force."""
+        return self.token_budget if self.lowered_budget is None else min(self.token_budget, self.lowered_budget)
+
+    def lower_budget(self, batch: Batch, keep_together: str) -> int:
+        """Lowers the token budget until the batch is split into smaller parts; returns it, or 0 at the smallest.
+
+        Raises MemoryLimitError with sharded weights: a part is a collective, which one rank alone cannot repeat.
+        """
+        if self.shards is not None:
+            raise MemoryLimitError(*SHARDED)
+        smaller = smaller_budget(lambda budget: self.plan(batch, keep_together, budget), self.budget)
+        self.lowered_budget = smaller or self.lowered_budget
+        return smaller
+
+    def plan(self, batch: Batch, unit: str, token_budget: int | None = None) -> tuple[Block, ...]:
+        """The plan by which `parts` splits this batch; a `unit` (row or group) is never split.
+
+        `token_budget` is by default the one in force.
+        """
         config = self.causal_lm.config.get_text_config()
         embeddings = sum(p.numel() for p in self.causal_lm.get_input_embeddings().parameters())
         trunk = sum(p.numel() for p in self.causal_lm.parameters()) - embeddings
         cost = Cost.of(trunk, config.hidden_size, config.num_hidden_layers)
-        return plan(batch, unit=unit, layouts=self.layouts(), cost=cost, token_budget=self.token_budget)  # type: ignore[arg-type]
+        budget = token_budget or self.budget
+        return plan(batch, unit=unit, layouts=self.layouts(), cost=cost, token_budget=budget)  # type: ignore[arg-type]
 
     def parts(self, batch: Batch, algorithm: Algorithm) -> Iterator[tuple[Batch, Outputs]]:
         """Yields the parts of a batch with their outputs; call backward on a part's loss before taking the next part.
@@ -189,6 +212,9 @@ class Policy:
 
         Shapes: (N, T), 0 for tokens that are not trained, and (N,).
         """
+        return within_memory(self, batch, "row", lambda: self._compute_values(batch))
+
+    def _compute_values(self, batch: Batch) -> tuple[Tensor, Tensor]:
         before, after = torch.zeros(batch.completion_ids.shape), torch.zeros(batch.num_rows)
         decoders = [self.causal_lm if self.critic is None else self.critic]
 
@@ -216,7 +242,7 @@ class Policy:
             self.reference_is_start = False
             distances = (self.logps(batch) - logps).abs()  # a collective: also for a rank without rows
             largest = float(distances.max()) if distances.numel() else 0.0
-            assert largest < FIRST_STEP_TOLERANCE, (
+            assert not largest >= FIRST_STEP_TOLERANCE, (  # NaN makes the loss NaN, which is told there
                 f"the reference differs from the start of the stage: log-probs differ by {largest}"
             )
         return logps
@@ -231,10 +257,12 @@ class Policy:
 
     @torch.no_grad()
     def update_reference(self, step: int) -> None:
-        """Moves the reference towards the policy if an update is due at `step`."""
+        """Moves the reference towards the policy if an update is due at `step`, and all weights are finite."""
         if self.reference_update is not None and step % self.reference_update.every == 0:
-            live = dict(self.model.named_parameters())
-            for name, parameter in self.moving_reference().items():
+            live, moving = dict(self.model.named_parameters()), self.moving_reference()
+            if not self.ranks.agree(all_finite(live[name] for name in moving)):
+                return
+            for name, parameter in moving.items():
                 parameter.lerp_(live[name], self.reference_update.share)
 
     def snapshot(self) -> PreTrainedModel:
@@ -251,6 +279,9 @@ class Policy:
 
     def _read(self, model: PreTrainedModel, batch: Batch, *readouts: Readout) -> Tensor:
         """(1 + readouts, N, T): log-probs under a model, then the readouts of its logits."""
+        return within_memory(self, batch, "row", lambda: self._read_parts(model, batch, *readouts))
+
+    def _read_parts(self, model: PreTrainedModel, batch: Batch, *readouts: Readout) -> Tensor:
         result = torch.zeros(1 + len(readouts), *batch.completion_ids.shape)
         causal_lm = base_model(model)
 

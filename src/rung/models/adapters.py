@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FINGERPRINT = "base.json"  # next to the files of peft
 WEIGHTS = "adapter_model.safetensors"
+SETS = ("target_modules", "exclude_modules")  # keys of peft's config that are sets
 MERGED = "name the merged model, which a stage saves next to its adapter"
 _VALUES = 64  # number of values per weight in the fingerprint
 _NAME = "base_model_name_or_path"
@@ -70,6 +71,13 @@ def fingerprint(model: PreTrainedModel) -> str | None:
 def write_fingerprint(folder: Path, digest: str) -> None:
     """Saves the fingerprint of the model that an adapter was trained on."""
     write_text(folder / FINGERPRINT, json.dumps({"fingerprint": digest}) + "\n")
+
+
+def sort_names(folder: Path) -> None:
+    """Sorts the names of modules in adapter_config.json, which peft holds as a set and writes in a random order."""
+    config = _read(folder / ADAPTER)
+    ordered = {key: sorted(names) for key in SETS if isinstance(names := config.get(key), list)}
+    write_text(folder / ADAPTER, json.dumps(config | ordered, indent=2, sort_keys=True))
 
 
 def load_merged(base: PreTrainedModel, location: str) -> PreTrainedModel:

@@ -22,8 +22,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rung.errors import ConfigError
-from rung.models.adapters import base_of, is_adapter, load_merged, write_fingerprint
+from rung.distributed.fsdp import all_finite
+from rung.errors import ConfigError, NonFiniteError
+from rung.models.adapters import base_of, is_adapter, load_merged, sort_names, write_fingerprint
 from rung.models.architecture import base_model
 from rung.models.lora import LORA_KEYS, with_adapter
 from rung.models.names import REMEDY, TINY, check_hub
@@ -184,10 +185,23 @@ def to_device(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Saves the merged model in `folder/model` and, if there is an adapter, the adapter in `folder/adapter`."""
+    """Saves the merged model in `folder/model` and, if there is an adapter, the adapter in `folder/adapter`.
+
+    Raises NonFiniteError for a model with weights that are not finite.
+    """
+    merged = merge_adapter(model)
+    check_finite(merged)
     save_adapter(model, folder / "adapter")
-    merge_adapter(model).save_pretrained(str(folder / "model"))
+    merged.save_pretrained(str(folder / "model"))
     tokenizer.save_pretrained(str(folder / "model"))
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raises NonFiniteError if a weight of the model is infinite or NaN; such a model is not saved."""
+    broken = [name for name, weight in model.named_parameters() if not all_finite([weight])]
+    if broken:
+        what = f"the trained model has weights that are not finite, among them {broken[0]}"
+        raise NonFiniteError(what, "start afresh with `--new` and a lower `learning_rate` or `max_grad_norm`")
 
 
 def save_adapter(model: PreTrainedModel, folder: Path, head: nn.Linear | None = None) -> None:
@@ -199,6 +213,7 @@ def save_adapter(model: PreTrainedModel, folder: Path, head: nn.Linear | None = 
         return
     # otherwise peft would ask the hub whether the vocabulary has grown, which never happens here
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    sort_names(folder)
     if isinstance(start := getattr(model, "base_fingerprint", None), str):
         write_fingerprint(folder, start)
     if head is None:
@@ -212,6 +227,7 @@ def save_adapter(model: PreTrainedModel, folder: Path, head: nn.Linear | None = 
     config.task_type = TaskType.SEQ_CLS
     config.modules_to_save = [*(config.modules_to_save or ()), "score"]
     config.save_pretrained(str(folder))
+    sort_names(folder)
 
 
 def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:

@@ -22,8 +22,9 @@ from transformers import (
 )
 
 from rung.data.collate import padded
-from rung.errors import ConfigError
+from rung.errors import ConfigError, NonFiniteError
 from rung.models.load import (
+    check_finite,
     check_same_tokenizer,
     is_reward_model,
     load_tokenizer,
@@ -57,9 +58,15 @@ def save_reward_model(
     """Saves the merged model in `folder/model` and, if there is an adapter, the adapter and head in `folder/adapter`.
 
     The config records the mean and std of `scores` (n,), the scores of reference samples; a std of 0 is saved as 1.
+    Raises NonFiniteError for weights or scores that are not finite.
     """
-    save_adapter(model, folder / "adapter", head)
     causal_lm = merge_adapter(model)
+    for trained in (causal_lm, head):
+        check_finite(trained)
+    if not scores.isfinite().all():
+        what = "the reward model gives scores that are not finite to rows of its data, which cannot normalise it"
+        raise NonFiniteError(what, "start afresh with `--new` and a lower `learning_rate` or `max_grad_norm`")
+    save_adapter(model, folder / "adapter", head)
     config = deepcopy(causal_lm.config)
     config.num_labels = 1
     config.get_text_config().pad_token_id = tokenizer.pad_token_id

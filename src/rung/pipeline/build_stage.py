@@ -57,7 +57,7 @@ def build_stage(
     training.
     """
     config, algorithm = settings.config, settings.algorithm
-    seed_all(settings.seed)  # for the initial weights of new adapters and heads, and for rewards that draw
+    seed_all(settings.seed)  # for the initial weights of new adapters and heads, and for code of the user
     loaded, tokenizer = model or load_model(start, seed=settings.seed)
     ignore_unused_rows(loaded, tokenizer)
     check_special_tokens(loaded, tokenizer)

@@ -22,11 +22,13 @@ from rung.config import StageConfig
 from rung.data.report import DataReport
 from rung.distributed.ranks import Ranks
 from rung.errors import CheckpointError, EmptyStepsError, GenerationLimitError, RewardError
+from rung.forward.memory import within_memory
 from rung.forward.policy import Policy
 from rung.metrics import values
 from rung.models.load import save_model
 from rung.models.reward_model import save_reward_model
 from rung.pipeline.build_stage import build_stage
+from rung.pipeline.rollback import steps_with_rollback, tell_skipped
 from rung.pipeline.stage_data import StageData
 from rung.pipeline.stage_settings import StageSettings
 from rung.reward.outcome import FAILURES
@@ -36,7 +38,7 @@ from rung.training.early_stopping import BestWeights, validation_loss
 from rung.training.loop import Step
 from rung.training.run_state import RunState, flatten, unflatten
 from rung.training.stage import Stage
-from rung.training.symptoms import EMPTY_STEPS, read_symptoms
+from rung.training.symptoms import EMPTY_STEPS, SKIPPED_STEPS, read_symptoms
 from rung.training.trackers import METRICS, JsonLines, Tracker, make_trackers
 from rung.utils.console import note, progress, show_completions, warn
 from rung.utils.files import new_folders
@@ -87,6 +89,7 @@ def train_stage(
 
     with stop.deferred():
         completed = run_steps(stage, best, config, folder, opened, logged, stop)
+        tell_skipped(stage)
         if completed:
             if best is not None:
                 best.restore(stage.policy)
@@ -118,14 +121,14 @@ def run_steps(
     )
     with shown as show:
         begun = time.perf_counter()
-        for step in _or_save(stage, best, folder, logged):
+        for step in _or_save(stage, best, folder, logged, config.save_steps):
             metrics, rows = stage.source.pop_report()
             seen = step_metrics(stage, step) | values(metrics)
             if best is not None and (stage.step % every == 0 or stage.step == stage.total_steps):
                 seen["eval_loss"] = validation_loss(stage.policy, stage.algorithm, stage.held_out, stage.ranks)
                 best.record(seen["eval_loss"], stage.policy)
             elapsed, begun = time.perf_counter() - begun, time.perf_counter()
-            timing = {"step_time": elapsed, "tokens_per_second": step.num_tokens / elapsed}
+            timing = step_timing(step.num_tokens, elapsed)
             logged_rows = rows_to_log(rows)
             table = logged_rows or table
             for tracker in trackers:
@@ -137,7 +140,9 @@ def run_steps(
                 break
             if stage.ranks.agree(not stop.requested) is False:
                 return stage.step == stage.total_steps
-            if stage.step % config.save_steps == 0 and stage.step < stage.total_steps:
+            # not after a skipped step: with the same weights, it would displace a checkpoint to go back to
+            due = stage.step % config.save_steps == 0 and not stage.skipped.in_a_row
+            if due and stage.step < stage.total_steps:
                 try_save(stage, best, folder, logged)
     if table and stage.ranks.rank == 0:
         shown_rows = [{key: value for key, value in row.items() if key not in LOGGED_ONLY} for row in table]
@@ -151,13 +156,17 @@ def rows_to_log(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [*rows[:SHOWN_ROWS], *failed[:SHOWN_ROWS]]
 
 
-def _or_save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> Iterator[Step]:
+def _or_save(
+    stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines, save_steps: int
+) -> Iterator[Step]:
     """The steps of a stage; if one cannot be taken for a reason that the user can mend, saves the state before it.
 
     Only with one rank, since the others may not have met the error, and saving takes all of them.
     """
     try:
-        yield from stage
+        yield from steps_with_rollback(
+            stage, folder / CHECKPOINTS, save_steps, lambda: save(stage, best, folder, logged)
+        )
     except (RewardError, GenerationLimitError, EmptyStepsError) as error:
         if stage.ranks.world == 1 and stage.step > 0:
             try_save(stage, best, folder, logged)
@@ -201,8 +210,14 @@ def save_final_model(stage: Stage, folder: Path) -> None:
 @torch.no_grad()
 def reference_scores(policy: Policy, algorithm: Algorithm, batches: Iterable[Batch]) -> Tensor:
     """The scores that a reward model gives to all rows of the batches, (rows,) float32, in no particular order."""
-    parts = (outputs.scores for batch in batches for _, outputs in policy.parts(batch, algorithm))
-    return torch.cat([scores.cpu() for scores in parts if scores is not None])
+
+    def scores_of(batch: Batch) -> list[Tensor]:
+        found = (outputs.scores for _, outputs in policy.parts(batch, algorithm))
+        return [scores.cpu() for scores in found if scores is not None]
+
+    unit = algorithm.keep_together
+    parts = [within_memory(policy, batch, unit, lambda batch=batch: scores_of(batch)) for batch in batches]
+    return torch.cat([scores for part in parts for scores in part])
 
 
 def reference_batches(stage: Stage) -> list[Batch]:
@@ -231,9 +246,19 @@ def step_metrics(stage: Stage, step: Step) -> dict[str, float]:
         "num_tokens": float(stage.num_tokens),
     }
     terms = {f"loss/{name}": term for name, term in step.terms.items()} if len(step.terms) > 1 else {}
-    left_out = EMPTY_STEPS if step.empty else "skipped_step"
-    skipped = {} if step.stepped else {left_out: 1.0}
-    return seen | terms | skipped | values(step.metrics)
+    empty = {EMPTY_STEPS: 1.0} if step.empty else {}
+    skipped = {SKIPPED_STEPS: float(stage.skipped.total)} if stage.skipped.total else {}
+    return seen | terms | empty | skipped | values(step.metrics)
+
+
+def step_timing(num_tokens: int, seconds: float) -> dict[str, float]:
+    """The time of a step and the speed, which is left out if the clock has not moved forward.
+
+    >>> step_timing(100, 0.5), step_timing(100, 0.0)
+    ({'step_time': 0.5, 'tokens_per_second': 200.0}, {'step_time': 0.0})
+    """
+    speed = {"tokens_per_second": num_tokens / seconds} if seconds > 0 else {}
+    return {"step_time": max(seconds, 0.0)} | speed
 
 
 def save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:

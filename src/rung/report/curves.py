@@ -53,7 +53,7 @@ _FAMILIES = (
 )
 _LAST = (_Family("grad_norm", "", r"grad_norm"), _Family("learning_rate", "", r"learning_rate"))
 _NOT_DRAWN = re.compile(
-    r"epoch|num_tokens|skipped_step|.*_std|kl/.+|completions/.+|filter/.+|rewards/.+/(std|abstained|errors|timeouts)"
+    r"epoch|num_tokens|skipped_steps?|.*_std|kl/.+|completions/.+|filter/.+|rewards/.+/(std|abstained|errors|timeouts)"
 )
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from rung.batch import Completion, FinishReason
-from rung.errors import SamplingError
+from rung.errors import NonFiniteError
 from rung.rollout.cache import branch
 from rung.rollout.draw import draw
 from rung.rollout.philox import Key, uniforms
@@ -110,7 +110,7 @@ class DecodeBatch:
         self.uniforms = self._uniforms(0)
 
     def run(self) -> list[Completion]:
-        """Decodes until all rows have finished. Raises SamplingError if the log-probs of the policy are not finite."""
+        """Decodes until all rows have finished. Raises NonFiniteError if the log-probs of the policy are not finite."""
         width = self.prefill.mask.shape[1]
         cache = branch(self.prefill.cache, self.prompt_of)
         mask = nn.functional.pad(self.prefill.mask[self.prompt_of], (0, self.limit), value=True)
@@ -161,6 +161,6 @@ class DecodeBatch:
     def _completions(self) -> list[Completion]:
         drawn = torch.arange(self.limit, device=self.active.device) < self.lengths[:, None]
         if not self.logps[drawn].isfinite().all():
-            raise SamplingError(*NOT_FINITE)
+            raise NonFiniteError(*NOT_FINITE)
         rows = zip(self.ids.tolist(), self.logps.tolist(), self.lengths.tolist(), self.reasons, strict=True)
         return [Completion(tuple(ids[:n]), tuple(logps[:n]), reason) for ids, logps, n, reason in rows]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from rung.batch import Batch, Completion
 from rung.data.collate import collate
 from rung.data.records import Answer, Encoded, Text
-from rung.metrics import Max, Mean, Metric, Min, merge
+from rung.metrics import Max, Mean, Metric, Min, Sum, merge
 from rung.reward import RewardSet
 from rung.reward.returned import as_json
 from rung.reward.sample import answered_sample, text_of
@@ -102,6 +102,8 @@ class Generator:
             weights = self.rewards.weights
             batch = batch.with_separate_rewards(separate_rewards(scores, weights), weights)
         logps = pad_rows([completion.logps for completion in flat], batch.completion_ids.shape[1])
+        unknown = ~logps.isfinite()
+        logps = logps.masked_fill(unknown, torch.nan)  # NaN stands for a ratio of 1
         if self.sampler.exact(self.sampling):
             batch = replace(batch, old_logps=logps)
         else:
@@ -122,7 +124,7 @@ class Generator:
             for i, (sample, total) in enumerate(zip(samples, scores.totals, strict=True))
         ]
         credited = {reward.label for reward in self.rewards.rewards if reward.credited}
-        metrics = merge([scores.metrics(), length_metrics(flat)])
+        metrics = merge([scores.metrics(), length_metrics(flat), unknown_metrics(unknown)])
         return Generated(batch, table, metrics, unscored_rows(samples, scores, credited))
 
 
@@ -177,6 +179,12 @@ def pad_rows(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
     for number, row in enumerate(rows):
         tensor[number, : len(row)] = torch.tensor(row)
     return tensor
+
+
+def unknown_metrics(unknown: torch.Tensor) -> dict[str, Metric]:
+    """The number of tokens to which the sampler gave no finite log-prob, (N, T) bool; nothing if there are none."""
+    count = float(unknown.sum())
+    return {"sampling/non_finite_logps": Sum(count)} if count else {}
 
 
 def length_metrics(completions: Sequence[Completion]) -> dict[str, Metric]:

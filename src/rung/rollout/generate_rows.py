@@ -20,7 +20,7 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 
 from rung.batch import Completion, FinishReason
-from rung.errors import SamplingError
+from rung.errors import NonFiniteError
 from rung.models.architecture import base_model
 from rung.models.vocabulary import without_unused
 from rung.rollout.decode import NOT_FINITE, StopCriteria
@@ -54,7 +54,7 @@ def generate_rows(
     """One completion of the prompt for each (visit, number) of `samples`, which determines its random draws.
 
     All rows have the same prompt, so that nothing is padded. Draws and log-probs are those of `LocalSampler`. Raises
-    SamplingError if the log-probs of the policy are not finite.
+    NonFiniteError if the log-probs of the policy are not finite.
     """
     drawing = _Draw(model, key, sampling, *(torch.tensor(numbers) for numbers in zip(*samples, strict=True)))
     ids = torch.tensor([prompt] * len(samples), device=model.device)
@@ -114,7 +114,7 @@ def _completions(ids: Tensor, logps: Tensor, stop_criteria: StopCriteria) -> lis
                 length, reason = t + 1, "stop"
                 break
         if not logp[:length].isfinite().all():
-            raise SamplingError(*NOT_FINITE)
+            raise NonFiniteError(*NOT_FINITE)
         made.append(Completion(tuple(row[:length].tolist()), tuple(logp[:length].tolist()), reason))
     return made
 

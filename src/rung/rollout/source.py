@@ -15,9 +15,10 @@ from rung.batch import Batch, concat, from_tree, to_tree
 from rung.data.batches import order
 from rung.data.records import Encoded
 from rung.distributed.ranks import Ranks
-from rung.errors import ConfigError, GenerationLimitError, UserError
+from rung.errors import ConfigError, GenerationLimitError, NonFiniteError, UserError
 from rung.forward.policy import Policy
 from rung.metrics import Metric, Sum, decode, encode, merge
+from rung.rollout.decode import NOT_FINITE
 from rung.rollout.generate import Generated, Generator
 from rung.rollout.unscored import truncated_rows
 
@@ -115,6 +116,15 @@ class RolloutSource:
         self.generator.rewards.load_state_dict(state["rewards"])
         self._unscored = list(state.get("unscored", ()))  # absent in checkpoints of earlier versions
 
+    def roll_back(self, state: Mapping[str, Any]) -> None:
+        """Restores the algorithm's state from one that `state_dict` returned, and keeps the position in the data.
+
+        The current rollout is given up: the policy that sampled it is not the one that is trained from now on.
+        """
+        self.state = state["state"]
+        self.rollout, self.update = None, 0
+        self.place = torch.zeros(0, dtype=torch.long)
+
     def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
         """This rank's state if a run is resumed with another number of ranks; `states` are those of all earlier ranks.
 
@@ -139,7 +149,7 @@ class RolloutSource:
         local, chosen = self._generate_groups()
         numbers = {visit: number for number, visit in enumerate(chosen)}
         with torch.no_grad():
-            local = self.algorithm.prepare(local, self.policy)
+            local = self.algorithm.prepare(self._with_known_logps(local), self.policy)
         shares = (
             [from_tree(_nested(share)) for share in self.ranks.gather_tensors(_flat(local))]
             if self.ranks.world > 1
@@ -147,7 +157,8 @@ class RolloutSource:
         )
         state = self.state
         whole = replace(concat(shares), reward_weights=local.reward_weights)
-        credited, self.state = self.algorithm.credit(whole, state)
+        credited, updated = self.algorithm.credit(whole, state)
+        self.state = updated if is_finite(updated) else state
         if self.ranks.rank == 0:
             self._add_metrics(self.algorithm.rollout_metrics(credited, state))
         before = sum(share.num_rows for share in shares[: self.ranks.rank])
@@ -201,7 +212,13 @@ class RolloutSource:
         mine = self.ranks.share(visits)
         orders = {epoch: order(self.seed, epoch, len(self.prompts)) for epoch in {v // len(self.prompts) for v in mine}}
         prompts = [self.prompts[orders[visit // len(self.prompts)][visit % len(self.prompts)]] for visit in mine]
-        generated = self.policy.with_weights(lambda: self._sample(prompts, list(mine)))
+        try:
+            generated = self.policy.with_weights(lambda: self._sample(prompts, list(mine)))
+        except NonFiniteError:
+            generated = None
+        sampled = self.ranks.agree(generated is not None)
+        if generated is None or not sampled:
+            raise NonFiniteError(*NOT_FINITE)
         self._add_metrics(generated.metrics)
         self._table += generated.table
         self._unscored = list(dict.fromkeys([*generated.unscored, *self._unscored]))[:KEPT_REASONS]
@@ -214,8 +231,28 @@ class RolloutSource:
         self.generator.sampler.load(weights, version=steps)
         return self.generator(prompts, visits, steps)
 
+    def _with_known_logps(self, sampled: Batch) -> Batch:
+        """The rollout with log-probs of the policy in place of old log-probs that the sampler gave as NaN.
+
+        In the first update their ratio is 1. A collective: with sharded weights, all ranks compute log-probs or none.
+        """
+        if sampled.old_logps is None or self.ranks.agree(not bool(sampled.old_logps.isnan().any())):
+            return sampled
+        known = torch.where(sampled.old_logps.isnan(), self.policy.logps(sampled), sampled.old_logps)
+        return replace(sampled, old_logps=known)
+
     def _add_metrics(self, metrics: Mapping[str, Metric]) -> None:
         self._metrics = merge([self._metrics, metrics])
+
+
+def is_finite(state: State) -> bool:
+    """Whether all numbers in the state of an algorithm are finite.
+
+    >>> is_finite({"beta": 0.1, "rewards": [1.0, 2.0]}), is_finite({"beta": float("nan")})
+    (True, False)
+    """
+    numbers = (value if isinstance(value, list) else [value] for value in state.values())
+    return all(math.isfinite(number) for several in numbers for number in several)
 
 
 def _visits(batch: Batch) -> list[int]:

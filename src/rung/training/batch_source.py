@@ -38,6 +38,10 @@ class BatchSource(Protocol):
         """Restores a state that `state_dict` returned."""
         ...
 
+    def roll_back(self, state: Mapping[str, Any]) -> None:
+        """Restores the algorithm's state from one that `state_dict` returned, and keeps the position in the data."""
+        ...
+
     def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
         """This rank's state if a run is resumed with another number of ranks; `states` has those of all old ranks."""
         ...
@@ -70,6 +74,9 @@ class DatasetSource:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the position in the data set."""
         self.dataset.load_state_dict(state)
+
+    def roll_back(self, state: Mapping[str, Any]) -> None:
+        """Does nothing, since training changes nothing of a data set."""
 
     def share(self, states: Sequence[Mapping[str, Any]], ranks: Ranks) -> Mapping[str, Any]:
         """The first of the states, since all ranks have the same position in the data set."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from rung.batch import Batch, count_denominators
 from rung.distributed.fsdp import full_tensor, shard_like
 from rung.distributed.ranks import Ranks
 from rung.errors import DataError
+from rung.forward.memory import within_memory
 from rung.forward.policy import Policy
 from rung.training.loop import step_denominators
 
@@ -29,19 +32,27 @@ def validation_loss(policy: Policy, algorithm: Algorithm, batches: Sequence[Batc
         batch = algorithm.prepare(batch, policy)
         for name, amount in count_denominators(algorithm.terms(), batch).items():
             counts[name] = counts.get(name, torch.tensor(0.0)) + amount
-        for part, outputs in policy.parts(batch, algorithm):
-            for name, term in algorithm.loss(part, outputs).terms.items():
-                sums[name] = sums.get(name, torch.tensor(0.0)) + term.double().cpu()
+        unit, add = algorithm.keep_together, partial(_add_terms, sums, policy, algorithm, batch)
+        sums = within_memory(policy, batch, unit, add)
     sums, counts = ranks.sum(sums), ranks.sum(counts)
     return sum(float(sums[name] / counts[name]) for name in sums)
+
+
+def _add_terms(sums: Mapping[str, Tensor], policy: Policy, algorithm: Algorithm, batch: Batch) -> dict[str, Tensor]:
+    """The sums with the loss terms of a batch added, in float64."""
+    added = dict(sums)
+    for part, outputs in policy.parts(batch, algorithm):
+        for name, term in algorithm.loss(part, outputs).terms.items():
+            added[name] = added.get(name, torch.tensor(0.0)) + term.double().cpu()
+    return added
 
 
 @dataclass(slots=True)
 class BestWeights:
     """The lowest validation loss so far, and the weights with this loss.
 
-    A loss is an improvement if it is lower than the best one by more than `threshold`. `misses` is the number of
-    evaluations since the last improvement; when it reaches `patience`, `exhausted` is true.
+    A loss is an improvement if it is finite, and lower than the best one by more than `threshold`. `misses` is the
+    number of evaluations since the last improvement; when it reaches `patience`, `exhausted` is true.
     """
 
     threshold: float
@@ -57,7 +68,7 @@ class BestWeights:
 
     def record(self, loss: float, policy: Policy) -> None:
         """Records the loss of an evaluation, and copies the weights of the policy if the loss is an improvement."""
-        if loss < self.loss - self.threshold:
+        if math.isfinite(loss) and loss < self.loss - self.threshold:
             self.loss, self.misses = loss, 0
             self.weights = {name: parameter.detach().clone() for name, parameter in policy.named_parameters().items()}
         else:

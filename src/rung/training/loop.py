@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from rung.algorithm import Algorithm
 from rung.batch import Batch, Denominators, count_denominators
 from rung.distributed.fsdp import full_tensor
 from rung.distributed.ranks import Ranks
+from rung.forward.memory import attempt, fits_all_ranks, sufficient_memory
 from rung.forward.policy import Policy
 from rung.metrics import Metric, Sum, decode, encode, merge
+from rung.training.rng_state import remember
 
 _TRAINED_ROWS = ""  # beside the names of terms
 _NAMED = 3  # rows that a message names
@@ -34,7 +37,7 @@ class Step:
     terms: dict[str, float]
     grad_norm: float
     learning_rate: float
-    stepped: bool  # False if the weights were not updated: the gradient was not finite, or the step was empty
+    stepped: bool  # False if the weights were not updated: loss or gradient was not finite, or the step was empty
     num_tokens: int  # attended completion tokens
     metrics: dict[str, Metric]  # with their denominators, so that those of several steps can be merged
     empty: str = ""
@@ -53,6 +56,8 @@ def steps(
     """Takes one optimizer step on each of the batches from a `BatchSource`, and yields the results.
 
     A batch in which no rank has anything to train gives an empty step: the schedule advances, and nothing else changes.
+    So does a step that is skipped, because a loss or the norm of the gradient is not finite on some rank. Raises
+    MemoryLimitError if the smallest parts of a step do not fit into memory.
     """
     parameters = policy.parameters
     for batch in batches:
@@ -63,24 +68,59 @@ def steps(
             tokens = int(ranks.sum({"tokens": batch.lengths.sum()})["tokens"])
             yield Step(0.0, dict.fromkeys(denominators, 0.0), 0.0, learning_rate, False, tokens, {}, empty)
             continue
-        optimizer.zero_grad(set_to_none=True)
-        terms: dict[str, float] = dict.fromkeys(denominators, 0.0)
-        measured: dict[str, Metric] = {"num_tokens": Sum(float(batch.lengths.sum()))}
-        for part, outputs in policy.parts(batch.select(algorithm.active_rows(batch)), algorithm):
-            loss = algorithm.loss(part, outputs)
-            loss.over(denominators).backward()
-            terms = {name: total + float(loss.terms[name].detach()) for name, total in terms.items()}
-            measured = merge([measured, loss.metrics])
-        ranks.sum_gradients(parameters)
-        norm = full_tensor(clip_grad_norm_(parameters, max_grad_norm))
-        if stepped := ranks.agree(bool(torch.isfinite(norm))):
-            optimizer.step()
+        active = batch.select(algorithm.active_rows(batch))
+        terms, measured = _accumulate_gradients(policy, algorithm, active, denominators, optimizer, ranks)
+        with sufficient_memory("the gradients and the state of the optimizer"):
+            ranks.sum_gradients(parameters)
+            norm = full_tensor(clip_grad_norm_(parameters, max_grad_norm))
+            finite = bool(torch.isfinite(norm)) and all(map(math.isfinite, terms.values()))
+            if stepped := ranks.agree(finite):
+                optimizer.step()
+            else:
+                optimizer.zero_grad(set_to_none=True)
         _advance(schedule)
         sums = ranks.sum({name: torch.tensor(total) for name, total in terms.items()})
         means = {name: float(total / denominators[name]) for name, total in sums.items()}
-        metrics = merge(decode(metrics) for metrics in ranks.gather(encode(measured)))
+        counted = merge([{"num_tokens": Sum(float(batch.lengths.sum()))}, measured])
+        metrics = merge(decode(metrics) for metrics in ranks.gather(encode(counted)))
         tokens = int(metrics.pop("num_tokens").value() or 0)
         yield Step(sum(means.values()), means, float(norm), learning_rate, stepped, tokens, metrics)
+
+
+def _accumulate_gradients(
+    policy: Policy,
+    algorithm: Algorithm,
+    batch: Batch,
+    denominators: Denominators,
+    optimizer: Optimizer,
+    ranks: Ranks,
+) -> tuple[dict[str, float], dict[str, Metric]]:
+    """Adds the gradients of all parts of a step; returns the sums of the loss terms and the metrics of this rank.
+
+    If memory runs out on any rank, all of them do the step again, with the same random state and smaller parts.
+    """
+    restore_random_state = remember()
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        made = attempt(lambda: _run_parts(policy, algorithm, batch, denominators))
+        fits = fits_all_ranks(policy, batch, algorithm.keep_together, ranks, fits=made is not None)
+        if made is not None and fits:
+            return made[0]
+        restore_random_state()
+
+
+def _run_parts(
+    policy: Policy, algorithm: Algorithm, batch: Batch, denominators: Denominators
+) -> tuple[dict[str, float], dict[str, Metric]]:
+    """Runs the parts of a step forward and backward."""
+    terms: dict[str, float] = dict.fromkeys(denominators, 0.0)
+    measured: dict[str, Metric] = {}
+    for part, outputs in policy.parts(batch, algorithm):
+        loss = algorithm.loss(part, outputs)
+        loss.over(denominators).backward()
+        terms = {name: total + float(loss.terms[name].detach()) for name, total in terms.items()}
+        measured = merge([measured, loss.metrics])
+    return terms, measured
 
 
 def step_denominators(algorithm: Algorithm, batch: Batch, ranks: Ranks) -> tuple[Denominators, str]:

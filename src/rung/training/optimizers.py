@@ -108,7 +108,9 @@ def state_by_name(optimizer: Optimizer, parameters: Mapping[str, Parameter]) -> 
 
 
 def load_state_by_name(optimizer: Optimizer, parameters: Mapping[str, Parameter], state: Mapping[str, Any]) -> None:
-    """Restores the optimizer state that `state_by_name` returned."""
+    """Restores the optimizer state that `state_by_name` returned; parameters that it lacks have no state then."""
+    for parameter in parameters.values():
+        optimizer.state.pop(parameter, None)
     for name, entries in state.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {key: _shard_entry(value, parameter) for key, value in entries.items()}

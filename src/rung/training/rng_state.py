@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,25 @@ from torch import Tensor
 
 
 def seed_all(seed: int) -> None:
-    """Seeds Python's, NumPy's (legacy global) and torch's generators, which a user's code may draw from."""
+    """Seeds Python's, NumPy's (legacy global) and torch's generators, the latter on all devices; seed >= 0."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def remember() -> Callable[[], None]:
+    """Remembers the states of the generators of `capture` in memory; the returned function restores them."""
+    python, numpy_state, cpu = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+
+    def restore() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda)
+
+    return restore
 
 
 def capture() -> dict[str, Any]:

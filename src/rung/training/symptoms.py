@@ -5,6 +5,7 @@ They are computed from the logged metrics alone, so that a resumed run and the r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,12 @@ IN_A_ROW = 5  # rollouts, or steps without anything to train
 STILL_STEPS, STILL = 20, 1e-4  # steps with a loss within this share of its mean
 FALLING_STEPS, FALL = 50, 0.01  # steps after which the second half must be lower than the first by this share
 
-EMPTY_STEPS = "filter/empty_steps"
+EMPTY_STEPS, SKIPPED_STEPS = "filter/empty_steps", "skipped_steps"
 CUT = "read completions.jsonl: raise `rollout.max_completion_length`, or see whether the model ends its answers"
 EQUAL = "read in completions.jsonl what was judged, and `rewards/NAME` in metrics.jsonl"
 EMPTY = "see `rewards/NAME/abstained` and `errors`, and `completions/clipped_ratio`, in metrics.jsonl"
+NOT_FINITE = "see `grad_norm` in metrics.jsonl; lower `learning_rate` or `max_grad_norm` if it goes on"
+NO_EVAL_LOSS = "such an evaluation never counts as the best; see `loss` and `grad_norm` in metrics.jsonl"
 FLAT = "see `grad_norm` and `learning_rate` in metrics.jsonl, and what the rows teach"
 
 Values = Mapping[str, float | None]
@@ -47,6 +50,7 @@ class Symptoms:
         self.total = total
         self.found: dict[str, str] = {}
         self.rollouts = 0
+        self.skipped = 0
         self._rows: dict[str, _Row] = {}
         self._losses: list[float] = []
         self._last_reward: float | None = None
@@ -61,9 +65,16 @@ class Symptoms:
         """The symptoms in words, those of rollouts with the number of rollouts that show them."""
         rows = {kind: row for kind, row in self._rows.items() if kind in ("rewards", "truncated")}
         shares = {kind: f" ({row.seen} of {self.rollouts} rollouts)" for kind, row in rows.items()}
+        shares["skipped"] = f" ({self.skipped} in all)"
         return [words + shares.get(kind, "") for kind, words in self.found.items()]
 
     def _signs(self, step: int, seen: Values) -> Iterator[tuple[str, str]]:
+        if (skipped := seen.get(SKIPPED_STEPS)) is not None:
+            self.skipped = int(skipped)
+            words = f"step {step} is skipped, because its loss or gradient is not finite; the weights stay as they are"
+            yield "skipped", f"{words}; {NOT_FINITE}"
+        if "eval_loss" in seen and not _is_finite(seen["eval_loss"]):
+            yield "eval_loss", f"step {step}: the loss on the held-out rows is not finite; {NO_EVAL_LOSS}"
         if "completions/clipped_ratio" in seen:
             self.rollouts += 1
             if since := self._in_a_row("truncated", seen["completions/clipped_ratio"] == 1, step):
@@ -90,7 +101,7 @@ class Symptoms:
         return row.begun if row.length >= IN_A_ROW or always else 0
 
     def _loss(self, step: int, loss: float | None) -> Iterator[tuple[str, str]]:
-        if loss is None:
+        if loss is None or not _is_finite(loss):  # metrics.jsonl has null in place of a number that is not finite
             return
         self._losses.append(loss)
         recent = self._losses[-STILL_STEPS:]
@@ -102,6 +113,10 @@ class Symptoms:
             first, second = (sum(half) / len(half) for half in halves)
             if second > first - FALL * abs(first):
                 yield "loss", f"steps 1 to {step}: the loss does not fall ({first:.4g}, then {second:.4g}); {FLAT}"
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def read_symptoms(file: Path, total: int | None = None) -> Symptoms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from rung.batch import Completion
-from rung.errors import ConfigError
+from rung.errors import ConfigError, MemoryLimitError
+from rung.forward.memory import attempt, tell_lowered
 from rung.models.stops import stop_ids
 from rung.models.vocabulary import without_unused
 from rung.rollout.cache import new_cache
@@ -21,6 +22,8 @@ from rung.rollout.generate_rows import generate_rows, shares_state
 from rung.rollout.philox import Key
 from rung.rollout.samplers.protocol import Prompt
 from rung.sampling import Sampling
+
+Name = TypeVar("Name", bound=tuple[int, ...])
 
 
 class _Draws(NamedTuple):
@@ -39,9 +42,9 @@ class LocalSampler:
     Models whose state cannot be shared between rows, such as recurrent ones, are sampled with their own `generate`.
 
     `max_rows` is the maximum number of rows that are decoded together, `prefill_tokens` that of prompt tokens (with
-    padding) in one prefill. Counters since construction: `prefills` (prefilled prompts), `positions` (computed tokens,
-    padding included) and `decode_calls`. `sampled` is called with the number of completions of a call of `sample` that
-    are finished.
+    padding) in one prefill; both are lowered when memory runs out. Counters since construction: `prefills` (prefilled
+    prompts), `positions` (computed tokens, padding included) and `decode_calls`. `sampled` is called with the number of
+    completions of a call of `sample` that are finished.
     """
 
     name: ClassVar = "local"
@@ -82,8 +85,8 @@ class LocalSampler:
 
         `visits` has one number per prompt: the random numbers of sample j depend only on the visit, j and `key`.
         Log-probs are in nats, float32, at the sampling temperature (1 for greedy decoding), before top-k, top-p and
-        min-p. Raises ConfigError for a prompt that is empty or too long, and SamplingError if the log-probs of the
-        policy are not finite.
+        min-p. Raises ConfigError for a prompt that is empty or too long, NonFiniteError if the log-probs of the policy
+        are not finite, and MemoryLimitError if a single row does not fit into memory.
         """
         assert len(visits) == len(prompts), "`visits` needs one entry per prompt"
         assert k >= 1, "`k` must be at least 1"
@@ -103,33 +106,82 @@ class LocalSampler:
         """The completions by index of the prompt and number; prompts are prefilled once, finished rows are removed."""
         drawn: dict[tuple[int, int], Completion] = {}
         for block in self._blocks(indices_of, draws.k):
-            prefill = self._prefill(block)
-            names = [(p, i, j) for p, prompt in enumerate(block) for i in indices_of[prompt] for j in range(draws.k)]
-            for start in range(0, len(names), self.max_rows):
-                chunk = names[start : start + self.max_rows]
-                prompt_of, index, samples = torch.tensor(chunk).unbind(1)
-                rows = Rows(prompt_of, torch.tensor(draws.visits)[index], samples)
-                completions = DecodeBatch(
-                    self._decode, draws.stop_criteria, prefill, rows, key=draws.key, sampling=draws.sampling
-                ).run()
-                drawn.update({(i, j): row for (_, i, j), row in zip(chunk, completions, strict=True)})
-                self.sampled(len(drawn))
+            self._sample_block(block, indices_of, draws, drawn)
         return drawn
+
+    def _sample_block(
+        self,
+        block: Sequence[Prompt],
+        indices_of: Mapping[Prompt, list[int]],
+        draws: _Draws,
+        drawn: dict[tuple[int, int], Completion],
+    ) -> None:
+        """Adds the completions of the prompts of a block to `drawn`; if memory runs out, of half the block at a time.
+
+        Raises MemoryLimitError if a single row does not fit into memory.
+        """
+        prefilled = attempt(lambda: self._prefill(block))
+        names = [(p, i, j) for p, prompt in enumerate(block) for i in indices_of[prompt] for j in range(draws.k)]
+
+        def decode(chunk: Sequence[tuple[int, int, int]]) -> Sequence[Completion]:
+            assert prefilled is not None
+            prompt_of, index, samples = torch.tensor(chunk).unbind(1)
+            rows = Rows(prompt_of, torch.tensor(draws.visits)[index], samples)
+            return DecodeBatch(
+                self._decode, draws.stop_criteria, prefilled[0], rows, key=draws.key, sampling=draws.sampling
+            ).run()
+
+        if prefilled is None or not self._sample_rows(names, lambda name: name[1:], decode, drawn):
+            prefilled = None  # frees the cache
+            if len(block) == 1:
+                raise _one_row_error(block[0])
+            middle = len(block) // 2
+            self.prefill_tokens = middle * len(block[-1])
+            tell_lowered("prefill_tokens", self.prefill_tokens)
+            for half in (block[:middle], block[middle:]):
+                self._sample_block(half, indices_of, draws, drawn)
 
     def _sample_alone(self, indices_of: Mapping[Prompt, list[int]], draws: _Draws) -> dict[tuple[int, int], Completion]:
         """The completions by index of the prompt and number, with the rows of one prompt at a time."""
         drawn: dict[tuple[int, int], Completion] = {}
         for prompt, indices in indices_of.items():
-            names = [(i, j) for i in indices for j in range(draws.k)]
-            for start in range(0, len(names), self.max_rows):
-                chunk = names[start : start + self.max_rows]
+
+            def generate(chunk: Sequence[tuple[int, int]], prompt: Prompt = prompt) -> Sequence[Completion]:
                 rows = [(draws.visits[i], j) for i, j in chunk]
-                made = generate_rows(
+                return generate_rows(
                     self.model, prompt, rows, stop_criteria=draws.stop_criteria, key=draws.key, sampling=draws.sampling
                 )
-                drawn.update(zip(chunk, made, strict=True))
-                self.sampled(len(drawn))
+
+            names = [(i, j) for i in indices for j in range(draws.k)]
+            if not self._sample_rows(names, lambda name: name, generate, drawn):
+                raise _one_row_error(prompt)
         return drawn
+
+    def _sample_rows(
+        self,
+        names: Sequence[Name],
+        key_of: Callable[[Name], tuple[int, int]],
+        sample: Callable[[Sequence[Name]], Sequence[Completion]],
+        drawn: dict[tuple[int, int], Completion],
+    ) -> bool:
+        """Adds the completions of the rows to `drawn`, `max_rows` at a time; halves `max_rows` if memory runs out.
+
+        False if a single row does not fit into memory. The random draws of a row do not depend on the other rows.
+        """
+        start = 0
+        while start < len(names):
+            chunk = names[start : start + self.max_rows]
+            made = attempt(lambda chunk=chunk: sample(chunk))
+            if made is not None:
+                drawn.update(zip(map(key_of, chunk), made[0], strict=True))
+                self.sampled(len(drawn))
+                start += len(chunk)
+            elif len(chunk) == 1:
+                return False
+            else:
+                self.max_rows = len(chunk) // 2
+                tell_lowered("max_rows", self.max_rows)
+        return True
 
     def _check_room(self, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -185,6 +237,12 @@ class LocalSampler:
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
         logits = self.model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1]
         return without_unused(self.model, logits).float()
+
+
+def _one_row_error(prompt: Prompt) -> MemoryLimitError:
+    what = f"out of memory while sampling one completion of a prompt of {len(prompt)} tokens"
+    remedy = "lower `rollout.max_completion_length` (of an evaluation: `evaluate.max_completion_length`)"
+    return MemoryLimitError(what, f"{remedy} and `max_prompt_length`, or take a smaller model")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from rung.training.trackers.protocol import Rows
 from rung.utils.console import warn
 from rung.utils.files import file_errors, sync
 
+WIDTH = 128  # of a line of timing.jsonl: its size, which checkpoints contain, then does not depend on the clock
 METRICS, TIMING, COMPLETIONS = "metrics.jsonl", "timing.jsonl", "completions.jsonl"
 _REMEDY = "restore the file, or start afresh with `rung run --new`"
 
@@ -60,7 +61,7 @@ class JsonLines:
     def log(self, step: int, values: Mapping[str, float], timing: Mapping[str, float], table: Rows = ()) -> None:
         """Appends a line to metrics.jsonl, one to timing.jsonl unless `timing` is empty, and a line per completion."""
         self._append(METRICS, [{"step": step, **values}])
-        self._append(TIMING, [{"step": step, **timing}] if timing else [])
+        self._append(TIMING, [{"step": step, **timing}] if timing else [], width=WIDTH)
         self._append(COMPLETIONS, [{"step": step, **row} for row in table])
 
     def finish(self) -> None:
@@ -83,9 +84,10 @@ class JsonLines:
         for name, log in self._logs.items():
             log.truncate(offsets.get(name, {"size": 0}))
 
-    def _append(self, name: str, rows: Rows) -> None:
+    def _append(self, name: str, rows: Rows, *, width: int = 0) -> None:
+        """Appends a line per row, filled up with spaces to `width` characters."""
         if rows:
-            text = "".join(json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
+            text = "".join(json.dumps(_plain(row), ensure_ascii=False).ljust(width) + "\n" for row in rows)
             # a lone surrogate, which UTF-8 cannot encode, is written as JSON's \udxxx escape
             self._logs[name].append(text.encode("utf-8", errors="backslashreplace"))
 
