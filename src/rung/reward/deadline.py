@@ -1,0 +1,89 @@
+"""A deadline for functions that run in the trainer's own process, because no worker process can import them.
+
+A function in the main thread is interrupted by a signal, on which an exception is raised in it; this also ends a wait
+in C. A function that goes on regardless, because it catches every exception or never returns from C, cannot be left:
+the process is then ended, and can be resumed. The signals come from a keeper, which does not need Python's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
+
+from rung.reward.connection import WorkerFailure
+from rung.reward.keeper import INTERRUPT
+from rung.reward.keeper_process import KeeperProcess
+
+Result = TypeVar("Result")
+
+GRACE_S = 2.0  # after the deadline, until the process is ended
+
+
+class Expired(BaseException):
+    """Raised in a function that has passed its deadline; not an Exception, so that few functions catch it."""
+
+
+_keepers: list[KeeperProcess] = []
+_guarded: list[int] = []  # the process whose main thread is to be interrupted, if any
+
+
+def call_within(seconds: float, what: str, function: Callable[[], Result]) -> Result:
+    """Calls a function in the main thread, and returns its result; `what` names it in a message.
+
+    Raises Expired in the function, and thus here, after `seconds`; ends the process if it goes on all the same.
+    """
+    if _guarded:  # inside another call, whose deadline holds
+        return function()
+    if signal.getsignal(INTERRUPT) is not _interrupt:
+        signal.signal(INTERRUPT, _interrupt)  # and for ever, since a signal that comes late must not end the process
+    try:
+        _guard(seconds + GRACE_S, seconds, what)
+        try:
+            _guarded.append(os.getpid())
+            return function()
+        finally:
+            _guarded.clear()
+    finally:  # also if the exception is raised in the line above
+        _guarded.clear()
+        free()
+
+
+def ended_after(seconds: float, what: str) -> None:
+    """Ends the process in `seconds`, unless this function or `free` is called before: nothing runs if it is not."""
+    _guard(seconds, None, what)
+
+
+def free() -> None:
+    """Takes back the last deadline."""
+    with contextlib.suppress(WorkerFailure, OSError):
+        _keeper().connection.send({"op": "free"})
+
+
+def is_main_thread() -> bool:
+    """Whether Python's signal handlers run in the current thread."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def _guard(end_s: float, interrupt_s: float | None, what: str) -> None:
+    text = (
+        f"{what} did not end within {end_s:g} s and cannot be interrupted: the process is ended\n"
+        "move the function to a file and name it, as in `./my_rewards.py:score`, then run the same command to resume"
+    )
+    with contextlib.suppress(WorkerFailure, OSError):
+        _keeper().connection.send({"op": "guard", "end_s": end_s, "interrupt_s": interrupt_s, "text": text})
+
+
+def _keeper() -> KeeperProcess:
+    if not _keepers or not _keepers[0].is_running or os.getpid() != _keepers[0].owner:
+        _keepers[:] = [KeeperProcess()]
+    return _keepers[0]
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if _guarded and _guarded[0] == os.getpid():
+        raise Expired
