@@ -24,8 +24,8 @@ SURPLUS_NICENESS = 10  # so that calls in surplus lanes do not slow down the cal
 class Lane:
     """A process that calls rewards, one message at a time.
 
-    `rows` are those without a reply yet. `began` is when they were sent, `heard` when the last reply came. A lane that
-    is not forked first loads the rewards.
+    `rows` are those of the message `serial` without a reply yet. `began` is when it was sent, `heard` when the last
+    reply came. A lane that is not forked first loads the rewards.
     """
 
     connection: Connection
@@ -34,6 +34,7 @@ class Lane:
     surplus: bool = False
     is_loading: bool = False
     rows: list[int] = field(default_factory=list)
+    serial: int = 0
     began: float = 0.0
     heard: float = 0.0
 
@@ -49,6 +50,12 @@ class Pool:
         self._keeper, self._rewards, self._env = keeper, rewards, env
         self._template: Lane | None = None
         self._free: list[Lane] = []
+        self._serial = 0
+
+    def next_serial(self) -> int:
+        """A number that no message to a lane has had."""
+        self._serial += 1
+        return self._serial
 
     def lane(self, surplus: bool = False) -> Lane:
         """A lane that is free, else a new one. Raises WorkerFailure, also if the rewards cannot be loaded (`fault`)."""

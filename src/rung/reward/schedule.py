@@ -8,11 +8,13 @@ further lanes have begun is then called again, in order.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 from rung.reward.call import LOOP_GRACE_S, Reply
@@ -22,7 +24,8 @@ from rung.reward.pool import START_TIMEOUT_S, Lane, Pool
 from rung.reward.reply import read_reply
 from rung.reward.trainer_state import TrainerState
 
-PATIENCE_S = 1.0  # after which a call no longer keeps others waiting, unless calls have taken longer than half of it
+PATIENCE_S = 1.0  # after which a call no longer keeps others waiting, unless calls often take more than half of this
+MAX_ROWS = 64  # sent at once to a lane that calls one row after another
 MAX_LANES, MAX_LOADING_LANES = 64, 8  # forked ones, and ones that each load the file of the reward
 
 
@@ -47,11 +50,11 @@ class Batch:
     def __init__(self, pool: Pool, job: Job, many: Sequence[Mapping[str, Any]], state: TrainerState):
         self.pool, self.job, self.many, self.state = pool, job, many, asdict(state)
         self.results: list[Reply | Outcome | None] = [None] * len(many)
-        rows = list(range(len(many)))
-        self.waiting = deque([rows] if job.is_async and rows else [[row] for row in rows])
+        self.waiting = deque(range(len(many)))
         self.running: list[Lane] = []
         self.usual = 1 if job.is_async else job.concurrency or 1
-        self.patience = min(max(PATIENCE_S, 2 * max(job.durations, default=0.0)), job.timeout)
+        usually = min(2 * max(job.durations, default=0.0), job.timeout)
+        self.patience = max(min(PATIENCE_S, job.timeout / 2), usually)
         if job.concurrency:
             self.patience = job.timeout  # a limit that a user has set holds until a call has hung
         self.hung = 0
@@ -67,17 +70,15 @@ class Batch:
         finally:
             self.pool.end(self.running)
             self.pool.trim(self.usual)
-        return [timed_out(self.job.timeout) if result is None else result for result in self.results]
+        return [result if result is not None else timed_out(self.job.timeout) for result in self.results]
 
     def _start(self) -> None:
         """Sends waiting rows to lanes, of which there may be more than usual if calls are stuck."""
-        now = time.monotonic()
-        stuck = self.hung or any(now - lane.began > self.patience for lane in self.running if not lane.is_loading)
+        stuck = self._free_those_behind() or self.hung
         widest = MAX_LANES if self.pool.can_fork else MAX_LOADING_LANES
         most = max(self.usual, widest) if stuck else self.usual
         if self.hung >= widest and not self.ended:
-            for rows in self.waiting:
-                self._set(rows, Outcome("timeout", note=f"not called, since all {self.hung} calls before it hung"))
+            self._fail(self.waiting, Outcome("timeout", note=f"not called, since all {self.hung} calls before it hung"))
             self.waiting.clear()
         while self.waiting and len(self.running) < most:
             try:
@@ -86,26 +87,41 @@ class Batch:
             except WorkerFailure as error:
                 if self.running:
                     return
-                fault = self.pool.fault or Outcome("error", note=f"the worker died: {error}")
-                for rows in self.waiting:
-                    self._set(rows, fault)
+                self._fail(self.waiting, self.pool.fault or Outcome("error", note=f"the worker died: {error}"))
                 self.waiting.clear()
 
     def _send(self, lane: Lane) -> None:
-        rows = self.waiting[0]
+        count = 1 if self.job.concurrency or lane.surplus or self.hung else MAX_ROWS
+        rows = list(self.waiting if self.job.is_async else islice(self.waiting, count))
         request = {
             "op": "call",
             "key": self.job.key,
+            "serial": (serial := self.pool.next_serial()),
             "many": {row: self.many[row] for row in rows},
             "state": self.state,
             "timeout": self.job.timeout,
             "concurrency": self.job.concurrency,
         }
-        lane.rows, lane.began = list(rows), time.monotonic()
+        lane.rows, lane.serial, lane.began = rows, serial, time.monotonic()
         lane.heard = lane.began
         lane.connection.send(request)
-        self.waiting.popleft()
+        for _ in rows:
+            self.waiting.popleft()
         self.running.append(lane)
+
+    def _free_those_behind(self) -> bool:
+        """Takes the rows behind a call that is stuck away from its lane; returns whether a call is stuck."""
+        now = time.monotonic()
+        stuck = [lane for lane in self.running if not (lane.is_loading or self.job.is_async)]
+        stuck = [lane for lane in stuck if now - lane.heard > self.patience]
+        for lane in stuck:
+            behind = lane.rows[1:]
+            if behind:
+                lane.rows = lane.rows[:1]
+                self.waiting.extendleft(reversed(behind))
+                with contextlib.suppress(WorkerFailure):  # the next look at the lane finds this too
+                    lane.connection.send({"op": "forget", "rows": behind})
+        return bool(stuck)
 
     def _receive(self) -> None:
         """Waits for replies until the next time at which something is to be done."""
@@ -113,8 +129,8 @@ class Batch:
             return
         now = time.monotonic()
         events = [self._deadline(lane) for lane in self.running]
-        if self.waiting and not self.hung:
-            events += [lane.began + self.patience for lane in self.running if lane.began + self.patience > now]
+        if not self.job.is_async and (self.waiting or any(len(lane.rows) > 1 for lane in self.running)):
+            events += [patient for lane in self.running if (patient := lane.heard + self.patience) > now]
         lanes = {lane.connection: lane for lane in self.running}
         for connection in wait_for(lanes, min(events) - now + 0.001):
             lane = lanes[connection]
@@ -135,26 +151,24 @@ class Batch:
             lane.heard = lane.began
             return
         row = message.get("row")
-        if row not in lane.rows:
-            raise WorkerFailure("it sent a reply to another call")
+        if message.get("serial") != lane.serial or row not in lane.rows:  # taken away just before
+            return
         lane.rows.remove(row)
         self.results[row] = read_reply(message)
-        lane.heard = time.monotonic()
-        if lane.rows:
-            return
         self.ended += 1
-        took = lane.heard - lane.began
+        took, lane.heard = time.monotonic() - lane.heard, time.monotonic()
         self.job.durations.append(took)
-        self.running.remove(lane)
-        self.pool.release(lane)
-        if took > self.patience:
+        if not lane.rows:
+            self.running.remove(lane)
+            self.pool.release(lane)
+        if took > self.patience and not self.job.is_async:
             self._call_again(2 * took)
 
     def _call_again(self, patience: float) -> None:
         """Puts back the rows in surplus lanes, since the call that kept them waiting was slow rather than hung."""
         self.patience = min(patience, self.job.timeout)
         surplus = [lane for lane in self.running if lane.surplus]
-        self.waiting.extendleft(sorted((lane.rows for lane in surplus), reverse=True))
+        self.waiting.extendleft(sorted((row for lane in surplus for row in lane.rows), reverse=True))
         self.running = [lane for lane in self.running if not lane.surplus]
         self.pool.end(surplus)
 
@@ -162,7 +176,7 @@ class Batch:
         if lane.is_loading:
             return lane.began + START_TIMEOUT_S
         if not self.job.is_async:
-            return lane.began + self.job.timeout
+            return lane.heard + self.job.timeout
         turns = math.ceil(len(self.many) / min(self.job.concurrency or len(self.many), len(self.many)))
         return min(lane.began + turns * self.job.timeout, lane.heard + self.job.timeout) + LOOP_GRACE_S
 
@@ -175,11 +189,14 @@ class Batch:
             self._drop(late, timed_out(self.job.timeout))
 
     def _drop(self, lanes: Sequence[Lane], outcome: Outcome) -> None:
+        """Ends lanes whose calls failed; rows behind these calls are still to be called."""
         for lane in lanes:
-            self._set(lane.rows, outcome)
+            failed = lane.rows if self.job.is_async else lane.rows[:1]
+            self._fail(failed, outcome)
+            self.waiting.extendleft(reversed(lane.rows[len(failed) :]))
         self.running = [lane for lane in self.running if lane not in lanes]
         self.pool.end(lanes)
 
-    def _set(self, rows: Sequence[int], outcome: Outcome) -> None:
+    def _fail(self, rows: Iterable[int], outcome: Outcome) -> None:
         for row in rows:
             self.results[row] = outcome

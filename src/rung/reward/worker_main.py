@@ -10,6 +10,7 @@ import hashlib
 import numbers
 import os
 import random
+import select
 import socket
 import sys
 import threading
@@ -51,15 +52,15 @@ def _as_json(value: object) -> object:
     raise TypeError(f"returned a {type(value).__name__}, which JSON cannot represent")
 
 
-def _packed(row: int, reply: Reply | Outcome) -> bytes:
-    """The answer for one call; an error if the result cannot be represented, or is too large."""
+def _packed(place: dict[str, int], reply: Reply | Outcome) -> bytes:
+    """The answer for one call, with the row in `place`; an error if it cannot be represented, or is too large."""
     try:
-        packed = pack({"row": row, **_told(reply)}, default=_as_json)
+        packed = pack({**place, **_told(reply)}, default=_as_json)
     except Exception as error:
-        return pack({"row": row, "error": asdict(raised(error))})
+        return pack({**place, "error": asdict(raised(error))})
     if len(packed) > MAX_REPLY_BYTES:
         note = f"returned and logged {len(packed)} bytes, more than {MAX_REPLY_BYTES}"
-        return pack({"row": row, "error": asdict(Outcome("error", note=note))})
+        return pack({**place, "error": asdict(Outcome("error", note=note))})
     return packed
 
 
@@ -129,21 +130,32 @@ class _Server:
     def _call(self, request: dict[str, Any]) -> None:
         entry, state = self.loaded[request["key"]], TrainerState(**request["state"])
         many = {int(row): {**each, **copied(entry.settings)} for row, each in request["many"].items()}
-        step = request["state"]["global_step"]
-        _seed(request["key"], step, min(many))
+        serial = request["serial"]
         if is_async(entry.function):
             rows = list(many)
+            _seed(request["key"], state.global_step, rows[0])
 
             def answer(number: int, reply: Reply | Outcome) -> None:
-                self.channel.sendall(_packed(rows[number], reply))
+                self.channel.sendall(_packed({"serial": serial, "row": rows[number]}, reply))
 
             limits = (request["timeout"], request["concurrency"])
             call_all_async(entry.function, entry.hooks, list(many.values()), state, *limits, on_reply=answer)
             return
+        forgotten: set[int] = set()
         for row, arguments in many.items():
-            with restored_process():
-                reply = call(entry.function, entry.hooks, arguments, state)
-            self.channel.sendall(_packed(row, reply))
+            while select.select([self.channel], [], [], 0)[0]:  # while this call ran, others may have been taken away
+                message = self.inbox.receive()
+                if message is None:
+                    os._exit(0)
+                forgotten.update(message["rows"])
+            if row not in forgotten:
+                _seed(request["key"], state.global_step, row)
+                with restored_process():
+                    reply = call(entry.function, entry.hooks, arguments, state)
+                self.channel.sendall(_packed({"serial": serial, "row": row}, reply))
+
+    def _forget(self, request: dict[str, Any]) -> None:
+        """Does nothing, since all calls have been made when this arrives here."""
 
 
 def _can_fork() -> bool:
