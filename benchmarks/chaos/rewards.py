@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-REWARDS = '''
+REWARDS = """
 import asyncio, ctypes, json, os, random, re, signal, subprocess, sys, tempfile, threading, time
 import multiprocessing as mp
 from rung.reward import Verdict, reward
@@ -45,7 +45,8 @@ def swallows(completion: str) -> float:
 def child_hangs(completion: str) -> float:
     return float(subprocess.run([sys.executable, "-c", "import time; time.sleep(10**6)"]).returncode)
 def daemon_hangs(completion: str) -> float:
-    subprocess.Popen([sys.executable, "-c", "import os, time; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); time.sleep(10**6)"])
+    twice = "import os, time; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); time.sleep(10**6)"
+    subprocess.Popen([sys.executable, "-c", twice])
     time.sleep(0.1)
     return 1.0
 def reads_input(completion: str) -> float: return float(len(sys.stdin.read()))
@@ -118,12 +119,13 @@ calls = 0
 def one_dead_call(completions, **columns):
     if columns["trainer_state"].global_step == 0: raise OSError("no grader")
     return [float(len(set(text))) for text in completions]
-'''
+"""
 # What is right: the run ends (exit code 0) with every row scored, or the rows fail, so that two steps in a row are
 # empty and the run ends with exit code 2.
-SCORES = set(
-    "plain slow seeds changes_folder pool threads environment reads_input daemon_hangs prints_much logs_reserved".split()
-)
+SCORES = {
+    *("plain", "slow", "seeds", "changes_folder", "pool", "threads", "environment", "reads_input", "daemon_hangs"),
+    *("prints_much", "logs_reserved"),
+}
 MIXED = {"some_hang", "one_dead_call"}
 SIZES = {"sleeps": (8, 16, 64), "spins": (8, 16), "async_blocks": (8, 16)}
 LIMIT_S = 400
@@ -212,6 +214,7 @@ def run_trial(trial: Trial, default: float) -> dict[str, object]:
 
 def _in_child(trial: Trial, folder: Path, default: float) -> None:
     from rung.cli.main import main
+    from rung.config import PathConfig
     from rung.reward import RewardPolicy, RewardSet
 
     os.setsid()
@@ -235,6 +238,8 @@ def _in_child(trial: Trial, folder: Path, default: float) -> None:
     if trial.deadline is None:
         RewardPolicy.model_fields["timeout_s"].default = default
         RewardPolicy.model_rebuild(force=True)
+        PathConfig.model_fields["reward_policy"].default = RewardPolicy()
+        PathConfig.model_rebuild(force=True)
     code = 1
     sys.argv = ["rung", "run", str(config(trial, folder))]
     try:
@@ -324,8 +329,8 @@ def main() -> int:
 
     assert rung.cli.main
     failed = 0
-    print("| reward | rows | deadline | exit | batches | slowest batch (s) | run (s) | left | output (bytes) | verdict |")
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    columns = "reward, rows, deadline, exit, batches, slowest batch (s), run (s), left, output (bytes), verdict"
+    print(f"| {columns.replace(', ', ' | ')} |\n|{'---|' * 10}", flush=True)
     for name in options.only:
         for rows in SIZES.get(name, (8,)):
             for deadline in (1.0,) if options.explicit_only else (1.0, None):

@@ -134,12 +134,12 @@ class Threads:
         try:
             with self._changed:
                 while len(self._replies) < len(self._many):
+                    if self._timeout is not None:  # before a thread starts, since it may hold Python's lock for ever
+                        ended_after(self._timeout + GRACE_S, self._what)
                     while self._waiting and len(self._began) < self._at_once:
                         row = self._waiting.popleft()
                         self._began[row] = time.monotonic()
                         threading.Thread(target=self._call, args=(row,), daemon=True).start()
-                    if self._timeout is not None:
-                        ended_after(self._timeout + GRACE_S, self._what)
                     self._changed.wait(0.5 if self._timeout is None else min(0.5, self._timeout))
                     self._expire()
         finally:

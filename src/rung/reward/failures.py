@@ -68,9 +68,13 @@ class FailureWatch:
                 line = f"{told_of}: {_in_one_line(outcome.note)} (told once)"
                 print(line, file=sys.stderr, flush=True)
 
-    def state_dict(self) -> dict[str, list[float]]:
-        """The share of failed rows in each recent call of each reward, as JSON values."""
-        return {label: list(calls) for label, calls in self._calls.items()}
+    def state_dict(self) -> dict[str, list[float] | str]:
+        """The share of failed rows in each recent call of each reward, as JSON values.
+
+        Where all are 0 or 1, as for calls of one row, they are a text of dots and `x`.
+        """
+        texts = {label: _as_text(calls) for label, calls in self._calls.items()}
+        return {label: list(self._calls[label]) if text is None else text for label, text in texts.items()}
 
     def load_state_dict(self, state: Mapping[str, Sequence[float] | str]) -> None:
         """Restores the state that `state_dict` returned."""
@@ -79,8 +83,12 @@ class FailureWatch:
             calls.extend(_share(mark) for mark in state.get(label, ""))
 
 
+def _as_text(calls: Iterable[float]) -> str | None:
+    marks = [{0.0: ".", 1.0: "x"}.get(share) for share in calls]
+    return None if None in marks else "".join(filter(None, marks))
+
+
 def _share(mark: float | str) -> float:
-    """The share of failed rows in a call; checkpoints of earlier versions have `x` for 1 and a dot for 0."""
     return float(mark == "x") if isinstance(mark, str) else mark
 
 

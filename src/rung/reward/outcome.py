@@ -91,9 +91,7 @@ def _judged(verdict: Verdict, range: tuple[float, float] | None) -> Outcome:
     if not math.isfinite(value):
         return Outcome("error", note=f"returned {value}; to abstain, return None")
     if abs(value) > MAX_SCORE:
-        return Outcome(
-            "error", note=f"returned {value}; a score is at most {MAX_SCORE:g}, so that float32 holds it squared"
-        )
+        return Outcome("error", note=f"returned {value}; a score is at most {MAX_SCORE:g}, whose square float32 holds")
     if range is not None and not range[0] <= value <= range[1]:
         return Outcome("error", note=f"returned {value}, outside its range [{range[0]:g}, {range[1]:g}]")
     return Outcome("scored", value, parts, note, cost)
