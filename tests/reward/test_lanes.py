@@ -40,8 +40,8 @@ def judge(completion: str, column: object = None):
         return judge(completion)
     return {"sysexit": sys.exit, "nan": lambda: float("nan"), "int": lambda: 10**400, "float": lambda: 1e300,
             "parts": lambda: Verdict(1.0, {"a": 10**400, "b": float("nan")}),
-            "memory": lambda: float(len(bytes(2**62))), "cost": lambda: Verdict(1.0, cost=10**400), "long": lambda: Verdict(1.0, {"a": "x" * 10**6}),
-            "ok": lambda: 1.0}[completion]()
+            "memory": lambda: float(len(bytes(2**62))), "cost": lambda: Verdict(1.0, cost=10**400),
+            "long": lambda: Verdict(1.0, {"a": "x" * 10**6}), "ok": lambda: 1.0}[completion]()
 
 def counts(completion: str) -> float:
     calls.append(completion)

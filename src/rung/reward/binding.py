@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from rung.errors import RewardError, UserError
 from rung.registry import load_object
+from rung.reward.deadline import START_TIMEOUT_S, Expired, call_within, is_main_thread
 from rung.reward.decorator import Goal, Role, declaration, name_of
 from rung.reward.registry import reward_function
 from rung.reward.returned import copied
@@ -192,7 +193,20 @@ def _resolve(source: RewardSource, base: Path | None) -> tuple[RewardSpec, Calla
     if not isinstance(source, RewardSpec):
         example = '`{"name": function, "weight": 0.5}`'
         raise RewardError(f"{source!r:.60} is not a reward", f"give a name, a function, or an entry such as {example}")
-    return source, reward_function(source.name, base) if given is None else given
+    return source, _loaded(source.name, base) if given is None else given
+
+
+def _loaded(name: str, base: Path | None) -> Callable[..., Any]:
+    """The function of this name. Raises RewardError if its module is not imported in time, or exits."""
+    try:
+        if ":" not in name or not is_main_thread():
+            return reward_function(name, base)
+        return call_within(START_TIMEOUT_S, f"the import of `{name}`", lambda: reward_function(name, base))
+    except Expired:
+        what = f"`{name}` was not imported within {START_TIMEOUT_S:g} s"
+        raise RewardError(what, "move what takes long out of its module, into the function") from None
+    except SystemExit as error:
+        raise RewardError(f"`{name}` exits on import: {error}", "take the exit out of its module") from None
 
 
 def _given(source: RewardSource) -> Callable[..., Any] | None:

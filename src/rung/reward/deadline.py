@@ -22,6 +22,7 @@ from rung.reward.keeper_process import KeeperProcess
 Result = TypeVar("Result")
 
 GRACE_S = 2.0  # after the deadline, until the process is ended
+START_TIMEOUT_S = 120.0  # to import the module of a reward; the timeout of a call starts afterwards
 
 
 class Expired(BaseException):

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rung.reward.connection import Connection, WorkerFailure
+from rung.reward.deadline import START_TIMEOUT_S
 from rung.reward.keeper_process import KeeperProcess
 from rung.reward.outcome import Outcome, timed_out
 from rung.reward.reply import read_reply
 
-START_TIMEOUT_S = 120.0  # to start Python and import the module of a reward; the timeout of a call starts afterwards
 FORK_S = 5.0
 SURPLUS_NICENESS = 10  # so that calls in surplus lanes do not slow down the call that they wait for
 

@@ -19,12 +19,13 @@ from typing import Any
 
 from rung.reward.call import LOOP_GRACE_S, Reply
 from rung.reward.connection import WorkerFailure, wait_for
+from rung.reward.deadline import START_TIMEOUT_S
 from rung.reward.outcome import Outcome, timed_out
-from rung.reward.pool import START_TIMEOUT_S, Lane, Pool
+from rung.reward.pool import Lane, Pool
 from rung.reward.reply import read_reply
 from rung.reward.trainer_state import TrainerState
 
-PATIENCE_S = 1.0  # after which a call no longer keeps others waiting, unless calls often take more than half of this
+PATIENCE_S = 0.5  # after which a call no longer keeps others waiting, unless calls often take more than half of this
 MAX_ROWS = 64  # sent at once to a lane that calls one row after another
 MAX_LANES, MAX_LOADING_LANES = 64, 8  # forked ones, and ones that each load the file of the reward
 
