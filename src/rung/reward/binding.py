@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from rung.errors import RewardError, UserError
 from rung.registry import load_object
-from rung.reward.deadline import START_TIMEOUT_S, Expired, call_within, is_main_thread
+from rung.reward.deadline import START_TIMEOUT_S, Expired, call_within, free, is_main_thread
 from rung.reward.decorator import Goal, Role, declaration, name_of
 from rung.reward.registry import reward_function
 from rung.reward.returned import copied
@@ -201,7 +201,10 @@ def _loaded(name: str, base: Path | None) -> Callable[..., Any]:
     try:
         if ":" not in name or not is_main_thread():
             return reward_function(name, base)
-        return call_within(START_TIMEOUT_S, f"the import of `{name}`", lambda: reward_function(name, base))
+        try:
+            return call_within(START_TIMEOUT_S, f"the import of `{name}`", lambda: reward_function(name, base))
+        finally:
+            free()
     except Expired:
         what = f"`{name}` was not imported within {START_TIMEOUT_S:g} s"
         raise RewardError(what, "move what takes long out of its module, into the function") from None

@@ -91,12 +91,16 @@ def call_all(
     what = f"reward `{name_of(function)}`"
     replies: list[Reply | Outcome] = []
     if concurrency == 1 and (timeout is None or is_main_thread()):
-        for arguments in many:
-            with restored_process():
-                reply = one(arguments) if timeout is None else _interruptible(lambda: one(arguments), timeout, what)  # noqa: B023
-            replies.append(reply)
-            if isinstance(reply, Outcome) and reply.kind == "timeout":
-                break
+        try:
+            for arguments in many:
+                with restored_process():
+                    reply = one(arguments) if timeout is None else _interruptible(one, arguments, timeout, what)
+                replies.append(reply)
+                if isinstance(reply, Outcome) and reply.kind == "timeout":
+                    break
+        finally:
+            if timeout is not None:
+                free()
     if len(replies) < len(many):
         with restored_process():
             at_once = MAX_THREADS if replies else concurrency
@@ -104,9 +108,11 @@ def call_all(
     return replies
 
 
-def _interruptible(one: Callable[[], Reply | Outcome], timeout: float, what: str) -> Reply | Outcome:
+def _interruptible(
+    one: Callable[[Mapping[str, Any]], Reply | Outcome], arguments: Mapping[str, Any], timeout: float, what: str
+) -> Reply | Outcome:
     try:
-        return call_within(timeout, what, one)
+        return call_within(timeout, what, lambda: one(arguments))
     except Expired:
         return timed_out(timeout)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import selectors
+import math
+import select
 import socket
 import struct
 import time
@@ -104,18 +105,18 @@ def wait_for(connections: Iterable[Connection], seconds: float) -> list[Connecti
 
     Returns the connections that have something to receive: messages, or the news that the process ended.
     """
-    with selectors.PollSelector() as selector:
-        for connection in connections:
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.is_sending else 0)
-            selector.register(connection.channel, events, connection)
-        readable = []
-        for key, events in selector.select(max(seconds, 0.0)):
-            if events & selectors.EVENT_WRITE:
-                with contextlib.suppress(WorkerFailure):  # `receive` raises it too
-                    key.data.flush()
-            if events & selectors.EVENT_READ:
-                readable.append(key.data)
-        return readable
+    poll, by_descriptor, readable = select.poll(), {}, []
+    for connection in connections:
+        by_descriptor[connection.channel.fileno()] = connection
+        poll.register(connection.channel, select.POLLIN | (select.POLLOUT if connection.is_sending else 0))
+    for descriptor, events in poll.poll(math.ceil(max(seconds, 0.0) * 1000)):
+        connection = by_descriptor[descriptor]
+        if events & select.POLLOUT:
+            with contextlib.suppress(WorkerFailure):  # `receive` raises it too
+                connection.flush()
+        if events & ~select.POLLOUT:
+            readable.append(connection)
+    return readable
 
 
 def _parsed(payload: bytes) -> dict[str, Any]:

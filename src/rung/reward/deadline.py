@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
@@ -21,6 +22,7 @@ from rung.reward.keeper_process import KeeperProcess
 
 Result = TypeVar("Result")
 
+RENEWED_S = 0.1  # calls that begin within this time share a message to the keeper
 GRACE_S = 2.0  # after the deadline, until the process is ended
 START_TIMEOUT_S = 120.0  # to import the module of a reward; the timeout of a call starts afterwards
 
@@ -30,28 +32,32 @@ class Expired(BaseException):
 
 
 _keepers: list[KeeperProcess] = []
-_guarded: list[int] = []  # the process whose main thread is to be interrupted, if any
+_guarded: list[tuple[int, float]] = []  # the process whose main thread is to be interrupted, and from when on, if any
+_armed: list[float] = []  # when the keeper was last told of a deadline, if one holds
 
 
 def call_within(seconds: float, what: str, function: Callable[[], Result]) -> Result:
     """Calls a function in the main thread, and returns its result; `what` names it in a message.
 
-    Raises Expired in the function, and thus here, after `seconds`; ends the process if it goes on all the same.
+    Raises Expired in the function, and thus here, after `seconds`; ends the process if it goes on all the same. `free`
+    is to be called after the last of several calls.
     """
     if _guarded:  # inside another call, whose deadline holds
         return function()
     if signal.getsignal(INTERRUPT) is not _interrupt:
         signal.signal(INTERRUPT, _interrupt)  # and for ever, since a signal that comes late must not end the process
-    try:
+    now = time.monotonic()
+    if not _armed or now - _armed[0] > RENEWED_S:
         _guard(seconds + GRACE_S, seconds, what)
+        _armed[:] = [now]
+    try:
         try:
-            _guarded.append(os.getpid())
+            _guarded[:] = [(os.getpid(), now + seconds)]
             return function()
         finally:
             _guarded.clear()
     finally:  # also if the exception is raised in the line above
         _guarded.clear()
-        free()
 
 
 def ended_after(seconds: float, what: str) -> None:
@@ -61,6 +67,7 @@ def ended_after(seconds: float, what: str) -> None:
 
 def free() -> None:
     """Takes back the last deadline."""
+    _armed.clear()
     with contextlib.suppress(WorkerFailure, OSError):
         _keeper().connection.send({"op": "free"})
 
@@ -86,5 +93,5 @@ def _keeper() -> KeeperProcess:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _guarded and _guarded[0] == os.getpid():
+    if _guarded and _guarded[0][0] == os.getpid() and time.monotonic() >= _guarded[0][1]:
         raise Expired

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rung.reward import keeper
 from rung.reward.connection import Connection, WorkerFailure
@@ -63,7 +64,7 @@ class KeeperProcess:
         """Ends it, with all worker processes and their descendants."""
         self._finalizer()
 
-    def _ask(self, order: Mapping[str, object], descriptors: Sequence[int] = ()) -> dict[str, object] | dict:
+    def _ask(self, order: Mapping[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
         try:
             return self.connection.ask(order, ANSWER_S, descriptors)
         except TimeoutError:

@@ -6,14 +6,13 @@ starts from the state after loading.
 
 from __future__ import annotations
 
-import hashlib
 import numbers
 import os
 import random
-import select
 import socket
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -55,7 +54,11 @@ def _as_json(value: object) -> object:
 def _packed(place: dict[str, int], reply: Reply | Outcome) -> bytes:
     """The answer for one call, with the row in `place`; an error if it cannot be represented, or is too large."""
     try:
-        packed = pack({**place, **_told(reply)}, default=_as_json)
+        told = {**place, **_told(reply)}
+        try:
+            packed = pack(told)
+        except TypeError:
+            packed = pack(told, default=_as_json)
     except Exception as error:
         return pack({**place, "error": asdict(raised(error))})
     if len(packed) > MAX_REPLY_BYTES:
@@ -72,7 +75,7 @@ def _told(reply: Reply | Outcome) -> dict[str, Any]:
 
 def _seed(key: str, step: int, row: int) -> None:
     """Seeds the global generators, so that a resumed run, or a call in another lane, draws the same numbers."""
-    seed = int.from_bytes(hashlib.sha256(f"{key} {step} {row}".encode()).digest()[:4], "big")
+    seed = zlib.crc32(f"{key} {step} {row}".encode())
     random.seed(seed)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed(seed)
@@ -143,7 +146,7 @@ class _Server:
             return
         forgotten: set[int] = set()
         for row, arguments in many.items():
-            while select.select([self.channel], [], [], 0)[0]:  # while this call ran, others may have been taken away
+            while self._has_news():  # while the last call ran, others may have been taken away
                 message = self.inbox.receive()
                 if message is None:
                     os._exit(0)
@@ -153,6 +156,13 @@ class _Server:
                 with restored_process():
                     reply = call(entry.function, entry.hooks, arguments, state)
                 self.channel.sendall(_packed({"serial": serial, "row": row}, reply))
+
+    def _has_news(self) -> bool:
+        try:
+            self.channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        return True
 
     def _forget(self, request: dict[str, Any]) -> None:
         """Does nothing, since all calls have been made when this arrives here."""
