@@ -23,6 +23,7 @@ from rung.reward.signature import HOOKS, Signature, read_settings, read_signatur
 from rung.reward.spec import RewardPolicy, RewardSpec
 from rung.utils.messages import did_you_mean, settings_error
 
+SHIPPED = "rung.rewards"
 RewardSource = RewardSpec | str | Mapping[str, Any] | Callable[..., Any]
 
 
@@ -256,7 +257,7 @@ def _check_environment(spec: RewardSpec, label: str, *, in_worker: bool) -> None
 
 def is_shipped(function: Callable[..., Any]) -> bool:
     """Whether the function is one of `rung.rewards`, of which none can hang, and one needs the process of training."""
-    return f"{getattr(function, '__module__', '')}.".startswith("rung.rewards.")
+    return f"{getattr(function, '__module__', '')}.".startswith(f"{SHIPPED}.")
 
 
 def importable_name(function: Callable[..., Any]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rung.reward.binding import Reward
 from rung.reward.call import Reply, call_all, call_all_async, is_async
-from rung.reward.keeper_process import KeeperProcess
+from rung.reward.keeper_process import CurrentKeeper
 from rung.reward.outcome import Outcome
 from rung.reward.pool import Pool
 from rung.reward.returned import copied
@@ -24,7 +24,7 @@ class Caller:
     """Calls rewards and owns their worker processes; rewards of one file or module share theirs."""
 
     def __init__(self, rewards: Iterable[Reward]) -> None:
-        self._keepers: list[KeeperProcess] = []
+        self._keeper = CurrentKeeper()
         self._durations: dict[str, deque[float]] = {}
         self._told: set[str] = set()
         by_source: dict[tuple[Any, ...], list[Reward]] = {}
@@ -34,7 +34,7 @@ class Caller:
         self._pools: dict[str, Pool] = {}
         for together in by_source.values():
             addresses = {reward.label: reward.address for reward in together if reward.address is not None}
-            pool = Pool(self._keeper, addresses, together[0].environment())
+            pool = Pool(self._keeper.get, addresses, together[0].environment())
             self._pools |= dict.fromkeys(addresses, pool)
 
     def replies(
@@ -56,13 +56,7 @@ class Caller:
         """Ends the worker processes; the next call of a reward that needs one starts new ones."""
         for pool in self._pools.values():
             pool.close()
-        while self._keepers:
-            self._keepers.pop().close()
-
-    def _keeper(self) -> KeeperProcess:
-        if not self._keepers or not self._keepers[0].is_running:
-            self._keepers[:] = [KeeperProcess()]
-        return self._keepers[0]
+        self._keeper.close()
 
     def _can_be_sent(self, reward: Reward, many: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a worker process would get the same arguments; if not, tells once that the calls are made here."""

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from rung.reward.connection import WorkerFailure
 from rung.reward.keeper import INTERRUPT
-from rung.reward.keeper_process import KeeperProcess
+from rung.reward.keeper_process import CurrentKeeper
 
 Result = TypeVar("Result")
 
@@ -31,7 +31,7 @@ class Expired(BaseException):
     """Raised in a function that has passed its deadline; not an Exception, so that few functions catch it."""
 
 
-_keepers: list[KeeperProcess] = []
+_keeper = CurrentKeeper()
 _guarded: list[tuple[int, float]] = []  # the process whose main thread is to be interrupted, and from when on, if any
 _armed: list[float] = []  # when the keeper was last told of a deadline, if one holds
 
@@ -69,7 +69,7 @@ def free() -> None:
     """Takes back the last deadline."""
     _armed.clear()
     with contextlib.suppress(WorkerFailure, OSError):
-        _keeper().connection.send({"op": "free"})
+        _keeper.get().connection.send({"op": "free"})
 
 
 def is_main_thread() -> bool:
@@ -83,13 +83,7 @@ def _guard(end_s: float, interrupt_s: float | None, what: str) -> None:
         "move the function to a file and name it, as in `./my_rewards.py:score`, then run the same command to resume"
     )
     with contextlib.suppress(WorkerFailure, OSError):
-        _keeper().connection.send({"op": "guard", "end_s": end_s, "interrupt_s": interrupt_s, "text": text})
-
-
-def _keeper() -> KeeperProcess:
-    if not _keepers or not _keepers[0].is_running or os.getpid() != _keepers[0].owner:
-        _keepers[:] = [KeeperProcess()]
-    return _keepers[0]
+        _keeper.get().connection.send({"op": "guard", "end_s": end_s, "interrupt_s": interrupt_s, "text": text})
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

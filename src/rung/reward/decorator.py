@@ -64,8 +64,8 @@ def reward(
     `completion_ids`, and columns.
 
     `range`    lowest and highest value; a value outside is treated as an error of the function.
-    `timeout`  the deadline of a call in seconds, in place of `reward_policy.timeout_s`; at the deadline, the worker process
-               of the function is killed.
+    `timeout`  the deadline of a call in seconds, in place of `reward_policy.timeout_s`; the worker process of the
+               function is killed at the deadline.
     `role`     the role if the config sets none: `reward`, `gate`, `shaping` or `metric`; by default `reward`, but
                `metric` if `goal` is `min`.
     `goal`     `max` if higher is better, `min` if lower is better.

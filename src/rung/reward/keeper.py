@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import resource
@@ -190,14 +191,16 @@ class Keeper:
             self.guarded = None
             return None
         if message["op"] == "spawn":
-            return {"pid": self._spawn(self.inbox.descriptors.pop(0), message["path"], message["env"])}
+            return {
+                "pid": self._spawn(self.inbox.descriptors.pop(0), message["path"], message["env"], message["program"])
+            }
         if message["op"] == "end":
             self._end(message["pids"])
             return {}
         self._reap()
         return {"status": self.status.get(message["pid"])}
 
-    def _spawn(self, descriptor: int, path: list[str], env: dict[str, str]) -> int:
+    def _spawn(self, descriptor: int, order: Mapping[str, Any]) -> int:
         keeper = os.getpid()
         process = os.fork()
         if process:
@@ -209,11 +212,9 @@ class Keeper:
             os.dup2(self.printed, 2)
             become_worker(descriptor, keeper)
             limit_memory()
-            os.environ.update(env)
-            sys.path[:] = path
-            from rung.reward.worker_main import serve
-
-            serve()
+            os.environ.update(order["env"])
+            sys.path[:] = order["path"]
+            importlib.import_module(order["program"]).serve()
         finally:
             os._exit(1)
 

@@ -16,6 +16,7 @@ from rung.reward import keeper
 from rung.reward.connection import Connection, WorkerFailure
 from rung.reward.environment import worker_environment
 
+PROGRAM = "rung.reward.worker_main"  # what a worker process runs: the function `serve` of this module
 ANSWER_S = 10.0  # the keeper runs no code of a user, so that it answers within milliseconds
 
 
@@ -47,7 +48,7 @@ class KeeperProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             path = [os.path.abspath(folder) for folder in sys.path]
-            order = {"op": "spawn", "path": path, "env": dict(env)}
+            order = {"op": "spawn", "path": path, "env": dict(env), "program": PROGRAM}
             pid = self._ask(order, [theirs.fileno()])["pid"]
         return Connection(ours), pid
 
@@ -69,6 +70,25 @@ class KeeperProcess:
             return self.connection.ask(order, ANSWER_S, descriptors)
         except TimeoutError:
             raise WorkerFailure("the process that keeps it does not answer") from None
+
+
+class CurrentKeeper:
+    """A keeper that is started when it is first needed, and again if it has ended or belongs to another process."""
+
+    def __init__(self) -> None:
+        self._keeper: KeeperProcess | None = None
+
+    def get(self) -> KeeperProcess:
+        """The keeper, which runs."""
+        if self._keeper is None or not self._keeper.is_running:
+            self._keeper = KeeperProcess()
+        return self._keeper
+
+    def close(self) -> None:
+        """Ends it, with all worker processes and their descendants."""
+        if self._keeper is not None:
+            self._keeper.close()
+        self._keeper = None
 
 
 def _end(process: subprocess.Popen[bytes], connection: Connection, owner: int) -> None:

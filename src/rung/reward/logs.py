@@ -25,7 +25,7 @@ _METRICS = {
 }
 _METRIC_FAMILIES = {
     *("clip_ratio", "completions", "filter", "kl", "logps", "loss", "off_policy_mask", "policy", "reward", "rewards"),
-    *("sampling", "value", "vespo"),
+    *("sampling", "value"),
 }
 
 
