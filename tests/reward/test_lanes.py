@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -242,3 +243,27 @@ def test_what_workers_print_is_printable_and_bounded(folder, sample, capfd) -> N
     assert "\x1b" not in err
     assert err.count("\\x1b[31mxxx") == 3
     assert len(err) < 2_000
+
+
+def test_processes_that_die_between_batches_are_replaced(folder, sample) -> None:
+    with RewardSet(["./mine.py:counts"], LENIENT, base=folder) as rewards:
+        assert rewards.score([sample()]).totals == [1.0]
+        pool = rewards._caller._pools["counts"]
+        for victim in ("lane", "template", "keeper"):
+            assert pool._template is not None
+            keeper = rewards._caller._keeper.get().process.pid
+            os.kill(
+                {"lane": pool._free[0].pid, "template": pool._template.pid, "keeper": keeper}[victim], signal.SIGKILL
+            )
+            time.sleep(0.3)
+            assert rewards.score([sample(), sample(row=1)]).totals == [1.0, 2.0]
+
+
+def test_a_signal_to_all_processes_of_a_job_is_left_to_the_trainer(folder, sample) -> None:
+    with RewardSet(["./mine.py:counts"], LENIENT, base=folder) as rewards:
+        rewards.score([sample()])
+        pool = rewards._caller._pools["counts"]
+        assert pool._template is not None
+        for pid in (pool._free[0].pid, pool._template.pid, rewards._caller._keeper.get().process.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert rewards.score([sample()]).totals == [2.0]

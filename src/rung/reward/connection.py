@@ -15,6 +15,8 @@ from typing import Any
 
 from rung.reward.keeper import MAX_REPLY_BYTES, pack
 
+LONGEST_WAIT_S = 3600.0  # more milliseconds than an int of C holds are an error
+
 
 class WorkerFailure(Exception):
     """Raised if a process ended, does not answer, or sent what is not a message."""
@@ -29,6 +31,16 @@ class Connection:
         self._finalizer = weakref.finalize(self, channel.close)
         self._outgoing = memoryview(b"")
         self._incoming = bytearray()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the process at the other end has not closed the socket, as it does when it ends."""
+        try:
+            return len(self.channel.recv(1, socket.MSG_PEEK)) == 1
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     @property
     def is_sending(self) -> bool:
@@ -109,7 +121,7 @@ def wait_for(connections: Iterable[Connection], seconds: float) -> list[Connecti
     for connection in connections:
         by_descriptor[connection.channel.fileno()] = connection
         poll.register(connection.channel, select.POLLIN | (select.POLLOUT if connection.is_sending else 0))
-    for descriptor, events in poll.poll(math.ceil(max(seconds, 0.0) * 1000)):
+    for descriptor, events in poll.poll(math.ceil(min(max(seconds, 0.0), LONGEST_WAIT_S) * 1000)):
         connection = by_descriptor[descriptor]
         if events & select.POLLOUT:
             with contextlib.suppress(WorkerFailure):  # `receive` raises it too

@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -84,8 +85,6 @@ def become_worker(descriptor: int, parent: int, niceness: int = 0) -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # so that a daemon that a reward starts stays below this process
     if os.getppid() != parent:  # the parent ended before the line above
         os._exit(1)
-    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
     if descriptor != OWN_SOCKET:
         os.dup2(descriptor, OWN_SOCKET)
     os.set_inheritable(OWN_SOCKET, False)
@@ -191,9 +190,7 @@ class Keeper:
             self.guarded = None
             return None
         if message["op"] == "spawn":
-            return {
-                "pid": self._spawn(self.inbox.descriptors.pop(0), message["path"], message["env"], message["program"])
-            }
+            return {"pid": self._spawn(self.inbox.descriptors.pop(0), message)}
         if message["op"] == "end":
             self._end(message["pids"])
             return {}
@@ -211,6 +208,8 @@ class Keeper:
             os.dup2(self.printed, 1)
             os.dup2(self.printed, 2)
             become_worker(descriptor, keeper)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_DFL)
             limit_memory()
             os.environ.update(order["env"])
             sys.path[:] = order["path"]
@@ -299,6 +298,8 @@ class Keeper:
 
 
 def _write(text: str) -> None:
+    if not select.select([], [2], [], 0)[1]:  # a full pipe, which nobody reads, must not stop this process
+        return
     with contextlib.suppress(OSError):
         os.write(2, f"{text}\n".encode(errors="backslashreplace"))
 

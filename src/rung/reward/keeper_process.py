@@ -46,11 +46,12 @@ class KeeperProcess:
     def spawn(self, env: Mapping[str, str]) -> tuple[Connection, int]:
         """Starts a worker process, with `env` added to its environment; returns a connection to it and its id."""
         ours, theirs = socket.socketpair()
+        connection = Connection(ours)
         with theirs:
             path = [os.path.abspath(folder) for folder in sys.path]
             order = {"op": "spawn", "path": path, "env": dict(env), "program": PROGRAM}
             pid = self._ask(order, [theirs.fileno()])["pid"]
-        return Connection(ours), pid
+        return connection, pid
 
     def end(self, pids: Sequence[int]) -> None:
         """Kills worker processes with all their descendants."""

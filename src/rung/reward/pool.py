@@ -59,10 +59,16 @@ class Pool:
 
     def lane(self, surplus: bool = False) -> Lane:
         """A lane that is free, else a new one. Raises WorkerFailure, also if the rewards cannot be loaded (`fault`)."""
-        if self._free:
-            return self._free.pop(0)
+        while self._free:
+            lane = self._free.pop(0)
+            if lane.connection.is_open:
+                return lane
+            self.end([lane])
         if self.fault is not None:
             raise WorkerFailure(self.fault.note)
+        if self._template is not None and not self._template.connection.is_open:
+            self.end([self._template])
+            self._template = None
         if self._template is None and self.can_fork:
             first = self._started()
             if first is not None:

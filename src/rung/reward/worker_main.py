@@ -9,6 +9,7 @@ from __future__ import annotations
 import numbers
 import os
 import random
+import signal
 import socket
 import sys
 import threading
@@ -115,6 +116,7 @@ class _Server:
             self.channel.sendall(pack({"pid": process}))
             return
         become_worker(descriptor, parent, request["nice"])
+        _hold_signals()
         self.lanes = {}
         self.channel.detach()
         self.channel = socket.socket(fileno=OWN_SOCKET)
@@ -176,8 +178,24 @@ def _can_fork() -> bool:
         return threading.active_count() == 1
 
 
+def _hold_signals() -> None:
+    """Leaves SIGTERM and SIGINT, which may be sent to all processes of a job, to the trainer, which stops in order."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(
+            number, lambda number, frame: None
+        )  # not SIG_IGN, which programs that a reward runs would inherit
+
+
+def _release_signals() -> None:
+    """Restores the signals in a child that a reward forks, so that the reward can end it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def serve() -> None:
     """Answers requests until the socket is closed; prints go to standard error, and input is empty."""
     sys.stdout = sys.stderr
+    _hold_signals()
+    os.register_at_fork(after_in_child=_release_signals)
     _Server().run()
     sys.stderr.flush()
