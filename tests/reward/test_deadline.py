@@ -122,7 +122,15 @@ RewardSet([entry], RewardPolicy(timeout_s=0.5)).score([make_sample(), make_sampl
 """
 
 
-@pytest.mark.parametrize("name", ["swallows", "holds_the_lock", "threaded", "coroutine"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "holds_the_lock",
+        pytest.param("swallows", marks=pytest.mark.slow),
+        pytest.param("threaded", marks=pytest.mark.slow),
+        pytest.param("coroutine", marks=pytest.mark.slow),
+    ],
+)
 def test_a_call_that_cannot_be_left_ends_the_process_with_two_lines(name) -> None:
     program = PROGRAM.format(tests=str(Path(__file__).parent), name=name)
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -65,7 +65,7 @@ def forges(completion: str) -> float:
     for number in range(3, 32):
         try: os.write(number, bytes.fromhex(completion))
         except OSError: pass
-    time.sleep(0.3)
+    time.sleep(0.05)
     return 1.0
 
 def secrets(completion: str) -> float:
@@ -92,7 +92,7 @@ def kinds(rewards: RewardSet, samples) -> list[str]:
     return [outcome.kind for outcome in outcomes]
 
 
-@pytest.mark.parametrize("count", [16, 64])
+@pytest.mark.parametrize("count", [16, pytest.param(64, marks=pytest.mark.slow)])
 def test_a_step_with_hung_rows_ends_two_seconds_after_the_deadline_at_the_latest(folder, sample, count) -> None:
     texts = ["ok", *["hang"] * (count - 1), "ok"]
     with RewardSet(["./mine.py:judge"], LENIENT, base=folder) as rewards:
@@ -104,7 +104,7 @@ def test_a_step_with_hung_rows_ends_two_seconds_after_the_deadline_at_the_latest
     assert took < 3
 
 
-@pytest.mark.parametrize("text", ["spin", "stop"])
+@pytest.mark.parametrize("text", ["stop", pytest.param("spin", marks=pytest.mark.slow)])
 def test_arguments_larger_than_a_pipe_do_not_block_behind_a_call_that_never_reads(folder, sample, text) -> None:
     with RewardSet(["./mine.py:judge"], LENIENT, base=folder) as rewards:
         samples = [sample(text, row=row, column="x" * 1_000_000) for row in range(3)]
@@ -168,7 +168,9 @@ def test_draws_do_not_depend_on_the_process_in_which_a_call_is_made(folder, samp
     assert set(drawn(["ok"] * 4, 2)).isdisjoint(alone)
 
 
-@pytest.mark.parametrize("text", ["block", "swallow", "hang"])
+@pytest.mark.parametrize(
+    "text", ["block", pytest.param("swallow", marks=pytest.mark.slow), pytest.param("hang", marks=pytest.mark.slow)]
+)
 def test_an_async_reward_that_never_ends_is_left_at_its_deadline(folder, sample, text) -> None:
     with RewardSet(["./mine.py:waits"], LENIENT, base=folder) as rewards:
         rewards.score([sample()])
