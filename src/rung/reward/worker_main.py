@@ -29,6 +29,9 @@ from rung.reward.returned import as_json, copied
 from rung.reward.signature import read_settings, read_signature
 from rung.reward.trainer_state import TrainerState
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_masks = threading.local()
+
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
@@ -180,22 +183,32 @@ def _can_fork() -> bool:
 
 def _hold_signals() -> None:
     """Leaves SIGTERM and SIGINT, which may be sent to all processes of a job, to the trainer, which stops in order."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPPING:
         signal.signal(
             number, lambda number, frame: None
         )  # not SIG_IGN, which programs that a reward runs would inherit
+
+
+def _block_signals() -> None:
+    """Blocks the signals during a fork, so that one sent to the child is delivered after its handlers are restored."""
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+
+def _unblock_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
 
 
 def _release_signals() -> None:
     """Restores the signals in a child that a reward forks, so that the reward can end it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _unblock_signals()
 
 
 def serve() -> None:
     """Answers requests until the socket is closed; prints go to standard error, and input is empty."""
     sys.stdout = sys.stderr
     _hold_signals()
-    os.register_at_fork(after_in_child=_release_signals)
+    os.register_at_fork(before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_release_signals)
     _Server().run()
     sys.stderr.flush()
