@@ -53,6 +53,7 @@ RUN = {
     "learning_rate": 1e-3,
     "lr_scheduler_type": "constant",
 }
+IN_PROCESS = {"timeout_s": None}  # so that the process to which a reward sends a signal is that of training
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_after_too_many_errors_a_run_goes_on_with_a_higher_rate(work: Path, comm
 
 def test_a_run_that_was_made_longer_is_the_longer_run_to_the_last_byte(work: Path, command: Command) -> None:
     """With a constant learning rate; stopped in step 4 of 6, and gone on with to 12."""
-    write("stopping", max_steps=6, save_steps=50)
+    write("stopping", max_steps=6, save_steps=50, reward_policy=IN_PROCESS)
     Path("stop").touch()
     assert command("run", "run.yaml") == 75
     Path("stop").unlink()
@@ -120,7 +121,7 @@ def test_a_run_that_was_made_longer_is_the_longer_run_to_the_last_byte(work: Pat
 
 def test_a_schedule_that_decays_is_that_of_the_longer_run_from_then_on(work: Path, command: Command) -> None:
     """1e-3 x (1 - i / 6) up to the stop after step 4, then 1e-3 x (1 - i / 12)."""
-    write("stopping", max_steps=6, lr_scheduler_type="linear")
+    write("stopping", max_steps=6, lr_scheduler_type="linear", reward_policy=IN_PROCESS)
     Path("stop").touch()
     assert command("run", "run.yaml") == 75
     Path("stop").unlink()

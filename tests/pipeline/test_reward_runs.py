@@ -17,12 +17,11 @@ import multiprocessing, os, tempfile, time
 from rung.reward import Verdict
 from tools import distinct
 
-states = []
 
-
-def forked(completions, trainer_state, **columns):
+def forked(completions, trainer_state, log_extra, **columns):
     """Checks in a pool of forked processes, which the end of `with` terminates."""
-    states.append((trainer_state.global_step, trainer_state.max_steps, trainer_state.epoch))
+    state = [trainer_state.global_step, trainer_state.max_steps, trainer_state.epoch]
+    log_extra("state", [state] * len(completions))
     assert columns["tests"] == [[1, 2]] * len(completions)
     [tests.pop() for tests in columns["tests"]]
     os.chdir(tempfile.mkdtemp())
@@ -117,6 +116,5 @@ def test_a_failure_beyond_the_logged_rows_is_logged_with_its_reason(run: Path) -
 
 
 def test_trainer_state_counts_the_steps_and_epochs_of_the_stage(run: Path) -> None:
-    from rung.registry import load_object
-
-    assert load_object("./rewards.py:states", run.parents[1]) == [(0, 2, 0.0), (1, 2, 1.0)]
+    rows = lines(run / "grpo" / "completions.jsonl")
+    assert sorted({tuple(row["state"]) for row in rows}) == [(0, 2, 0.0), (1, 2, 1.0)]

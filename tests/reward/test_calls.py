@@ -67,7 +67,7 @@ def test_the_loop_survives_exceptions_exits_cancellations_and_timeouts(sample) -
 
 @pytest.mark.parametrize("blocks", ["in a sleep", "against cancellation"])
 def test_an_async_function_that_blocks_the_loop_times_out_and_the_next_batch_works(sample, monkeypatch, blocks) -> None:
-    monkeypatch.setattr("rung.reward.call.BLOCKED_S", 0.3)
+    monkeypatch.setattr("rung.reward.call.LOOP_GRACE_S", 0.3)
     end = threading.Event()
 
     async def hangs(completion: str) -> float:

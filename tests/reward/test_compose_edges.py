@@ -211,7 +211,7 @@ def test_traits_that_cannot_be_are_refused(declare: Callable[[], object], said: 
 
 def test_defaults_of_a_policy() -> None:
     policy = RewardPolicy()
-    assert (policy.clip, policy.on_error, policy.max_error_rate, policy.timeout_s) == (None, "drop_row", 0.02, None)
+    assert (policy.clip, policy.on_error, policy.max_error_rate, policy.timeout_s) == (None, "drop_row", 0.02, 60)
     with pytest.raises(ValueError, match="clip"):
         RewardPolicy(clip=(1.0, 1.0))
     spec = RewardSpec(name="x")

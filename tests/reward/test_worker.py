@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rung.errors import RewardError
-from rung.reward import RewardPolicy, RewardSet, Verdict, reward
+from rung.reward import RewardPolicy, RewardSet
 
 pytestmark = pytest.mark.process
 
@@ -42,6 +40,21 @@ def judge(completion: str, answer: str, *, labels: tuple[str, ...] = ()) -> floa
 def batched(completions, log_extra, trainer_state, **columns):
     log_extra("letters", [len(text) for text in completions])
     return [float(trainer_state.global_step)] * len(completions)
+
+def pid(completion: str, answer: object = None) -> float:
+    return float(os.getpid())
+
+def lasts(completion: str, answer: str) -> float:
+    held = "import time; time.sleep(600)"
+    if completion == "daemon":
+        held = (f"import os, time; os.fork() and os._exit(0); os.setsid(); "
+                f"open({answer!r}, 'w').write('{os.getpid()} ' + str(os.getpid())); time.sleep(600)")
+    child = subprocess.Popen([sys.executable, "-c", held], start_new_session=True)
+    if completion != "daemon":
+        open(answer, "w").write(f"{os.getpid()} {child.pid}")
+    if completion == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    while True: pass
 
 def torch_is_loaded(completion: str) -> float:
     return float("torch" in sys.modules)
@@ -99,10 +112,9 @@ def test_what_comes_back_is_judged_again_and_a_dead_process_is_an_error(folder, 
     assert "worker died: it exited with 3" in outcomes[7].note
 
 
-def test_a_policy_deadline_sends_every_reward_to_the_worker_which_never_loads_torch(folder, sample) -> None:
-    policy = RewardPolicy(timeout_s=30)
+def test_a_named_reward_runs_in_a_worker_which_never_loads_torch(folder, sample) -> None:
     names = ["./mine.py:torch_is_loaded", "./mine.py:batched", "final_number", "rung.rewards.exact_match:exact_match"]
-    with RewardSet(names, policy, base=folder) as rewards:
+    with RewardSet(names, base=folder) as rewards:
         scores = rewards.score([sample("18", answer="18"), sample("7", row=1, answer="18")], step=4)
     found = {label: [outcome.value for outcome in outcomes] for label, outcomes in scores.by_reward.items()}
     assert found == {
@@ -114,33 +126,37 @@ def test_a_policy_deadline_sends_every_reward_to_the_worker_which_never_loads_to
     assert scores.columns == {"letters": [2, 1]}
 
 
-def worker_of(rewards: RewardSet) -> int:
-    process = rewards._caller.workers[0]._process
-    assert process is not None
-    return process.pid
+def pid_of(rewards: RewardSet, sample) -> int:
+    """The process in which the calls are made."""
+    (outcome,) = rewards.score([sample("pid", answer="")]).by_reward["judge"]
+    assert outcome.value is not None
+    return int(outcome.value)
 
 
 def test_closing_ends_the_process_and_so_does_forgetting_to(folder, sample) -> None:
-    rewards = RewardSet(["./mine.py:judge"], base=folder)
-    assert rewards.score([sample("yes", answer="")]).totals == [1.0]
-    first = worker_of(rewards)
+    rewards = RewardSet([{"name": "./mine.py:pid", "label": "judge"}], base=folder)
+    first = pid_of(rewards, sample)
+    assert pid_of(rewards, sample) == first
     rewards.close()
     rewards.close()
     assert ended(first)
-    assert rewards.score([sample("yes", answer="")]).totals == [1.0]
-    second = worker_of(rewards)
+    second = pid_of(rewards, sample)
     del rewards
     gc.collect()
     assert ended(second)
 
 
-def test_a_killed_trainer_leaves_no_hanging_worker_behind(folder, tmp_path) -> None:
+@pytest.mark.parametrize("how", ["hang", "stop", "daemon"])
+def test_a_killed_trainer_leaves_no_process_behind(folder, tmp_path, how) -> None:
     note = tmp_path / "pids"
     program = f"""
-from rung.reward.trainer_state import TrainerState
-from rung.reward.worker import Worker
-Worker().call("judge", {{"name": "./mine.py:judge", "base": {str(folder)!r}, "args": {{}}, "columns": {{}}}},
-              {{"completion": "hang", "answer": {str(note)!r}}}, TrainerState(), 600.0)
+import sys
+sys.path[:0] = {[str(Path(__file__).parent)]}
+from pathlib import Path
+from conftest import make_sample
+from rung.reward import RewardPolicy, RewardSet
+rewards = RewardSet(["./mine.py:lasts"], RewardPolicy(timeout_s=600), base=Path({str(folder)!r}))
+rewards.score([make_sample({how!r}, answer={str(note)!r})])
 """
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", program], env=path) as trainer:
@@ -149,21 +165,26 @@ Worker().call("judge", {{"name": "./mine.py:judge", "base": {str(folder)!r}, "ar
                 break
             time.sleep(0.05)
         trainer.kill()
-    worker, child = map(int, note.read_text().split())
-    assert ended(worker)
-    os.kill(child, signal.SIGKILL)
+    assert all(ended(int(pid)) for pid in note.read_text().split())
 
 
-def test_a_function_without_an_address_cannot_have_a_deadline() -> None:
-    @reward(timeout=1.0)
-    def local(completion: str) -> Verdict:
-        return Verdict(0.0)
+def test_a_column_that_json_cannot_hold_is_scored_in_the_process_of_training_and_told_once(
+    folder, sample, capsys
+) -> None:
+    row = sample("pid", answer={1: "one"})
+    with RewardSet([{"name": "./mine.py:pid", "label": "judge"}], base=folder) as rewards:
+        values = [rewards.score([row]).totals for _ in range(2)]
+    assert values == [[float(os.getpid())]] * 2
+    said = "warning: reward `judge` runs in the training process, since `answer` has values that JSON cannot represent"
+    assert capsys.readouterr().err == f"{said} (told once)\n"
 
-    with pytest.raises(RewardError, match="it runs in a worker process") as caught:
-        RewardSet([local])
-    assert "./my_rewards.py:score" in caught.value.remedy
+
+def test_a_shipped_reward_stays_in_the_process_and_a_passed_function_too(sample) -> None:
+    rewards = RewardSet(["exact_match", lambda completion: 1.0])
+    assert [each.address for each in rewards.rewards] == [None, None]
+    assert [each.timeout for each in rewards.rewards] == [None, 60.0]
 
 
-def test_a_column_that_json_cannot_hold_is_named(folder, sample) -> None:
-    with RewardSet(["./mine.py:judge"], base=folder) as rewards, pytest.raises(RewardError, match=r"`judge`.*not JSON"):
-        rewards.score([sample("yes", answer=object())])
+def test_no_deadline_means_no_worker(folder, sample) -> None:
+    with RewardSet([{"name": "./mine.py:pid", "label": "judge"}], RewardPolicy(timeout_s=None), base=folder) as rewards:
+        assert pid_of(rewards, sample) == os.getpid()

@@ -22,7 +22,7 @@ from rung.errors import CheckpointError, ConfigError, error_context
 from rung.evaluation.evaluate import BUILT_IN_GOALS, Evaluation, check_items, evaluate, items_digest
 from rung.evaluation.fewshot import encode_question
 from rung.models.load import load_model, num_positions, to_device
-from rung.reward import RewardSet
+from rung.reward import RewardPolicy, RewardSet
 from rung.rollout.philox import Key
 from rung.rollout.samplers import SAMPLERS, LocalSampler
 from rung.sampling import Sampling
@@ -52,7 +52,8 @@ class Evaluations:
         self.block = config.evaluate
         metrics = locate_reward_models(self.block.metrics, config, None)
         with error_context("`evaluate.metrics`"):
-            self.metrics = RewardSet(metrics, base=config.base)
+            policy = RewardPolicy(timeout_s=config.reward_policy.timeout_s)
+            self.metrics = RewardSet(metrics, policy, config.base)
 
     @property
     def goals(self) -> dict[str, Goal]:

@@ -123,7 +123,8 @@ def run_steps(
         begun = time.perf_counter()
         for step in _or_save(stage, best, folder, logged, config.save_steps):
             metrics, rows = stage.source.pop_report()
-            seen = step_metrics(stage, step) | values(metrics)
+            own = step_metrics(stage, step)
+            seen = own | values(metrics) | own  # what a reward logs replaces no metric of the step
             if best is not None and (stage.step % every == 0 or stage.step == stage.total_steps):
                 seen["eval_loss"] = validation_loss(stage.policy, stage.algorithm, stage.held_out, stage.ranks)
                 best.record(seen["eval_loss"], stage.policy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from rung.errors import RewardError, UserError
 from rung.registry import load_object
-from rung.reward.call import is_async
+from rung.reward.deadline import START_TIMEOUT_S, Expired, call_within, free, is_main_thread
 from rung.reward.decorator import Goal, Role, declaration, name_of
 from rung.reward.registry import reward_function
 from rung.reward.returned import copied
@@ -22,6 +23,7 @@ from rung.reward.signature import HOOKS, Signature, read_settings, read_signatur
 from rung.reward.spec import RewardPolicy, RewardSpec
 from rung.utils.messages import did_you_mean, settings_error
 
+SHIPPED = "rung.rewards"
 RewardSource = RewardSpec | str | Mapping[str, Any] | Callable[..., Any]
 
 
@@ -30,6 +32,7 @@ class Reward:
     """A reward function with everything needed to call it.
 
     `address` tells a worker process how to load the function; None if the function is called in this process.
+    `timeout` is the deadline of a call in seconds, None for none.
     `concurrency` is the number of calls at the same time; None if neither the entry nor the function sets it.
     """
 
@@ -49,6 +52,10 @@ class Reward:
     def credited(self) -> bool:
         """Whether the reward can change the total reward of a row."""
         return self.role == "gate" or (self.role != "metric" and self.spec.weight != 0)
+
+    def environment(self) -> dict[str, str]:
+        """The variables named in the entry, which a worker process gets although they may be secret."""
+        return {name: os.environ[name] for name in self.spec.env if name in os.environ}
 
     def passes(self, value: float) -> bool:
         """Whether a score passes the reward's threshold, for a reward with the role `gate`."""
@@ -151,12 +158,14 @@ def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Rewar
     settings = read_settings(signature, label, spec.args)
     role = spec.role or declared.role
     _check_options(spec, label, role, declared.goal, signature)
-    timeout = declared.timeout or policy.timeout_s
+    is_ours = is_shipped(function)
+    timeout = declared.timeout or (None if is_ours else policy.timeout_s)
+    name = spec.name if _given(source) is None else importable_name(function) if declared.timeout else None
     address = None
-    if timeout is not None and not is_async(function):
-        name = spec.name if function is not _given(source) else _address(function, label)
+    if timeout is not None and name is not None:
         folder = str((base or Path()).resolve())
         address = {"name": name, "base": folder, "args": dict(spec.args), "columns": dict(spec.columns)}
+    _check_environment(spec, label, in_worker=address is not None)
     return Reward(
         label=label,
         function=function,
@@ -185,7 +194,23 @@ def _resolve(source: RewardSource, base: Path | None) -> tuple[RewardSpec, Calla
     if not isinstance(source, RewardSpec):
         example = '`{"name": function, "weight": 0.5}`'
         raise RewardError(f"{source!r:.60} is not a reward", f"give a name, a function, or an entry such as {example}")
-    return source, reward_function(source.name, base) if given is None else given
+    return source, _loaded(source.name, base) if given is None else given
+
+
+def _loaded(name: str, base: Path | None) -> Callable[..., Any]:
+    """The function of this name. Raises RewardError if its module is not imported in time, or exits."""
+    try:
+        if ":" not in name or not is_main_thread():
+            return reward_function(name, base)
+        try:
+            return call_within(START_TIMEOUT_S, f"the import of `{name}`", lambda: reward_function(name, base))
+        finally:
+            free()
+    except Expired:
+        what = f"`{name}` was not imported within {START_TIMEOUT_S:g} s"
+        raise RewardError(what, "move what takes long out of its module, into the function") from None
+    except SystemExit as error:
+        raise RewardError(f"`{name}` exits on import: {error}", "take the exit out of its module") from None
 
 
 def _given(source: RewardSource) -> Callable[..., Any] | None:
@@ -220,13 +245,25 @@ def _check_options(spec: RewardSpec, label: str, role: Role, goal: Goal, signatu
         raise RewardError(what, "leave `concurrency` out, or write a function of one completion")
 
 
-def _address(function: Callable[..., Any], label: str) -> str:
-    """The name under which a worker process can import a function that a Python program passes."""
+def _check_environment(spec: RewardSpec, label: str, *, in_worker: bool) -> None:
+    if spec.env and not in_worker:
+        what = f"reward `{label}` has `env`, but it runs in the training process, which has every variable"
+        raise RewardError(what, "leave `env` out")
+    for name in spec.env:
+        if name not in os.environ:
+            what = f"reward `{label}` needs the environment variable `{name}`, which is not set"
+            raise RewardError(what, f"set it, or take it out of `env: [{', '.join(spec.env)}]`")
+
+
+def is_shipped(function: Callable[..., Any]) -> bool:
+    """Whether the function is one of `rung.rewards`, of which none can hang, and one needs the process of training."""
+    return f"{getattr(function, '__module__', '')}.".startswith(f"{SHIPPED}.")
+
+
+def importable_name(function: Callable[..., Any]) -> str | None:
+    """The name under which a worker process can import a function that a Python program passes; None if it cannot."""
     address = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
     with contextlib.suppress(UserError):
         if not address.startswith("__main__:") and load_object(address) is function:
             return address
-    what = f"reward `{label}` has a timeout, so it runs in a worker process, which cannot import it"
-    raise RewardError(
-        what, "define it at the top level of a module and refer to it by name, as in `./my_rewards.py:score`"
-    )
+    return None

@@ -64,14 +64,15 @@ def reward(
     `completion_ids`, and columns.
 
     `range`    lowest and highest value; a value outside is treated as an error of the function.
-    `timeout`  seconds for one call; the function then runs in a worker process, which is killed at the deadline.
+    `timeout`  the deadline of a call in seconds, in place of `reward_policy.timeout_s`; the worker process of the
+               function is killed at the deadline.
     `role`     the role if the config sets none: `reward`, `gate`, `shaping` or `metric`; by default `reward`, but
                `metric` if `goal` is `min`.
     `goal`     `max` if higher is better, `min` if lower is better.
     `check`    a function that is called with the settings and the policy's tokenizer before anything is computed, and
                raises UserError if the reward cannot judge completions of this policy.
-    `concurrency`  how many calls run at the same time, each in a thread (with a timeout: in a worker process); by
-               default one, but all calls of an `async` function.
+    `concurrency`  how many calls run at the same time, each in a worker process (a function that a Python program
+               passes: in a thread); by default one, but all calls of an `async` function.
 
     Raises ValueError for an empty range, a timeout that is not positive, `group` together with `batch`, or a
     concurrency that is below 1 or set for a function that is called once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
 import traceback
@@ -12,8 +13,11 @@ from typing import Any, Literal
 from rung.reward import guard
 from rung.reward.decorator import Verdict, name_of
 from rung.reward.returned import as_json, plain
+from rung.utils.console import printable
 
 Kind = Literal["scored", "abstained", "timeout", "error"]
+MAX_SCORE = 1e18  # its square is a float32 number, as group statistics need
+MAX_PARTS = 100_000  # characters of the parts of a verdict, as JSON
 FAILURES = frozenset({"timeout", "error"})  # the kinds of a failed call
 
 
@@ -41,7 +45,7 @@ class Outcome:
         """What there is to tell beside the value, as JSON values: parts, note and cost, or how the reward failed."""
         if self.failed:
             return {self.kind: self.note}
-        told = {"parts": as_json(self.parts), "note": self.note, "cost": self.cost}
+        told = {"parts": self.parts, "note": self.note, "cost": self.cost}
         return {name: value for name, value in told.items() if value}
 
 
@@ -58,23 +62,43 @@ def judged(returned: object, range: tuple[float, float] | None) -> Outcome:
     >>> judged(True, (0, 1)).note
     'returned the bool True; a score is a number'
     """
-    returned = plain(returned)
-    verdict = returned if isinstance(returned, Verdict) else Verdict(returned)  # type: ignore[arg-type]
+    try:
+        returned = plain(returned)
+        verdict = returned if isinstance(returned, Verdict) else Verdict(returned)  # type: ignore[arg-type]
+        return _judged(verdict, range)
+    except (OverflowError, RecursionError, TypeError, ValueError) as error:  # numbers and parts of any kind
+        return Outcome("error", note=f"returned what cannot be read: {shortened(str(error), 200)}")
+
+
+def _judged(verdict: Verdict, range: tuple[float, float] | None) -> Outcome:
     value = verdict.value
     if not isinstance(verdict.parts, Mapping) or not isinstance(verdict.cost, numbers.Real):
         return Outcome("error", note="returned a Verdict whose `parts` are no mapping or whose `cost` is no number")
+    parts, note, cost = as_json(verdict.parts), shortened(str(verdict.note), 10_000), float(verdict.cost)
+    if len(json.dumps(parts)) > MAX_PARTS:
+        return Outcome("error", note=f"returned a Verdict with parts of more than {MAX_PARTS:,} characters")
+    if not math.isfinite(cost):
+        return Outcome("error", note=f"returned a Verdict whose cost is {cost}")
     if value is None:
-        return Outcome("abstained", None, verdict.parts, verdict.note, verdict.cost)
+        return Outcome("abstained", None, parts, note, cost)
     if callable(value):
         return Outcome("error", note=f"returned the function {name_of(value)}: name its result as the reward instead")
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return Outcome("error", note=f"returned the {type(value).__name__} {value!r:.60}; a score is a number")
+        return Outcome("error", note=f"returned the {type(value).__name__} {_shown(value)}; a score is a number")
+    if isinstance(value, int) and abs(value) > MAX_SCORE:
+        return Outcome("error", note=f"returned a number above {MAX_SCORE:g}")
     value = float(value)
     if not math.isfinite(value):
         return Outcome("error", note=f"returned {value}; to abstain, return None")
+    if abs(value) > MAX_SCORE:
+        return Outcome("error", note=f"returned {value}; a score is at most {MAX_SCORE:g}, whose square float32 holds")
     if range is not None and not range[0] <= value <= range[1]:
         return Outcome("error", note=f"returned {value}, outside its range [{range[0]:g}, {range[1]:g}]")
-    return Outcome("scored", value, verdict.parts, verdict.note, verdict.cost)
+    return Outcome("scored", value, parts, note, cost)
+
+
+def _shown(value: object) -> str:
+    return shortened(f"{value!r:.60}")
 
 
 def judged_many(returned: object, count: int, range: tuple[float, float] | None) -> list[Outcome]:
@@ -92,12 +116,21 @@ def judged_many(returned: object, count: int, range: tuple[float, float] | None)
 
 def raised(error: BaseException) -> Outcome:
     """The error outcome for an exception; the note includes the file and line where the exception was raised."""
-    detail = "".join(traceback.format_exception(error, limit=-8))
+    try:
+        detail = "".join(traceback.format_exception(error, limit=-8))
+        said = str(error)
+    except BaseException:  # of its own `__str__`
+        detail, said = "", "it cannot be shown"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != guard.__file__]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return Outcome("error", note=f"{type(error).__name__}: {error}{place}", detail=detail)
+    return Outcome("error", note=f"{type(error).__name__}: {shortened(said)}{place}", detail=shortened(detail, 10_000))
 
 
-def timed_out(seconds: float) -> Outcome:
+def timed_out(seconds: float, more: str = "") -> Outcome:
     """The timeout outcome for a call that took longer than `seconds`."""
-    return Outcome("timeout", note=f"no score within {seconds:g} s")
+    return Outcome("timeout", note=f"no score within {seconds:g} s{more}")
+
+
+def shortened(text: str, limit: int = 1_000) -> str:
+    """The first `limit` characters of a text from a reward, without control characters other than line breaks."""
+    return printable(text[:limit]) + ("..." if len(text) > limit else "")

@@ -10,6 +10,7 @@ from typing import Any
 
 from rung.reward.decorator import Verdict
 
+_LARGEST = 1e300  # what is larger, infinite or not a number is logged as text
 _SCALARS = (str, bytes, int, float, bool, type(None))
 
 
@@ -43,11 +44,13 @@ def _plain_score(value: object) -> object:
 
 
 def as_json(value: Any) -> Any:
-    """The value in a form that JSON can represent; what has no such form becomes a string.
+    """The value in a form that JSON can represent; what has no such form, such as NaN, becomes a string.
 
     >>> as_json({1: (2, 3j)})
     {'1': [2, '3j']}
     """
+    if isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) < _LARGEST:
+        return str(value) if isinstance(value, float) else "a larger number"
     if isinstance(value, str | int | float | bool | None):
         return value
     if isinstance(value, Mapping):
@@ -56,7 +59,7 @@ def as_json(value: Any) -> Any:
         return [as_json(each) for each in value]
     if callable(as_list := getattr(value, "tolist", None)):
         return as_json(as_list())
-    return float(value) if isinstance(value, numbers.Real) else str(value)
+    return as_json(float(value)) if isinstance(value, numbers.Real) else str(value)
 
 
 def copied(value: Any) -> Any:

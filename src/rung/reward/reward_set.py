@@ -14,7 +14,8 @@ from rung.reward.caller import Caller
 from rung.reward.compose import compose
 from rung.reward.decorator import Goal, declaration
 from rung.reward.failures import FailureWatch
-from rung.reward.outcome import Outcome, judged, judged_many
+from rung.reward.logs import Logs
+from rung.reward.outcome import MAX_SCORE, Outcome, judged, judged_many
 from rung.reward.sample import Sample, text_of
 from rung.reward.scores import Scores
 from rung.reward.spec import RewardPolicy
@@ -26,10 +27,11 @@ MAX_COMPLETION_CHARACTERS = 1_000_000
 class RewardSet:
     """The rewards of a stage, or the metrics of an evaluation, which are functions of the same form.
 
-    Each of `specs` is a name, a config entry or a function. A reward with a timeout runs in a worker process that is
-    killed at the deadline (an `async` one only has its call cancelled); other rewards run in this process. Call
-    `close`, or use a `with` block, to end the worker processes. Raises RewardError or ConfigError for an unknown reward
-    or setting, a value of a wrong type, or a duplicate label.
+    Each of `specs` is a name, a config entry or a function. A reward that is named and has a deadline runs in a worker
+    process, which is ended at the deadline. Rewards of `rung.rewards` and functions that a Python program passes run in
+    this process. Call `close`, or use a `with` block, to end the worker processes.
+
+    Raises RewardError or ConfigError for an unknown reward or setting, a value of a wrong type, or a duplicate label.
     """
 
     def __init__(self, specs: Iterable[RewardSource], policy: RewardPolicy | None = None, base: Path | None = None):
@@ -40,7 +42,8 @@ class RewardSet:
             if labels.count(label) > 1:
                 raise RewardError(f"two rewards are called `{label}`", "give one of them a `label`")
         self._failures = FailureWatch(labels, self.policy)
-        self._caller = Caller()
+        self._logs = Logs()
+        self._caller = Caller(self.rewards)
 
     @property
     def goals(self) -> dict[str, Goal]:
@@ -94,24 +97,26 @@ class RewardSet:
         Raises RewardError if a credited reward failed on more than half of its first batch, or on a share of its last
         1,000 calls above `max_error_rate`; with `on_error: raise`, at the first failure.
         """
-        columns: dict[str, list[Any]] = {}
-        logged: dict[str, list[float]] = {}
+        self._logs.start(len(samples))
         state = trainer_state(step, max_steps, steps_per_epoch)
-        by_reward = {reward.label: self._outcomes(reward, samples, state, columns, logged) for reward in self.rewards}
+        by_reward: dict[str, list[Outcome]] = {}
         for reward in self.rewards:
+            outcomes, calls = self._outcomes(reward, samples, state)
+            by_reward[reward.label] = outcomes
             if reward.credited:
-                self._failures.check(reward.label, by_reward[reward.label], samples)
+                self._failures.check(reward.label, outcomes, samples, calls)
         for label, outcomes in by_reward.items():
             self._failures.tell(label, outcomes, samples)
         groups = [sample.group for sample in samples]
         totals, task_totals = compose(self.rewards, by_reward, groups, self.policy)
+        _check_size(totals + task_totals)
         return Scores(
             totals=totals,
             task_totals=task_totals,
             by_reward=by_reward,
             groups=groups,
-            columns=columns,
-            logged=logged,
+            columns=self._logs.columns,
+            logged=self._logs.metrics,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,30 +140,30 @@ class RewardSet:
         self.close()
 
     def _outcomes(
-        self,
-        reward: Reward,
-        samples: Sequence[Sample],
-        state: TrainerState,
-        columns: dict[str, list[Any]],
-        logged: dict[str, list[float]],
-    ) -> list[Outcome]:
+        self, reward: Reward, samples: Sequence[Sample], state: TrainerState
+    ) -> tuple[list[Outcome], list[list[int]]]:
+        """The outcome of each sample, and the samples that were judged in the same call."""
         too_long = Outcome("error", note=f"the completion has more than {MAX_COMPLETION_CHARACTERS:,} characters")
         outcomes = [too_long] * len(samples)
         rows = [i for i, sample in enumerate(samples) if len(text_of(sample.completion)) <= MAX_COMPLETION_CHARACTERS]
-        batches = reward.batches(samples, rows)
-        many = [reward.arguments([samples[i] for i in batch]) for batch in batches]
+        calls = reward.batches(samples, rows)
+        many = [reward.arguments([samples[i] for i in call]) for call in calls]
         replies = self._caller.replies(reward, many, state)
-        for batch, reply in zip(batches, replies, strict=True):
+        for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, Reply):
-                for name, values in reply.columns.items():
-                    column = columns.setdefault(name, [None] * len(samples))
-                    for row, value in zip(batch, values, strict=False):
-                        column[row] = value
-                for name, numbers in reply.metrics.items():
-                    logged.setdefault(name, []).extend(numbers)
-            for row, outcome in zip(batch, _judged(reward, reply, len(batch)), strict=True):
+                self._logs.add(reward.label, call, reply)
+            for row, outcome in zip(call, _judged(reward, reply, len(call)), strict=True):
                 outcomes[row] = outcome
-        return outcomes
+        judged_rows = set(rows)
+        return outcomes, [*calls, *([row] for row in range(len(samples)) if row not in judged_rows)]
+
+
+def _check_size(totals: Sequence[float | None]) -> None:
+    """Raises RewardError if weights make the total of a row larger than a score may be."""
+    largest = max((abs(total) for total in totals if total is not None), default=0.0)
+    if not largest <= MAX_SCORE:
+        what = f"the weighted rewards of a row add up to {largest:g}, but float32 holds its square up to {MAX_SCORE:g}"
+        raise RewardError(what, "lower the weights, or set `reward_policy.clip`")
 
 
 def _judged(reward: Reward, reply: Reply | Outcome, count: int) -> list[Outcome]:

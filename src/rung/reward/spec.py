@@ -15,7 +15,8 @@ class RewardSpec(BaseModel):
 
     If `role` is None, the role is the one that the function declares. A row passes a gate if `score >= threshold` or,
     without a threshold, if `score > 0`; otherwise its total is `fail_value`. `columns` maps parameters of the function
-    to columns of the data or to standard fields. `concurrency` is the number of calls at the same time.
+    to columns of the data or to standard fields. `concurrency` is the number of calls at the same time. `env` names the
+    environment variables that the function needs although they hold secrets (see `rung.reward.environment`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -29,6 +30,7 @@ class RewardSpec(BaseModel):
     fail_value: float = 0.0
     label: str | None = None
     concurrency: PositiveInt | None = None
+    env: tuple[str, ...] = ()
 
 
 class RewardPolicy(BaseModel):
@@ -38,7 +40,8 @@ class RewardPolicy(BaseModel):
     `on_error`        what a failure means: `drop_row`: the row is unscored; `abstain`: the reward abstains; `raise`:
                       training stops.
     `max_error_rate`  training stops if one reward fails on a larger share of its last 1,000 calls.
-    `timeout_s`       the timeout, in seconds, of rewards that declare none.
+    `timeout_s`       the deadline of a call, in seconds, of rewards that declare none, except those of `rung.rewards`;
+                      None: they have none, and run in the training process.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -46,7 +49,7 @@ class RewardPolicy(BaseModel):
     clip: tuple[float, float] | None = None
     on_error: Literal["drop_row", "abstain", "raise"] = "drop_row"
     max_error_rate: float = Field(default=0.02, ge=0, le=1)
-    timeout_s: PositiveFloat | None = None
+    timeout_s: PositiveFloat | None = 60.0
 
     @model_validator(mode="after")
     def _clip_is_an_interval(self) -> RewardPolicy:

@@ -24,7 +24,7 @@ from rung.rollout.unscored import unscored_rows
 from rung.sampling import Sampling
 
 GOLD = ("ground_truth", "answer", "solution")  # columns that are logged even if no reward names them
-MAX_LOGGED = 2000  # characters of a column in the log of completions
+MAX_LOGGED, MAX_EXTRA = 2_000, 20_000  # characters in the log of completions: of a column, and of what rewards log
 LOGGED_ONLY = ("row_id", "columns", "details")  # keys of `Generated.table` that are too long for a terminal
 
 
@@ -119,7 +119,7 @@ class Generator:
                 "row_id": sample.row_id,
                 "columns": logged_columns(sample.columns, self.rewards.named_columns()),
                 "details": scores.details(i),
-                **{column: values[i] for column, values in scores.columns.items()},
+                **{column: bounded(values[i]) for column, values in scores.columns.items()},
             }
             for i, (sample, total) in enumerate(zip(samples, scores.totals, strict=True))
         ]
@@ -161,11 +161,13 @@ def logged_columns(columns: Mapping[str, Any], read: Iterable[str]) -> dict[str,
     {'answer': 4}
     """
     found = {name: as_json(columns[name]) for name in (*read, *GOLD) if name in columns}
-    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in found.items()}
-    return {
-        name: value if len(texts[name]) <= MAX_LOGGED else f"{texts[name][:MAX_LOGGED]}..."
-        for name, value in found.items()
-    }
+    return {name: bounded(value, MAX_LOGGED) for name, value in found.items()}
+
+
+def bounded(value: Any, limit: int = MAX_EXTRA) -> Any:
+    """A JSON value, or the first `limit` characters of its text if that is longer."""
+    text = json.dumps(value, ensure_ascii=False)
+    return value if len(text) <= limit else f"{text[:limit]}..."
 
 
 def float_tensor(values: Sequence[float | None]) -> torch.Tensor:

@@ -1,0 +1,142 @@
+"""A function that a Python program passes runs in its process, and cannot hang it for ever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rung.reward import RewardPolicy, RewardSet, reward
+
+pytestmark = pytest.mark.process
+
+LENIENT = RewardPolicy(max_error_rate=1.0, timeout_s=0.5)
+lock = threading.Lock()
+
+
+def wait_in_c() -> None:
+    time.sleep(60)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def wait_for_a_lock() -> None:
+    with lock, lock:
+        pass
+
+
+@pytest.mark.parametrize("hang", [wait_in_c, spin, wait_for_a_lock])
+def test_a_call_is_interrupted_at_its_deadline_and_the_others_are_scored(sample, hang) -> None:
+    def judge(completion: str) -> float:
+        if completion == "hang":
+            hang()
+        return float(threading.current_thread() is threading.main_thread())
+
+    rewards = RewardSet([judge], LENIENT)
+    begun = time.monotonic()
+    scores = rewards.score([sample("ok"), sample("hang", row=1), sample("ok", row=2)])
+    assert time.monotonic() - begun < 2.5
+    assert [outcome.kind for outcome in scores.by_reward["judge"]] == ["scored", "timeout", "scored"]
+    assert rewards.score([sample("ok")]).totals == [1.0]
+
+
+def test_many_hung_calls_wait_together_and_a_concurrent_one_is_left_to_its_thread(sample) -> None:
+    end = threading.Event()
+
+    @reward(concurrency=2)
+    def judge(completion: str) -> float:
+        if completion == "hang":
+            end.wait(60)
+        return 1.0
+
+    begun = time.monotonic()
+    samples = [sample("ok"), *[sample("hang", row=row) for row in range(1, 12)]]
+    outcomes = RewardSet([judge], LENIENT).score(samples).by_reward["judge"]
+    end.set()
+    assert time.monotonic() - begun < 3
+    assert [outcome.kind for outcome in outcomes] == ["scored", *["timeout"] * 11]
+    assert outcomes[1].note == "no score within 0.5 s; its thread goes on"
+
+
+def test_a_function_may_declare_a_deadline_and_need_not_be_importable(sample) -> None:
+    @reward(timeout=0.3)
+    def local(completion: str) -> float:
+        time.sleep(60 if completion == "hang" else 0)
+        return 1.0
+
+    with RewardSet([local], RewardPolicy(max_error_rate=1.0, timeout_s=None)) as rewards:
+        outcomes = rewards.score([sample("hang"), sample("ok", row=1)]).by_reward["local"]
+    assert [outcome.kind for outcome in outcomes] == ["timeout", "scored"]
+
+
+def test_a_function_with_its_own_alarm_works(sample) -> None:
+    import signal
+
+    def judge(completion: str) -> float:
+        def ring(number: int, frame: object) -> None:
+            raise TimeoutError
+
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            time.sleep(30)
+        except TimeoutError:
+            return 0.5
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        return 1.0
+
+    assert RewardSet([judge]).score([sample()]).totals == [0.5]
+
+
+PROGRAM = """
+import sys, time
+sys.path[:0] = [{tests!r}]
+from conftest import make_sample
+from rung.reward import RewardPolicy, RewardSet
+
+def swallows(completion):
+    while True:
+        try: time.sleep(1)
+        except BaseException: pass
+
+def holds_the_lock(completion):
+    return sum(iter(int, 1))
+
+def threaded(completion):
+    return sum(iter(int, 1))
+
+async def coroutine(completion):
+    return sum(iter(int, 1))
+
+entry = {{"name": {name}, **({{"concurrency": 2}} if {name!r} == "threaded" else {{}})}}
+RewardSet([entry], RewardPolicy(timeout_s=0.5)).score([make_sample(), make_sample(row=1)])
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "holds_the_lock",
+        pytest.param("swallows", marks=pytest.mark.slow),
+        pytest.param("threaded", marks=pytest.mark.slow),
+        pytest.param("coroutine", marks=pytest.mark.slow),
+    ],
+)
+def test_a_call_that_cannot_be_left_ends_the_process_with_two_lines(name) -> None:
+    program = PROGRAM.format(tests=str(Path(__file__).parent), name=name)
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", program], env=path, capture_output=True, text=True, timeout=30)
+    what, remedy = ended.stderr.splitlines()
+    assert ended.returncode == -9
+    assert what.startswith(f"reward `{name}` did not end within ")
+    assert what.endswith("and cannot be interrupted: the process is ended")
+    assert "./my_rewards.py:score" in remedy
