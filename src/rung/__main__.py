@@ -1,5 +1,11 @@
 """The entry point of `python -m rung`, which is the command `rung`."""
 
-from rung.cli.main import main
+import sys
+
+# `-m` puts the working folder first, where a `yaml.py` or `torch.py` would be imported in place of the installed package.
+if not sys.flags.safe_path:
+    del sys.path[0]
+
+from rung.cli.main import main  # noqa: E402  # after the path is safe
 
 main()

@@ -97,11 +97,13 @@ def _several(rewards: RewardSource | Iterable[RewardSource]) -> tuple[RewardSour
     return (cast(RewardSource, rewards),) if alone else tuple(cast("Iterable[RewardSource]", rewards))
 
 
-def run(config: str | Path, *overrides: str, new: bool = False, fully_shard: bool = False) -> Run:
+def run(
+    config: str | Path, *overrides: str, new: bool = False, fully_shard: bool = False, allow_code: Sequence[str] = ()
+) -> Run:
     """Runs all stages of a path, as the command `rung run CONFIG OVERRIDE ...` does. Raises UserError.
 
-    `new` and `fully_shard` correspond to the flags `--new` and `--fully-shard`.
+    `new`, `fully_shard` and `allow_code` correspond to the flags `--new`, `--fully-shard` and `--allow-code`.
     """
     from rung.pipeline.runner import run_path
 
-    return run_path(load_config(config, overrides), new=new, fully_shard=fully_shard)
+    return run_path(load_config(config, overrides, allow_code=allow_code), new=new, fully_shard=fully_shard)

@@ -30,6 +30,7 @@ from rung.data.mixtures import Mixture, mixture
 from rung.data.report import MAX_BAD_SHARE
 from rung.errors import ConfigError
 from rung.reward import RewardPolicy, RewardSpec
+from rung.utils.allowed_code import AllowedCode
 from rung.utils.messages import did_you_mean
 from rung.utils.names import safe_name
 
@@ -220,16 +221,28 @@ class PathConfig(Section):
     output: str = "runs"
 
     _base: Path = PrivateAttr(default_factory=Path)
+    _code: AllowedCode | None = PrivateAttr(default=None)
 
     @property
     def base(self) -> Path:
         """The folder that relative paths are resolved against: that of the config file, or the working folder."""
         return self._base
 
+    @property
+    def code(self) -> AllowedCode | None:
+        """The code that the config may name; None, for a config that a Python program made, allows everything."""
+        return self._code
+
     def at(self, base: Path) -> PathConfig:
         """A copy of the config with relative paths resolved against `base`."""
         copied = self.model_copy()
         copied._base = base
+        return copied
+
+    def with_code(self, code: AllowedCode) -> PathConfig:
+        """A copy of the config that may only name the code that `code` allows."""
+        copied = self.model_copy()
+        copied._code = code
         return copied
 
     def with_stages(self, stages: Mapping[str, Mapping[str, Any]]) -> PathConfig:

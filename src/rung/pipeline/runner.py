@@ -32,8 +32,10 @@ from rung.pipeline.requirements import check_4bit
 from rung.pipeline.stage_settings import stage_settings
 from rung.pipeline.train_stage import train_stage
 from rung.report import Entry, Report, render, write
+from rung.utils.allowed_code import only_allowed
 from rung.utils.files import write_text
 from rung.utils.signals import EXIT_INCONCLUSIVE, EXIT_KEPT, EXIT_STOPPED, StopFlag
+from rung.utils.user_files import code_lines
 from rung.utils.yaml_file import as_yaml
 
 HEAD = "head"
@@ -71,7 +73,7 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
     always kept.
     """
     config = resolve_by_model(config)
-    with init_ranks(fully_shard) as ranks, StopFlag() as stop:
+    with init_ranks(fully_shard) as ranks, StopFlag() as stop, only_allowed(config.code):
         folder = run_folder(config, new)
         ranks.gather(None)  # rank 0 must not create the folder before every rank has chosen it
         day = date_of(config, folder)
@@ -88,6 +90,7 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
             if ranks.rank == 0:
                 _print(ranks, *(record_changes(changes, config, folder) if changes else ()))
                 write_text(folder / CONFIG, as_yaml(config.dump()))
+            _print(ranks, *code_lines(config.base))
             return _PathRun(checked, folder, ranks).run(stop)
 
 

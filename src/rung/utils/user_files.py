@@ -47,7 +47,51 @@ def import_beside(module: str, base: Path) -> ModuleType | None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
         return None
     importlib.invalidate_caches()
-    return importlib.import_module(module if _is_found_at(module, base) else f"{_package(base, base)}.{module}")
+    if not _is_found_at(module, base):
+        return importlib.import_module(f"{_package(base, base)}.{module}")
+    before = set(sys.modules)
+    found = importlib.import_module(module)
+    for name in {*sys.modules} - before | {module}:
+        file = Path(getattr(sys.modules[name], "__file__", None) or "/")
+        if base in file.parents:
+            _sources[name] = (str(file), _digest(file))
+    return found
+
+
+def place_of(module: str, base: Path | None) -> tuple[Path | None, bool]:
+    """The resolved file or folder from which `module` would be imported, and whether it is in the folder `base`.
+
+    Nothing is imported. The first value is None for a built-in module, and for one that does not exist.
+    """
+    if base is not None and _is_beside(module, base):
+        place = base.joinpath(*module.split("."))
+        file = place.with_name(f"{place.name}.py")
+        # Python prefers a package to a module of the same name
+        return (place if (place / "__init__.py").is_file() else file).resolve(), True
+    first, *others = module.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):  # ValueError: a module without a spec, such as `__main__`
+        return None, False
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)), *others).resolve(), False
+    return (Path(spec.origin).resolve() if spec is not None and spec.has_location and spec.origin else None), False
+
+
+def loaded_files(base: Path | None = None) -> dict[str, str]:
+    """The files of a user that were imported so far, also by other such files: their SHA-256 by path, sorted.
+
+    Paths are relative to `base` (default: the working folder); files outside of it begin with `../`.
+    """
+    folder = (base or Path.cwd()).resolve()
+    imported = [source for name, source in _sources.items() if name in sys.modules]
+    files = {os.path.relpath(os.path.realpath(file), folder): digest for file, digest in imported}
+    return {Path(file).as_posix(): digest for file, digest in sorted(files.items())}
+
+
+def code_lines(base: Path | None = None) -> list[str]:
+    """A line for each of `loaded_files`, which tells the user what was run."""
+    return [f"code: {file} (sha256 {digest[:12]})" for file, digest in loaded_files(base).items()]
 
 
 def _package(folder: Path, base: Path) -> str:
