@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -23,9 +22,9 @@ from rung.config.schema import PathConfig, RolloutConfig, StageConfig, UpdatesCo
 from rung.errors import ConfigError, Faults, UserError
 from rung.utils.allowed_code import allowed_code, only_allowed
 from rung.utils.messages import as_requirement, did_you_mean
-from rung.utils.yaml_file import numbers, one_line, read_yaml
+from rung.utils.yaml_file import parse_yaml, read_yaml
 
-MAX_EXTENDS = 20
+MAX_EXTENDS, MAX_KEYS = 20, 20
 FOLDERS = ("paths", "algorithms", "tiny")  # of configs/, in the order of search
 _EXCLUSIVE = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}
 
@@ -52,7 +51,16 @@ def load_config(
         raw = {**raw, "evaluate": None}  # the shipped evaluation is about the shipped data
     with only_allowed(code):
         parsed = parse_config(raw, source=str(name_or_file), base=Path.cwd() if shipped else file.parent)
+    if "output" in raw and "output" not in keys:
+        _check_output(parsed.output, str(name_or_file))
     return parsed.with_code(code)
+
+
+def _check_output(output: str, source: str) -> None:
+    """Raises ConfigError for an `output` outside of the working folder, which only a command line may name."""
+    if not Path(output).resolve().is_relative_to(Path.cwd().resolve()):
+        what = f"{source}: `output` is {output!r}, which leads out of the working folder"
+        raise ConfigError(what, f"leave it out, and name the folder on the command line: `output={output}`")
 
 
 def parse_config(raw: Mapping[str, Any], *, source: str, base: Path) -> PathConfig:
@@ -164,10 +172,9 @@ def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"override `{text}` is not `key=value`", "write `seed=1`, or `<stage>.learning_rate=1e-5` for one stage"
         )
-    try:
-        nested: Any = numbers(yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override `{text}`: the value is not YAML: {one_line(error)}", "quote the value") from None
+    if len(keys) > MAX_KEYS:
+        raise ConfigError(f"override `{text[:60]}...` has {len(keys)} keys", "write at most 20, with dots between them")
+    nested: Any = parse_yaml(value, f"override `{text}`: the value", "quote the value")
     stages = raw.get("stages")
     if isinstance(stages, list) and keys[0] in [stage.get("name") for stage in stages if isinstance(stage, Mapping)]:
         keys = ["stages", *keys]

@@ -294,12 +294,25 @@ class PathConfig(Section):
     def _check_name(cls, name: str) -> str:
         return safe_name(name, "run")
 
+    @field_validator("output")
+    @classmethod
+    def _check_output(cls, output: str) -> str:
+        if not output or not output.isprintable():
+            raise ConfigError(f"`output` is {output!r}", "name a folder")
+        return output
+
     @model_validator(mode="after")
     def _check_stage_names(self) -> PathConfig:
         names = [safe_name(stage.name, "stage") for stage in self.stages]
         for number, stage in enumerate(self.stages):
             if stage.name in names[:number]:
                 raise ConfigError(f"two stages are called `{stage.name}`", "give each stage a different name")
+            if stage.name.casefold() in [name.casefold() for name in names[:number]]:
+                what = f"the stage names `{stage.name}` and an earlier one differ only in upper and lower case"
+                raise ConfigError(what, "choose another name: on some file systems both would have the same folder")
+            if stage.name.casefold() in FILES or stage.name.casefold().endswith(ENDINGS):
+                what = f"a stage cannot be called `{stage.name}`, which may be the name of a file of the run"
+                raise ConfigError(what, "choose a name without a file type, such as `sft`")
             if stage.name in RESERVED or stage.name in PathConfig.model_fields:
                 what = f"a stage cannot be called `{stage.name}`, which is a config key or a reserved word"
                 raise ConfigError(what, "choose another name")
@@ -322,4 +335,7 @@ class PathConfig(Section):
 
 
 UPDATED_REFERENCES = ("ema", "sync")  # values of `reference` that update it during training
+# Names in the folder of a run that are not those of stages, in lower case.
+FILES = frozenset({"done", "start", "lock"})
+ENDINGS = (".yaml", ".json", ".jsonl", ".md", ".html", ".svg", ".lock")
 RESERVED = frozenset({"start", "head", *UPDATED_REFERENCES, "stages"})
