@@ -2,10 +2,10 @@
 
 import sys
 
-# `-m` puts the working folder first, where a `yaml.py` or `torch.py` would be imported in place of the installed package.
+# `-m` puts the working folder first, where a `yaml.py` would be imported in place of the installed package.
 if not sys.flags.safe_path:
     del sys.path[0]
 
-from rung.cli.main import main  # noqa: E402  # after the path is safe
+from rung.cli.main import main
 
 main()

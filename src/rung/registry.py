@@ -29,8 +29,8 @@ def load_object(spec: str, base: Path | None = None) -> object:
 
     The path of a file is relative to `base` (default: the working folder), where a module is looked for first. A file
     can import the files in its own folder and in `base`. Loading runs the module's code. Raises ConfigError if the
-    config that names `spec` may not do so (see `rung.utils.allowed_code`), if the file, the module or the attribute does
-    not exist (the message suggests names that do), or if the module fails on import.
+    config may not name it (see `rung.utils.allowed_code`), if the file, the module or the attribute does not exist (the
+    message suggests names that do), or if the module fails on import.
     """
     source, _, attribute = spec.rpartition(":")
     if not source or not attribute or "\0" in spec:

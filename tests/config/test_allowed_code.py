@@ -130,7 +130,7 @@ def test_a_config_from_elsewhere_names_no_code_without_the_flag(
     refusal("check", str(config), f"rewards=[{project}/mine.py:score]")  # the config could choose any of the project
     refusal("check", str(config), "--allow-code", "mine.py")
     with pytest.raises(ConfigError, match="not in the working folder"):
-        check(load_config(config))
+        check(load_config(config, allow_code=()))
     assert not (project / "ran").exists()
     assert command("check", str(config), "--allow-code", str(config.parent)) == 0
     assert f"code: evil.py (sha256 {hashlib.sha256(SCORE.encode()).hexdigest()[:12]})" in capsys.readouterr().out
@@ -141,9 +141,9 @@ def test_a_config_that_extends_one_from_elsewhere_is_from_elsewhere(project: Pat
     write_config(tmp_path / "downloads", rewards=["./mine.py:score"])
     (project / "mine.py").write_text(SCORE)
     (project / "path.yaml").write_text(f"extends: {tmp_path}/downloads/path.yaml\nname: two\n")
-    assert load_config("path.yaml").code == allowed_code((), [tmp_path / "downloads/path.yaml"])
-    assert load_config("path.yaml").code.project is None  # type: ignore[union-attr]
-    assert load_config("grpo").code.project == project  # type: ignore[union-attr]
+    assert load_config("path.yaml", allow_code=()).code == allowed_code((), [tmp_path / "downloads/path.yaml"])
+    assert load_config("path.yaml", allow_code=()).code.project is None  # type: ignore[union-attr]
+    assert load_config("grpo", allow_code=()).code.project == project  # type: ignore[union-attr]
 
 
 def test_code_of_the_project_runs_and_is_told_with_its_hash(

@@ -34,7 +34,7 @@ AllowCode = Annotated[
     typer.Option(
         "--allow-code",
         metavar="PATH_OR_PACKAGE",
-        help="Code outside of the working folder that the config may name, or a model with pickled weights; repeatable.",
+        help="Code outside of the working folder that a config may name, or a model with pickled weights; repeatable.",
     ),
 ]
 

@@ -230,7 +230,7 @@ class PathConfig(Section):
 
     @property
     def code(self) -> AllowedCode | None:
-        """The code that the config may name; None, for a config that a Python program made, allows everything."""
+        """The code that the config may name; None allows everything."""
         return self._code
 
     def at(self, base: Path) -> PathConfig:
@@ -239,8 +239,8 @@ class PathConfig(Section):
         copied._base = base
         return copied
 
-    def with_code(self, code: AllowedCode) -> PathConfig:
-        """A copy of the config that may only name the code that `code` allows."""
+    def with_code(self, code: AllowedCode | None) -> PathConfig:
+        """A copy of the config that may only name the code that `code` allows; None allows everything."""
         copied = self.model_copy()
         copied._code = code
         return copied

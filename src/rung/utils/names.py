@@ -1,4 +1,4 @@
-"""Checks names and folders that are written to: safe characters only, and no path or link that leads out of a folder."""
+"""Checks names and folders that are written to: safe characters only, and no path or link that leads out of them."""
 
 import os
 import re
@@ -14,7 +14,8 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # 
 def safe_name(name: str, what: str) -> str:
     """Returns the name if it is 1 to 128 of the characters A-Z a-z 0-9 . _ - without a dot at either end.
 
-    Raises ConfigError for other names and for those of devices on Windows, such as `con`. `what` says in the message what is named, such as "stage".
+    Raises ConfigError for other names and for those of devices on Windows, such as `con`. `what` says in the message
+    what is named, such as "stage".
 
     >>> safe_name("dpo-2", "stage")
     'dpo-2'

@@ -51,8 +51,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def parse_yaml(text: str, source: str, remedy: str = _PLACE) -> Any:
     """The value of a YAML text, made of plain values and of mappings whose keys are strings.
 
-    Strings such as `1e-5` are converted to numbers. Raises ConfigError, naming `source` and the line, for a text that is
-    not YAML, repeats a key, has a tag or a number that is not plain, or is too deep or too large with its aliases.
+    Strings such as `1e-5` are converted to numbers. Raises ConfigError, naming `source` and the line, for a text that
+    is not YAML, repeats a key, has a tag or a number that is not plain, or is too deep or too large with its aliases.
     """
     try:
         loader = _Loader(text)
