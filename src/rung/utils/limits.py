@@ -24,8 +24,8 @@ class Limits:
     """Stops each piece of work that takes more than `seconds`, or needs more than `num_bytes` of memory.
 
     `run` does one piece of work. A block `with limits:` around many of them makes each cheap (a reading of the clock):
-    the timer and the limit of the process's address space, which system calls set, are then set once for the block. Only
-    the main thread can be interrupted; in other threads, and where the platform has no such limits, work is not stopped.
+    the timer and the limit of the process's address space, which take system calls, are set once for the block. Only
+    the main thread can be interrupted; in other threads, and where a platform has no such limits, nothing is stopped.
 
     Signals interrupt Python between two operations, and long ones in C (powers, regular expressions); the limit of the
     address space makes a single operation fail that would fill the memory before it is interrupted.
@@ -82,7 +82,7 @@ class Limits:
         self._allow_memory()
 
     def _tick(self, number: int, frame: FrameType | None) -> None:
-        """Called every quarter of a second: stops the work under way, or allows for what the process keeps of others."""
+        """Called every quarter of a second: stops the work under way, or allows for what earlier work has kept."""
         begun = self._begun
         if begun is not None and time.monotonic() - begun > self.seconds:
             raise LimitError(f"takes longer than {self.seconds:g} s")
