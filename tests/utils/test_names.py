@@ -105,3 +105,13 @@ def test_a_pipe_in_a_run_is_refused(tmp_path):
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(CheckpointError, match="neither a file nor a folder"):
         refuse_links(tmp_path)
+
+
+def test_the_links_of_the_wandb_client_are_its_own(tmp_path):
+    (tmp_path / "sft" / "wandb").mkdir(parents=True)
+    (tmp_path / "sft" / "wandb" / "debug.log").symlink_to("/var/log")
+    refuse_links(tmp_path)
+    (tmp_path / "dpo").mkdir()
+    (tmp_path / "dpo" / "wandb").symlink_to("/var/log")
+    with pytest.raises(CheckpointError, match="is a link to"):
+        refuse_links(tmp_path)

@@ -21,7 +21,9 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -33,6 +35,7 @@ from rung.reward import RewardPolicy, RewardSpec
 from rung.utils.allowed_code import AllowedCode
 from rung.utils.messages import did_you_mean
 from rung.utils.names import safe_name
+from rung.utils.secrets import redacted
 
 Auto = Literal["auto"]
 DataEntry = str | dict[str, Any] | list[str | dict[str, Any]]
@@ -53,6 +56,10 @@ class Section(BaseModel):
     """The base class of all config blocks: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_secrets(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return redacted(dump(self))
 
 
 class TokenBatch(Section):
@@ -281,7 +288,7 @@ class PathConfig(Section):
         return self.seed if stage.seed is None else stage.seed
 
     def dump(self) -> dict[str, Any]:
-        """The config as plain YAML values, with keys as users write them (`from`, not `start`)."""
+        """The config as plain YAML values without secrets, with keys as users write them (`from`, not `start`)."""
         return self.model_dump(mode="json", by_alias=True)
 
     @field_validator("evaluate", mode="before")

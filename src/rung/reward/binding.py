@@ -21,6 +21,7 @@ from rung.reward.sample import STANDARD_FIELDS, TRL_FIELDS, Sample
 from rung.reward.signature import HOOKS, Signature, read_settings, read_signature, returns_function
 from rung.reward.spec import RewardPolicy, RewardSpec
 from rung.utils.messages import did_you_mean, settings_error
+from rung.utils.secrets import filled
 
 RewardSource = RewardSpec | str | Mapping[str, Any] | Callable[..., Any]
 
@@ -147,8 +148,9 @@ def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Rewar
         kind = "is a class" if inspect.isclass(function) else "returns a function"
         raise RewardError(f"reward `{label}` {kind} and cannot judge", f"name what it makes: {_name_result(spec.name)}")
     declared = declaration(function)
-    signature = read_signature(function, label, spec.args, spec.columns)
-    settings = read_settings(signature, label, spec.args)
+    args = filled(spec.args, f"reward `{label}`")
+    signature = read_signature(function, label, args, spec.columns)
+    settings = read_settings(signature, label, args)
     role = spec.role or declared.role
     _check_options(spec, label, role, declared.goal, signature)
     timeout = declared.timeout or policy.timeout_s
@@ -156,7 +158,7 @@ def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Rewar
     if timeout is not None and not is_async(function):
         name = spec.name if function is not _given(source) else _address(function, label)
         folder = str((base or Path()).resolve())
-        address = {"name": name, "base": folder, "args": dict(spec.args), "columns": dict(spec.columns)}
+        address = {"name": name, "base": folder, "args": args, "columns": dict(spec.columns)}
     return Reward(
         label=label,
         function=function,

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from rung.utils.secrets import without_secrets
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -159,12 +161,25 @@ def spark(values: Sequence[float], width: int = 12) -> str:
 
 
 def printable(text: str) -> str:
-    r"""A text with its control characters escaped, since a model may write terminal escape sequences.
+    r"""A text without secrets and with its control characters escaped, since a model may write terminal escapes.
 
     >>> printable("red: \x1b[31m")
     'red: \\x1b[31m'
     """
+    text = without_secrets(text)
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
+def printable_line(text: str, longest: int = 2000) -> str:
+    r"""A printable text on one line, with the middle left out if it has more than `longest` characters.
+
+    >>> printable_line("a\n b" + "c" * 9, 10)
+    'a bcc ... ccccc'
+    """
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= longest else f"{line[: longest // 2]} ... {line[-(longest // 2) :]}"
 
 
 def _cell(value: Any) -> str:

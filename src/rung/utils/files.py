@@ -6,14 +6,19 @@ import hashlib
 import os
 from pathlib import Path
 
+from rung.utils.secrets import without_secrets
+
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text atomically: to a temporary file, which is synced and renamed. Parent folders are created."""
+    """Writes UTF-8 text atomically: to a temporary file, which is synced and renamed. Parent folders are created.
+
+    Secrets are left out (see `rung.utils.secrets`).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            file.write(without_secrets(text))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -43,6 +43,7 @@ def refuse_links(folder: Path) -> None:
 
     To be called before the files of a run are read or written: a log that is a link would be truncated where it leads,
     and reading a pipe may never end. Links to something inside the folder are allowed; nothing is opened or followed.
+    The folders of the wandb client, which links its own logs, are left out.
     """
     root = folder.resolve()
     for entry in _entries(root):
@@ -56,12 +57,12 @@ def refuse_links(folder: Path) -> None:
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Everything in a folder and its subfolders, except folders that are no links."""
+    """Everything in a folder and its subfolders, except folders that are no links and what is in those of wandb."""
     pending = [str(folder)] if folder.is_dir() else []
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
+                    pending += [entry.path] if entry.name != "wandb" else []
                 else:
                     yield entry

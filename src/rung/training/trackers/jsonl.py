@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from rung.errors import CheckpointError
 from rung.training.trackers.protocol import Rows
+from rung.utils.secrets import without_secrets
 
 METRICS, TIMING, COMPLETIONS = "metrics.jsonl", "timing.jsonl", "completions.jsonl"
 
@@ -69,7 +70,7 @@ class JsonLines:
             text = "".join(json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
             with (self.folder / name).open("ab") as file:
                 # a lone surrogate, which UTF-8 cannot encode, is written as JSON's \udxxx escape
-                file.write(text.encode("utf-8", errors="backslashreplace"))
+                file.write(without_secrets(text).encode("utf-8", errors="backslashreplace"))
 
 
 def _plain(value: Any) -> Any:
