@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from rung.errors import UserError
+from rung.utils.console import printable, printable_line, say
 from rung.utils.signals import EXIT_USER
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def run(
         arguments += [f"--allow-code={value}" for value in allow_code or ()]
         raise typer.Exit(launch(arguments, nproc))
     if os.environ.get("RANK", "0") == "0":
-        print(f"{config}: reading the config, the data and the model", flush=True)  # before seconds of imports
+        say(f"{config}: reading the config, the data and the model")  # before seconds of imports
     from rung.config import load_config
     from rung.pipeline.runner import run_path
 
@@ -116,8 +117,7 @@ def check(config: Config, overrides: Overrides = None, allow_code: AllowCode = N
     with dated(loaded.date):
         checked = check_path(loaded)
     _print_table(checked.rows, f"{checked.config.name}: {checked.config.model}")
-    for note in checked.notes:
-        print(note)
+    say(*checked.notes)
 
 
 @app.command()
@@ -184,13 +184,12 @@ def evaluate(
         checked = check_path(loaded)
     evaluations, runs = checked.evaluations, Path(checked.config.output)
     evaluations.check_set(evaluation_set.value)
-    for line in code_lines(checked.config.base):
-        print(line)
+    say(*code_lines(checked.config.base))
     with _located(model, runs) as location, dated(loaded.date), only_allowed(loaded.code):
         measured = evaluations.evaluate(location, evaluation_set.value, shots)
     if save is not None:
         measured.save(save)
-    print(f"{model}: {len(measured.rows)} items of {evaluation_set.value}, {shots} shots")
+    say(f"{model}: {len(measured.rows)} items of {evaluation_set.value}, {shots} shots")
     rich.print(scores(measured))
 
 
@@ -209,7 +208,6 @@ def generate(
 ) -> None:
     """Sample completions from a model, asked in the way in which it was trained."""
     from rung.cli.ask import sampled
-    from rung.utils.console import printable
 
     _disable_loading_bars()
     settings = {"max_completion_length": max_completion_length, "temperature": temperature}
@@ -234,7 +232,6 @@ def chat(
     """Talk to a model in the terminal; /new begins a new conversation, Ctrl-D ends."""
     from rung.cli.ask import NEW, PromptedModel, replies
     from rung.sampling import Sampling
-    from rung.utils.console import printable
 
     _disable_loading_bars()
     with _located(model, output) as location:
@@ -269,7 +266,7 @@ def main() -> None:
         app()
     except UserError as error:
         for one in getattr(error, "errors", (error,)):
-            print(_line(one.what), _line(one.remedy), sep="\n", file=sys.stderr)
+            print(printable_line(one.what), printable_line(one.remedy), sep="\n", file=sys.stderr)
         raise SystemExit(EXIT_USER) from None
     except SystemExit as ended:
         if isinstance(ended.code, int | None) and int(os.environ.get("WORLD_SIZE", "1")) > 1:

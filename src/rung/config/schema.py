@@ -319,7 +319,7 @@ class PathConfig(Section):
                 raise ConfigError(what, "choose another name: on some file systems both would have the same folder")
             if stage.name.casefold() in FILES or stage.name.casefold().endswith(ENDINGS):
                 what = f"a stage cannot be called `{stage.name}`, which may be the name of a file of the run"
-                raise ConfigError(what, "choose a name without a file type, such as `sft`")
+                raise ConfigError(what, "choose a name without a file type, such as `first`")
             if stage.name in RESERVED or stage.name in PathConfig.model_fields:
                 what = f"a stage cannot be called `{stage.name}`, which is a config key or a reserved word"
                 raise ConfigError(what, "choose another name")

@@ -33,6 +33,7 @@ from rung.pipeline.stage_settings import stage_settings
 from rung.pipeline.train_stage import train_stage
 from rung.report import Entry, Report, render, write
 from rung.utils.allowed_code import only_allowed
+from rung.utils.console import say
 from rung.utils.files import write_text
 from rung.utils.signals import EXIT_INCONCLUSIVE, EXIT_KEPT, EXIT_STOPPED, StopFlag
 from rung.utils.user_files import code_lines
@@ -273,5 +274,4 @@ class _PathRun:
 
 def _print(ranks: Ranks, *lines: str) -> None:
     if ranks.rank == 0:
-        for line in lines:
-            print(line, flush=True)
+        say(*lines)

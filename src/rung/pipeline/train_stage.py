@@ -36,7 +36,7 @@ from rung.training.run_state import RunState, flatten, unflatten
 from rung.training.stage import Stage
 from rung.training.symptoms import EMPTY_STEPS, read_symptoms
 from rung.training.trackers import METRICS, JsonLines, Tracker, make_trackers
-from rung.utils.console import note, progress, show_completions
+from rung.utils.console import note, progress, say, show_completions
 from rung.utils.signals import StopFlag
 
 REFERENCE_ROWS = 512  # training rows scored to normalise a reward model if there are no held-out rows
@@ -76,8 +76,8 @@ def train_stage(
     if ranks.rank == 0:
         stage.report.write_quarantine(folder / QUARANTINE)
         write_data_card(folder, stage.report.as_dict())
-        for line in (stage.report.counts(), *stage.report.remarks(), *stage.report.warnings):
-            print(f"{stage.name}: {line}")
+        lines = (stage.report.counts(), *stage.report.remarks(), *stage.report.warnings)
+        say(*(f"{stage.name}: {line}" for line in lines))
     for tracker in opened:
         tracker.start(config.model_dump(mode="json", by_alias=True))
 

@@ -77,7 +77,13 @@ def note(*lines: str) -> None:
     import rich
 
     for line in lines:
-        rich.get_console().print(line, markup=False, highlight=False, soft_wrap=True)
+        rich.get_console().print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def say(*lines: str) -> None:
+    """Prints lines at once, with what is not printable in them escaped: they may name files, rows or models."""
+    for line in lines:
+        print(printable(line), flush=True)
 
 
 def _described(values: Mapping[str, float]) -> str:
@@ -89,10 +95,10 @@ def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=title)
+    shown = Table(title=None if title is None else Text(printable(title), style="table.title"))
     for name in rows[0] if rows else ():
         number = all(row[name] is None or isinstance(row[name], int | float) for row in rows)
-        shown.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+        shown.add_column(Text(printable(name)), justify="right" if number else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(Text(_cell(value)) for value in row.values()))
     return shown
@@ -109,10 +115,10 @@ def blocks(rows: Sequence[Mapping[str, str]]) -> Table:
     shown = Table.grid(padding=(0, 2, 0, 0))
     for row in rows:
         (_, name), (_, about), *others = row.items()
-        shown.add_row(Text(name, style="bold"), Text(about))
+        shown.add_row(Text(printable(name), style="bold"), Text(printable(about)))
         for key, value in others:
             if value:
-                shown.add_row(Text(f"  {key}"), Text(value))
+                shown.add_row(Text(f"  {key}"), Text(printable(value)))
         shown.add_row()
     return shown
 

@@ -17,7 +17,8 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        # a lone surrogate, which UTF-8 cannot encode, may be in the name of a column or of a reward
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(without_secrets(text))
             file.flush()
             os.fsync(file.fileno())
