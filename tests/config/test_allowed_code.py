@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from helpers.commands import Command, Refusal
+from helpers.repository import ROOT
 from helpers.rows import write_rows
 from rung.config import load_config
 from rung.config.algorithms import make_algorithm
@@ -186,3 +187,9 @@ def test_the_root_of_the_file_system_is_no_project(monkeypatch: pytest.MonkeyPat
 def test_a_program_names_what_it_likes(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def score(completion):\n    return 1.0\n")
     assert reward_function("./mine.py:score", tmp_path)("") == 1.0
+
+
+def test_rung_is_no_code_of_the_user_in_its_own_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with only_allowed(allowed_code((), [])), pytest.raises(ConfigError, match="installed package `rung`"):
+        reward_function("rung.registry:load_object", ROOT)
