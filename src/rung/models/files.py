@@ -23,7 +23,7 @@ MAX_BYTES = 2**28  # of a JSON file; the longest tokenizer.json has about 2**25
 _PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # The highest values of keys, by their names: each layer and expert is an object that takes time to make.
 _HIGHEST = (
-    (re.compile(r"layer(?!.*(type|norm|drop|scale))|blocks?$|depth"), 1_000),
+    (re.compile(r"(layers?|blocks?|depth)$"), 1_000),
     (re.compile(r"experts?$"), 4_096),
     (re.compile(r"heads$|groups$|labels$"), 100_000),
     (re.compile(r"size|dim$|width|rank$|vocab"), 10_000_000),

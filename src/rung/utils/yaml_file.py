@@ -123,6 +123,8 @@ def _check_scalar(node: ScalarNode, place: str) -> None:
         raise ConfigError(f"{place}: a number with {len(node.value)} characters", "write a shorter one")
     if any("\ud800" <= letter <= "\udfff" for letter in node.value):
         raise ConfigError(f"{place}: an unpaired surrogate, which UTF-8 cannot encode", "write the character itself")
+    if "\0" in node.value:
+        raise ConfigError(f"{place}: a NUL character", "remove it: no name or text contains one")
 
 
 def _check_keys(node: MappingNode, source: str) -> None:
