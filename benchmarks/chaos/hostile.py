@@ -59,7 +59,7 @@ class Home:
         """Python that leaves a mark when it is run."""
         return CODE.format(ran=str(self.root / "ran"))
 
-    def config(self, folder: Path | None = None, **keys: Any) -> list[str]:
+    def config(self, folder: Path | None = None, /, **keys: Any) -> list[str]:
         """Writes a config with one row of data; the arguments of `rung check` for it."""
         folder = folder or self.project
         folder.mkdir(parents=True, exist_ok=True)

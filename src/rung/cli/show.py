@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rung.artifacts.folder import CONFIG, FINISHED, LINEAGE
-from rung.errors import ConfigError
+from rung.errors import CheckpointError, ConfigError
 from rung.training.trackers import COMPLETIONS, METRICS
 from rung.utils.console import readable_completions
 from rung.utils.messages import did_you_mean
@@ -87,8 +87,12 @@ def completions(folder: Path, stage: str, limit: int = 4) -> list[dict[str, Any]
 
     Of a conversation only the last turn is shown; columns and details are left to the file.
     """
-    rows = _rows(inside(folder, stage) / COMPLETIONS)
-    last = readable_completions([row for row in rows if row["step"] == rows[-1]["step"]], limit)
+    file = inside(folder, stage) / COMPLETIONS
+    try:
+        rows = _rows(file)
+        last = readable_completions([row for row in rows if row["step"] == rows[-1]["step"]], limit)
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error})", "restore it, or remove it") from None
     return [{key: _last_turn(value) for key, value in row.items()} for row in last]
 
 
