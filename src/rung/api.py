@@ -99,12 +99,19 @@ def _several(rewards: RewardSource | Iterable[RewardSource]) -> tuple[RewardSour
 
 
 def run(
-    config: str | Path, *overrides: str, new: bool = False, fully_shard: bool = False, allow_drift: bool = False
+    config: str | Path,
+    *overrides: str,
+    new: bool = False,
+    fully_shard: bool = False,
+    allow_drift: bool = False,
+    allow_code: Sequence[str] = (),
 ) -> Run:
     """Runs all stages of a path, as the command `rung run CONFIG OVERRIDE ...` does. Raises UserError.
 
-    `new`, `fully_shard` and `allow_drift` correspond to the flags `--new`, `--fully-shard` and `--allow-drift`.
+    `new`, `fully_shard`, `allow_drift` and `allow_code` correspond to the flags `--new`, `--fully-shard`,
+    `--allow-drift` and `--allow-code`.
     """
     from rung.pipeline.runner import run_path
 
-    return run_path(load_config(config, overrides), new=new, fully_shard=fully_shard, allow_drift=allow_drift)
+    loaded = load_config(config, overrides, allow_code=allow_code)
+    return run_path(loaded, new=new, fully_shard=fully_shard, allow_drift=allow_drift)

@@ -20,6 +20,7 @@ from typing import Any
 
 from rung.errors import ConfigError
 from rung.utils import user_files
+from rung.utils.allowed_code import check_code, check_shipped
 from rung.utils.messages import did_you_mean
 
 
@@ -27,14 +28,24 @@ def load_object(spec: str, base: Path | None = None) -> object:
     """The object that `spec` refers to, `pkg.module:attribute` or `./file.py:attribute`.
 
     The path of a file is relative to `base` (default: the working folder), where a module is looked for first. A file
-    can import the files in its own folder and in `base`. Loading runs the module's code, so `spec`
-    must come from the user's own config or flag. Raises ConfigError if the file, the module or the attribute does not
-    exist (the message suggests names that do), or if the module fails on import.
+    can import the files in its own folder and in `base`. Loading runs the module's code. Raises ConfigError if the
+    config may not name it (see `rung.utils.allowed_code`), if the file, the module or the attribute does not exist (the
+    message suggests names that do), or if the module fails on import.
     """
     source, _, attribute = spec.rpartition(":")
-    if not source or not attribute:
+    if not source or not attribute or "\0" in spec:
         raise ConfigError(f"`{spec}` is not the name of an object", "write `pkg.module:name` or `./file.py:name`")
-    module = _file_module(spec, source, base) if source.endswith(".py") else _import(spec, source, base)
+    if source.endswith(".py"):
+        return _attribute(spec, source, attribute, _file_module(spec, source, base))
+    file, is_beside = user_files.place_of(source, None if base is None else base.resolve())
+    check_code(spec, source, file, shipped=not is_beside)
+    found = _attribute(spec, source, attribute, _import(spec, source, base))
+    if not is_beside:
+        check_shipped(spec, source, found)
+    return found
+
+
+def _attribute(spec: str, source: str, attribute: str, module: ModuleType) -> object:
     try:
         return getattr(module, attribute)
     except AttributeError:
@@ -114,7 +125,7 @@ def _members(kind: str, modules: Iterator[ModuleType]) -> Iterator[object]:
         yield from (value for _, value in _public(module))
     for value, module_name, attribute in _entry_points(kind, tuple(sys.path)):
         if attribute:
-            yield load_object(f"{module_name}:{attribute}")
+            yield _attribute(value, module_name, attribute, _import(value, module_name))
         else:
             yield from (member for _, member in _public(_import(value, module_name)))
 
@@ -167,6 +178,7 @@ def _file_module(spec: str, source: str, base: Path | None) -> ModuleType:
     if not path.is_file():
         files = [f.name for f in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise ConfigError(f"`{spec}`: there is no file {path}", did_you_mean(path.name, files))
+    check_code(spec, "", path)
     try:
         return user_files.import_file(path, folder)
     except Exception as error:

@@ -240,8 +240,8 @@ def test_steps_and_epochs_at_once_are_refused(file: Path) -> None:
         (b"name: [1", "is not YAML"),
         (b"", "is not a mapping"),
         (b"- 1", "is not a mapping"),
-        (b"1: 2", "is not a mapping"),
-        (b"!!python/object/apply:os.system [ls]", "is not YAML"),
+        (b"1: 2", "the key `1` is not a text"),
+        (b"!!python/object/apply:os.system [ls]", "the tag `!!python/object/apply:os.system` is not allowed"),
     ],
 )
 def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes, said: str) -> None:

@@ -80,7 +80,8 @@ def write_config(folder: Path, algorithm: object, steps: int) -> str:
 
 def rewards_of(folder: Path, command: Command, algorithm: object) -> list[float]:
     """The mean reward of each step of `rung run`."""
-    assert command("run", write_config(folder, algorithm, steps=32), f"output={folder / 'runs'}") == 0
+    allowed = ("--allow-code", str(folder), "--allow-code", str(EXAMPLES))
+    assert command("run", write_config(folder, algorithm, steps=32), f"output={folder / 'runs'}", *allowed) == 0
     return [row["reward"] for row in read_rows(folder / "runs/own/own/metrics.jsonl")]
 
 
@@ -97,7 +98,7 @@ def test_the_example_algorithm_is_used_by_its_path_and_learns(tmp_path: Path, co
 
 def test_the_example_algorithm_is_refused_a_setting_that_it_does_not_have(tmp_path: Path, refusal: Refusal) -> None:
     algorithm = {"name": f"{EXAMPLES}/mine.py:BestOfGroup", "num_generation": 6}
-    lines = refusal("run", write_config(tmp_path, algorithm, steps=1))
+    lines = refusal("run", write_config(tmp_path, algorithm, steps=1), "--allow-code", str(EXAMPLES))
     assert "unknown key `num_generation`" in lines[0]
     assert "`num_generations`" in lines[1]
 

@@ -13,7 +13,7 @@ from rung.artifacts.lock import locked
 from rung.config import PathConfig
 from rung.distributed.ranks import Ranks
 from rung.utils.files import file_errors, tidy
-from rung.utils.names import inside
+from rung.utils.names import inside, refuse_links
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def claimed(config: PathConfig, new: bool, ranks: Ranks) -> Iterator[Path]:
 
     With `new`, it is the first of `name`, `name-2`, `name-3` ... that is not taken. A finished run is not locked.
     Raises InUseError if another process uses the folder, ConfigError for a name or link that leads out of `output`,
-    and CheckpointError if the disk refuses.
+    and CheckpointError for a link in the folder that leads out of it, or if the disk refuses.
     """
     root = Path(config.output)
     with ExitStack() as stack:
@@ -32,7 +32,9 @@ def claimed(config: PathConfig, new: bool, ranks: Ranks) -> Iterator[Path]:
             if not run_is_finished(folder):
                 stack.enter_context(locked(folder))
             name = folder.name
-        yield inside(root, ranks.gather(name)[0])
+        chosen = inside(root, ranks.gather(name)[0])
+        refuse_links(chosen)
+        yield chosen
 
 
 def tidy_run(folder: Path, stages: Iterable[str]) -> None:

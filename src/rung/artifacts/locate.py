@@ -31,7 +31,11 @@ def locate(spec: str, *, base: Path, runs: Path) -> str:
     if spec.startswith(RUN):
         return _named_run(spec, base, runs)
     folder = base / spec
-    if folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:  # a name that is too long
+        raise ConfigError(f"`{spec:.60}`: {error.strerror}", REMEDY) from None
+    if is_folder:
         return _in_folder(spec, folder.resolve(), base, runs)
     if _HUB_ID.fullmatch(spec) and not folder.resolve().is_relative_to(runs.resolve()):
         return spec

@@ -15,6 +15,7 @@ import typer
 
 from rung.cli.streams import protect_streams
 from rung.errors import UserError
+from rung.utils.console import printable, say
 from rung.utils.files import DISK_ERRORS, file_error
 from rung.utils.signals import EXIT_USER, StopFlag
 
@@ -30,6 +31,15 @@ app = typer.Typer(
 
 Config = Annotated[str, typer.Argument(help="A .yaml file, or a name from `rung list configs`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, or <stage>.key=value; values are YAML.")]
+
+AllowCode = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-code",
+        metavar="PATH_OR_PACKAGE",
+        help="Code outside of the working folder that a config may name, or a model with pickled weights; repeatable.",
+    ),
+]
 
 Model = Annotated[
     str,
@@ -80,41 +90,43 @@ def run(
     fully_shard: Annotated[
         bool, typer.Option("--fully-shard", help="Each process holds a shard of the weights, not a replica (FSDP2).")
     ] = False,
+    allow_code: AllowCode = None,
 ) -> None:
     """Run a path, or resume it where it stopped."""
     if nproc > 1:
         from rung.config import load_config
         from rung.distributed.launch import launch
 
-        load_config(config, overrides or ())  # so that a mistake in the config is told once, not by every process
+        # so that a mistake in the config is told once, not by every process
+        load_config(config, overrides or (), allow_code=allow_code or ())
         flags = {"--strict": strict, "--new": new, "--allow-drift": allow_drift, "--fully-shard": fully_shard}
         arguments = ["run", config, *(overrides or ()), *(flag for flag, given in flags.items() if given)]
+        arguments += [f"--allow-code={value}" for value in allow_code or ()]
         raise typer.Exit(launch(arguments, nproc))
     if os.environ.get("RANK", "0") == "0":
-        print(f"{config}: reading the config, the data and the model", flush=True)  # before seconds of imports
+        say(f"{config}: reading the config, the data and the model")  # before seconds of imports
     with StopFlag():  # from here on, also while the libraries are imported
         from rung.config import load_config
         from rung.pipeline.runner import run_path
 
         _disable_loading_bars()
-        loaded = load_config(config, overrides or ())
+        loaded = load_config(config, overrides or (), allow_code=allow_code or ())
         done = run_path(loaded, new=new, fully_shard=fully_shard, allow_drift=allow_drift)
     raise typer.Exit(done.exit_code(strict=strict))
 
 
 @app.command()
-def check(config: Config, overrides: Overrides = None) -> None:
+def check(config: Config, overrides: Overrides = None, allow_code: AllowCode = None) -> None:
     """Check a path without training, and show the values of `auto`."""
     from rung.config import load_config
     from rung.data.templates import dated
     from rung.pipeline.check import check as check_path
 
-    loaded = load_config(config, overrides or ())
+    loaded = load_config(config, overrides or (), allow_code=allow_code or ())
     with dated(loaded.date):
         checked = check_path(loaded)
     _print_table(checked.rows, f"{checked.config.name}: {checked.config.model}")
-    for note in checked.notes:
-        print(note)
+    say(*checked.notes)
 
 
 @app.command()
@@ -163,6 +175,7 @@ def evaluate(
     save: Annotated[
         Path | None, typer.Option(help="A .json file for the scores; the rows are written beside it.")
     ] = None,
+    allow_code: AllowCode = None,
 ) -> None:
     """Evaluate any model with the items and metrics of a config."""
     import rich
@@ -171,18 +184,21 @@ def evaluate(
     from rung.config import load_config
     from rung.data.templates import dated
     from rung.pipeline.check import check as check_path
+    from rung.utils.allowed_code import only_allowed
+    from rung.utils.user_files import code_lines
 
     _disable_loading_bars()
-    loaded = load_config(config, overrides or ())
+    loaded = load_config(config, overrides or (), allow_code=allow_code or ())
     with dated(loaded.date):
         checked = check_path(loaded)
     evaluations, runs = checked.evaluations, Path(checked.config.output)
     evaluations.check_set(evaluation_set.value)
-    with _located(model, runs) as location, dated(loaded.date):
+    say(*code_lines(checked.config.base))
+    with _located(model, runs) as location, dated(loaded.date), only_allowed(loaded.code):
         measured = evaluations.evaluate(location, evaluation_set.value, shots)
     if save is not None:
         measured.save(save)
-    print(f"{model}: {len(measured.rows)} items of {evaluation_set.value}, {shots} shots")
+    say(f"{model}: {len(measured.rows)} items of {evaluation_set.value}, {shots} shots")
     rich.print(scores(measured))
 
 
@@ -201,7 +217,6 @@ def generate(
 ) -> None:
     """Sample completions from a model, asked in the way in which it was trained."""
     from rung.cli.ask import sampled
-    from rung.utils.console import printable
 
     _disable_loading_bars()
     settings = {"max_completion_length": max_completion_length, "temperature": temperature}
@@ -226,7 +241,6 @@ def chat(
     """Talk to a model in the terminal; /new begins a new conversation, Ctrl-D ends."""
     from rung.cli.ask import NEW, PromptedModel, replies
     from rung.sampling import Sampling
-    from rung.utils.console import printable
 
     _disable_loading_bars()
     with _located(model, output) as location:

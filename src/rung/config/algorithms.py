@@ -13,6 +13,7 @@ from rung.config.migration import method_advice, setting_successor
 from rung.errors import ConfigError
 from rung.registry import load_object, package_modules, registered
 from rung.utils.messages import did_you_mean, faulty_key, settings_error
+from rung.utils.secrets import filled
 
 
 def algorithm_classes() -> dict[str, type[Algorithm]]:
@@ -59,7 +60,7 @@ def make_algorithm(spec: str | Mapping[str, Any] | Algorithm, base: Path | None 
     """
     if isinstance(spec, Algorithm):
         return spec
-    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    settings = {"name": spec} if isinstance(spec, str) else filled(spec, "algorithm")
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError("an algorithm has no `name`", f"set `name` to one of: {', '.join(algorithm_names())}")

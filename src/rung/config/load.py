@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -21,30 +20,49 @@ from rung.config.algorithms import algorithm_class
 from rung.config.migration import STAGE_KEYS, method_advice, successor
 from rung.config.schema import PathConfig, RolloutConfig, StageConfig, UpdatesConfig, as_named
 from rung.errors import ConfigError, Faults, UserError
+from rung.utils.allowed_code import allowed_code, only_allowed
 from rung.utils.messages import as_requirement, did_you_mean
-from rung.utils.yaml_file import numbers, one_line, read_yaml
+from rung.utils.yaml_file import parse_yaml, read_yaml
 
+MAX_EXTENDS, MAX_KEYS = 20, 20
 FOLDERS = ("paths", "algorithms", "tiny")  # of configs/, in the order of search
 _EXCLUSIVE = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}
 
 
-def load_config(name_or_file: str | Path, overrides: Sequence[str] = ()) -> PathConfig:
+def load_config(
+    name_or_file: str | Path, overrides: Sequence[str] = (), *, allow_code: Sequence[str] | None = None
+) -> PathConfig:
     """Loads a YAML file or a config that comes with rung, and applies overrides: `key.sub=value`, `<stage>.key=value`.
 
     Override values are YAML. Relative paths are resolved against the folder of the file, or against the working folder
-    for a config that comes with rung. Raises ConfigError, naming file and key, for an unreadable file, an unknown key,
-    or a value out of range.
+    for a config that comes with rung. If `allow_code` is given, the config may come from anybody: it may only name
+    code of the working folder and what `allow_code` lists (see `rung.utils.allowed_code`), and no `output` outside of
+    the working folder; None trusts the config. Raises ConfigError, naming file and key, for an unreadable file, an
+    unknown key, or a value out of range.
     """
     file = find_config(name_or_file)
-    raw = _extended(file, ())
+    raw, files = _extended(file, ())
+    own = [each for each in files if not _is_shipped(each)]
+    code = None if allow_code is None else allowed_code(allow_code, own)
     for text in overrides:
         raw = merge(raw, _override(text, raw), f"override `{text}`")
-    shipped = any(file.is_relative_to(root) for root in _roots())
+    shipped = _is_shipped(file)
     keys = [text.partition("=")[0].strip() for text in overrides]
     evaluates = any(key.partition(".")[0] == "evaluate" for key in keys)
     if shipped and "stages" not in raw and "data" in keys and not evaluates:
         raw = {**raw, "evaluate": None}  # the shipped evaluation is about the shipped data
-    return parse_config(raw, source=str(name_or_file), base=Path.cwd() if shipped else file.parent)
+    with only_allowed(code):
+        parsed = parse_config(raw, source=str(name_or_file), base=Path.cwd() if shipped else file.parent)
+    if code is not None and "output" in raw and "output" not in keys:
+        _check_output(parsed.output, str(name_or_file))
+    return parsed.with_code(code)
+
+
+def _check_output(output: str, source: str) -> None:
+    """Raises ConfigError for an `output` outside of the working folder, which only a command line may name."""
+    if not Path(output).resolve().is_relative_to(Path.cwd().resolve()):
+        what = f"{source}: `output` is {output!r}, which leads out of the working folder"
+        raise ConfigError(what, f"leave it out, and name the folder on the command line: `output={output}`")
 
 
 def parse_config(raw: Mapping[str, Any], *, source: str, base: Path) -> PathConfig:
@@ -121,15 +139,22 @@ def _merged(key: str, old: Any, value: Any, source: str) -> Any:
     return [merge(entry, as_named(value.get(name, {})), source) for name, entry in zip(names, entries, strict=True)]
 
 
-def _extended(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+def _is_shipped(file: Path) -> bool:
+    return any(file.is_relative_to(root) for root in _roots())
+
+
+def _extended(file: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """The content of a config with that of the configs that it extends, and the files of all of them."""
     if file in above:
         raise ConfigError(
             f"{file}: the config extends itself",
             "remove one `extends` of this cycle: " + " -> ".join(str(each) for each in (*above, file)),
         )
-    raw = read_yaml(file)
+    raw, files = read_yaml(file), (*above, file)
+    if len(files) > MAX_EXTENDS:
+        raise ConfigError(f"{file}: more than {MAX_EXTENDS} configs extend each other", "merge some of them")
     if "extends" not in raw:
-        return raw
+        return raw, files
     extended = raw.pop("extends")
     if not isinstance(extended, str):
         raise ConfigError(
@@ -137,7 +162,8 @@ def _extended(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
             "name one config: a file relative to this one's folder, or a shipped name",
         )
     beside = file.parent / extended
-    return merge(_extended(find_config(beside if beside.is_file() else extended), (*above, file)), raw, str(file))
+    inherited, files = _extended(find_config(beside if beside.is_file() else extended), files)
+    return merge(inherited, raw, str(file)), files
 
 
 def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,10 +174,9 @@ def _override(text: str, raw: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"override `{text}` is not `key=value`", "write `seed=1`, or `<stage>.learning_rate=1e-5` for one stage"
         )
-    try:
-        nested: Any = numbers(yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override `{text}`: the value is not YAML: {one_line(error)}", "quote the value") from None
+    if len(keys) > MAX_KEYS:
+        raise ConfigError(f"override `{text[:60]}...` has {len(keys)} keys", "write at most 20, with dots between them")
+    nested: Any = parse_yaml(value, f"override `{text}`: the value", "quote the value")
     stages = raw.get("stages")
     if isinstance(stages, list) and keys[0] in [stage.get("name") for stage in stages if isinstance(stage, Mapping)]:
         keys = ["stages", *keys]

@@ -21,7 +21,9 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -30,8 +32,10 @@ from rung.data.mixtures import Mixture, mixture
 from rung.data.report import MAX_BAD_SHARE
 from rung.errors import ConfigError
 from rung.reward import RewardPolicy, RewardSpec
+from rung.utils.allowed_code import AllowedCode
 from rung.utils.messages import did_you_mean
 from rung.utils.names import safe_name
+from rung.utils.secrets import redacted
 
 Auto = Literal["auto"]
 DataEntry = str | dict[str, Any] | list[str | dict[str, Any]]
@@ -52,6 +56,10 @@ class Section(BaseModel):
     """The base class of all config blocks: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_secrets(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return redacted(dump(self))
 
 
 class TokenBatch(Section):
@@ -220,16 +228,28 @@ class PathConfig(Section):
     output: str = "runs"
 
     _base: Path = PrivateAttr(default_factory=Path)
+    _code: AllowedCode | None = PrivateAttr(default=None)
 
     @property
     def base(self) -> Path:
         """The folder that relative paths are resolved against: that of the config file, or the working folder."""
         return self._base
 
+    @property
+    def code(self) -> AllowedCode | None:
+        """The code that the config may name; None allows everything."""
+        return self._code
+
     def at(self, base: Path) -> PathConfig:
         """A copy of the config with relative paths resolved against `base`."""
         copied = self.model_copy()
         copied._base = base
+        return copied
+
+    def with_code(self, code: AllowedCode | None) -> PathConfig:
+        """A copy of the config that may only name the code that `code` allows; None allows everything."""
+        copied = self.model_copy()
+        copied._code = code
         return copied
 
     def with_stages(self, stages: Mapping[str, Mapping[str, Any]]) -> PathConfig:
@@ -268,7 +288,7 @@ class PathConfig(Section):
         return self.seed if stage.seed is None else stage.seed
 
     def dump(self) -> dict[str, Any]:
-        """The config as plain YAML values, with keys as users write them (`from`, not `start`)."""
+        """The config as plain YAML values without secrets, with keys as users write them (`from`, not `start`)."""
         return self.model_dump(mode="json", by_alias=True)
 
     @field_validator("evaluate", mode="before")
@@ -281,12 +301,25 @@ class PathConfig(Section):
     def _check_name(cls, name: str) -> str:
         return safe_name(name, "run")
 
+    @field_validator("output")
+    @classmethod
+    def _check_output(cls, output: str) -> str:
+        if not output or not output.isprintable():
+            raise ConfigError(f"`output` is {output!r}", "name a folder")
+        return output
+
     @model_validator(mode="after")
     def _check_stage_names(self) -> PathConfig:
         names = [safe_name(stage.name, "stage") for stage in self.stages]
         for number, stage in enumerate(self.stages):
             if stage.name in names[:number]:
                 raise ConfigError(f"two stages are called `{stage.name}`", "give each stage a different name")
+            if stage.name.casefold() in [name.casefold() for name in names[:number]]:
+                what = f"the stage names `{stage.name}` and an earlier one differ only in upper and lower case"
+                raise ConfigError(what, "choose another name: on some file systems both would have the same folder")
+            if stage.name.casefold() in FILES or stage.name.casefold().endswith(ENDINGS):
+                what = f"a stage cannot be called `{stage.name}`, which may be the name of a file of the run"
+                raise ConfigError(what, "choose a name without a file type, such as `first`")
             if stage.name in RESERVED or stage.name in PathConfig.model_fields:
                 what = f"a stage cannot be called `{stage.name}`, which is a config key or a reserved word"
                 raise ConfigError(what, "choose another name")
@@ -309,4 +342,7 @@ class PathConfig(Section):
 
 
 UPDATED_REFERENCES = ("ema", "sync")  # values of `reference` that update it during training
+# Names in the folder of a run that are not those of stages, in lower case.
+FILES = frozenset({"done", "start", "lock"})
+ENDINGS = (".yaml", ".json", ".jsonl", ".md", ".html", ".svg", ".lock")
 RESERVED = frozenset({"start", "head", *UPDATED_REFERENCES, "stages"})

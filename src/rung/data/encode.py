@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from rung.data.chat import AnswerRenderer, render_prompt, training_templates
 from rung.data.records import Answer, BadRow, Encoded, Example, Messages, Text, as_row, first_turns
 from rung.data.report import MAX_BAD_SHARE, DataReport
-from rung.data.templates import Chat
+from rung.data.templates import LIMITS, Chat
 from rung.data.tokens import Span, continuation_tokens, overlapping, stop_id, tokens, with_eos
 from rung.errors import DataError
 
@@ -55,27 +55,29 @@ def encode(
     encoder = _Encoder(tokenizer, stop_ids, assistant_only, report)
     encoded, bad = [], []
     report.tried += len(examples)
-    for example in examples:
-        try:
-            one = encoder.encode(example)
-            one = _within_limits(one, max_prompt_length, max_length, on_overlong, report)
-        except OverLong as fault:
-            if on_overlong == "error":
-                remedy = "raise the limit, or set `on_overlong: drop` (or `truncate`)"
-                raise DataError(f"{example.source}: {fault}", remedy) from fault
-            report.drop(fault.cause, example.source)
-        except BadRow as fault:
-            if on_bad_row == "error":
-                raise DataError(f"{example.source}: {fault}", f"{fault.remedy}, or set `on_bad_row: skip`") from fault
-            report.refuse(fault.cause, example.source)
-            bad.append((example, fault))
-        except DataError as fault:
-            raise DataError(f"{example.source}: {fault.what}", fault.remedy) from fault
-        else:
-            encoded.append(one)
-            report.measure("prompt", len(one.prompt_ids))
-            for answer in one.answers:
-                report.measure("completion", len(answer.ids))
+    with LIMITS:
+        for example in examples:
+            try:
+                one = encoder.encode(example)
+                one = _within_limits(one, max_prompt_length, max_length, on_overlong, report)
+            except OverLong as fault:
+                if on_overlong == "error":
+                    remedy = "raise the limit, or set `on_overlong: drop` (or `truncate`)"
+                    raise DataError(f"{example.source}: {fault}", remedy) from fault
+                report.drop(fault.cause, example.source)
+            except BadRow as fault:
+                if on_bad_row == "error":
+                    remedy = f"{fault.remedy}, or set `on_bad_row: skip`"
+                    raise DataError(f"{example.source}: {fault}", remedy) from fault
+                report.refuse(fault.cause, example.source)
+                bad.append((example, fault))
+            except DataError as fault:
+                raise DataError(f"{example.source}: {fault.what}", fault.remedy) from fault
+            else:
+                encoded.append(one)
+                report.measure("prompt", len(one.prompt_ids))
+                for answer in one.answers:
+                    report.measure("completion", len(answer.ids))
     if not encoded:
         what = "no example is left to train on: " + "; ".join(report.lines())
         raise DataError(what, _remedy_for(report))

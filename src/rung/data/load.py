@@ -149,9 +149,7 @@ def _convert(
     bad: dict[int, BadRow] = {}
     for index, row in enumerate(rows):
         try:
-            if row.fault is not None:
-                raise row.fault
-            made = [with_template_columns(example) for example in form.convert(row.columns, row.source)]
+            made = _converted(row, form)
         except BadRow as fault:
             bad[index] = fault
             report.refuse(fault.cause, row.source)
@@ -165,6 +163,15 @@ def _convert(
         group = group_of(row, columns)
         examples += made if group is None else [replace(one, group=digest(group)) for one in made]
     return examples, bad
+
+
+def _converted(row: Row, form: Format) -> list[Example]:
+    if row.fault is not None:
+        raise row.fault
+    try:
+        return [with_template_columns(example) for example in form.convert(row.columns, row.source)]
+    except OverflowError as error:  # an integer of 400 digits, of which a format makes a float
+        raise BadRow("a number is too large", str(error)) from None
 
 
 def _quarantined(row: Row, fault: BadRow) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Reads conversations: messages with a role and content, tool calls, and marks of turns that are not trained."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, cast
 
+from rung.data.json_text import loads
 from rung.data.records import BadRow, Message, Messages
 
 # What formats call a turn that is trained or not: OpenAI, ms-swift and LLaMA-Factory, axolotl, and others.
@@ -43,8 +43,8 @@ def parsed(value: object) -> object:
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
-        return json.loads(value)
-    except (json.JSONDecodeError, RecursionError):
+        return loads(value)
+    except ValueError:
         return value
 
 

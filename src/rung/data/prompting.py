@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from rung.data.json_text import loads
 from rung.data.records import Example, Message, Messages, Text
 from rung.errors import ConfigError, DataError
 from rung.utils.files import write_text
@@ -118,8 +119,12 @@ def read_prompt_form(folder: str, *, has_chat_template: bool) -> PromptForm:
     if not file.is_file():
         return PromptForm(has_chat_template)
     try:
-        known: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return PromptForm(bool(known["chat"]), known.get("prompt_template"), known.get("system"))
+        known: Mapping[str, Any] = loads(file.read_text(encoding="utf-8"))
+        texts = known.get("prompt_template"), known.get("system")
+        if not all(text is None or isinstance(text, str) for text in texts):
+            raise TypeError("`prompt_template` and `system` are texts")
+        Prompting(*texts)  # raises ConfigError for a template without `{prompt}`
+        return PromptForm(bool(known["chat"]), *texts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file} cannot be read ({error})", "remove the file, or train the model again") from error
 

@@ -7,18 +7,21 @@ fault of the whole file (empty, compressed and truncated, not of the type in its
 import csv
 import gzip
 import io
-import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rung.data.arrow import class_names, classes_of_parquet, from_arrow
+from rung.data.json_text import loads
 from rung.data.records import BadRow
 from rung.errors import DataError
 
+MAX_BYTES = 2**30  # of a file that is read as a whole, and of a line; a compressed file may expand without end
+MAX_ENTRIES = 200_000  # of a folder with data
 MAX_CSV_FIELD = 2**31 - 1  # Python's default of 128 KiB is too short for many documents
 
 
@@ -72,7 +75,10 @@ def read_path(path: Path, *, split: str | None = None, delimiter: str | None = N
             raise DataError(f"{path}: `delimiter` is set, but the file is not CSV or TSV", "remove `delimiter`")
         yield from _read_file(path, path.name, ReadOptions(delimiter, split))
         return
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _wanted(file.relative_to(path), split)]
+    entries = list(islice(path.rglob("*"), MAX_ENTRIES + 1))
+    if len(entries) > MAX_ENTRIES:
+        raise DataError(f"{path}: the folder has more than {MAX_ENTRIES} files", "name a folder with the data alone")
+    files = [file for file in sorted(entries) if file.is_file() and _wanted(file.relative_to(path), split)]
     if not files:
         wanted = f" of split `{split}`" if split else ""
         what = f"{path}: the folder has no data file{wanted}"
@@ -121,14 +127,16 @@ def _read_file(path: Path, name: str, options: ReadOptions) -> Iterator[Row]:
 
 
 def _json_lines(content: BinaryIO, name: str, _: ReadOptions) -> Iterator[Row]:
-    for number, line in enumerate(content, 1):
+    for number, line in enumerate(iter(lambda: content.readline(MAX_BYTES), b""), 1):
+        if len(line) == MAX_BYTES:
+            raise DataError(f"{name}, row {number}: the line has {MAX_BYTES} bytes or more", "split the row")
         if not line.strip():
             continue
         try:
-            columns = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            columns = loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
             yield Row(name, number, fault=BadRow("the line is not UTF-8", f"byte {error.start}"))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except ValueError as error:
             end = "" if line.endswith(b"\n") else ", at the end of the file: is it truncated?"
             yield Row(name, number, fault=BadRow("the line is not valid JSON", f"{error}{end}"))
         else:
@@ -136,7 +144,7 @@ def _json_lines(content: BinaryIO, name: str, _: ReadOptions) -> Iterator[Row]:
 
 
 def _json(content: BinaryIO, name: str, options: ReadOptions) -> Iterator[Row]:
-    raw = content.read()
+    raw = _whole(content, name)
     if not raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
         whole = _json_object(raw)
         if whole is None:  # many .json files contain JSON lines
@@ -145,19 +153,28 @@ def _json(content: BinaryIO, name: str, options: ReadOptions) -> Iterator[Row]:
         rows = _rows_of_object(whole, name, options.split)
     else:
         try:
-            rows = json.loads(_decode(raw, name))
-        except (json.JSONDecodeError, RecursionError) as error:
+            rows = loads(_decode(raw, name))
+        except ValueError as error:
+            if isinstance(error, DataError):
+                raise
             what = f"{name} is not valid JSON ({error})"
             raise DataError(what, "the file must contain one list of objects") from error
     for number, columns in enumerate(rows, 1):
         yield _as_row(name, number, columns)
 
 
+def _whole(content: BinaryIO, name: str) -> bytes:
+    raw = content.read(MAX_BYTES)
+    if len(raw) == MAX_BYTES:
+        raise DataError(f"{name} has {MAX_BYTES} bytes or more", "convert it to JSON Lines or Parquet, or split it")
+    return raw
+
+
 def _json_object(raw: bytes) -> dict[str, Any] | None:
     """The one object of a file; None if the file contains something else."""
     try:
-        value = json.loads(raw.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
+        value = loads(raw.decode("utf-8-sig"))
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
@@ -184,11 +201,14 @@ def _labelled(row: Any) -> Any:
 
 
 def _csv(content: BinaryIO, name: str, options: ReadOptions) -> Iterator[Row]:
-    text = _decode(content.read(), name)
+    text = _decode(_whole(content, name), name)
     csv.field_size_limit(MAX_CSV_FIELD)
     delimiter = options.delimiter or DELIMITERS[_suffix(Path(name))]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header = reader.fieldnames or []
+    try:
+        header = reader.fieldnames or []
+    except csv.Error as error:
+        raise DataError(f"{name}: the header is not valid CSV ({error})", "check its quotation marks") from error
     if len(set(header)) < len(header):
         raise DataError(f"{name}: the header names a column twice ({', '.join(header)})", "rename one of them")
     number = 0

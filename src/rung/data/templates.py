@@ -14,15 +14,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import jinja2
-
-from rung.data.records import Message, Messages, TemplateFault
+from rung.data.records import BadRow, Message, Messages, TemplateFault
 from rung.data.tokens import Span
 from rung.errors import DataError
+from rung.utils.limits import LimitError, Limits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+LIMITS = Limits(5.0, 2**30)  # of one rendering, which takes less than a millisecond
+MAX_TEMPLATE = 2**20
+# Arguments of transformers' function, and what it passes to a template.
+RESERVED = frozenset(
+    {"conversations", "messages", "tools", "documents", "chat_template", "return_assistant_tokens_mask"}
+    | {"add_generation_prompt", "continue_final_message"}
+)
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _day: ContextVar[date | None] = ContextVar("day", default=None)
@@ -124,20 +130,31 @@ def render_marked(chat: Chat, template: ChatTemplate, tokenizer: PreTrainedToken
 def _render(
     chat: Chat, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, **how: bool
 ) -> tuple[str, Sequence[Sequence[Span]]]:
+    """The text and the marked spans; the one place where a template runs, in Jinja's sandbox and within `LIMITS`."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    if taken := RESERVED & chat.variables.keys():
+        raise BadRow(f"`chat_template_kwargs` sets `{min(taken)}`", "the rendering sets it")
     variables = {**tokenizer.special_tokens_map, **chat.variables}
-    try:
-        rendered: Any = render_jinja_template(
+    named = f"the chat template of `{tokenizer.name_or_path}`" if tokenizer.name_or_path else "the chat template"
+    if len(template.text) > MAX_TEMPLATE:
+        raise DataError(f"{named} has {len(template.text)} characters", f"use one of at most {MAX_TEMPLATE}")
+
+    def rendered() -> Any:
+        return render_jinja_template(
             conversations=[[_fields(template.form(message)) for message in chat.messages]],
             tools=[dict(tool) for tool in chat.tools] or None,
             chat_template=_with_date(template.text, _day.get() or _first_day()),
             **cast(dict[str, Any], how | variables),
         )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
-        # TypeError: the template concatenates a field that is no string. ValueError: it leaves the prefill out.
-        raise TemplateFault("the chat template rejects the messages", str(error).partition("\n")[0]) from error
-    (text,), spans = rendered
+
+    try:
+        (text,), spans = LIMITS.run(rendered)
+    except LimitError as error:
+        raise DataError(f"{named} {error}", "correct its chat_template.jinja, or use another model") from None
+    except Exception as error:  # whatever the operations of a template raise: ZeroDivisionError, RecursionError, ...
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise TemplateFault(f"{named} rejects the messages", reason) from error
     return text, spans
 
 

@@ -28,7 +28,10 @@ def launch(arguments: Sequence[str], nproc: int) -> int:
         port = str(probe.getsockname()[1])
     shared = {**os.environ, "WORLD_SIZE": str(nproc), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     shared.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
-    command = [sys.executable, "-m", "rung", *arguments]
+    # A `yaml.py` or `torch.py` in the working folder must not be imported in place of the installed package: -P leaves
+    # the folder out, which an empty entry of PYTHONPATH would bring back.
+    shared["PYTHONPATH"] = os.pathsep.join(filter(None, shared.get("PYTHONPATH", "").split(os.pathsep)))
+    command = [sys.executable, "-P", "-m", "rung", *arguments]
     processes = [
         # a session of its own: Ctrl-C in the terminal reaches it only once, through this process
         subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True)

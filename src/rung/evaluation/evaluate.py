@@ -20,6 +20,7 @@ from rung.reward.decorator import Goal
 from rung.reward.sample import answered_sample
 from rung.utils.files import sha256_text, write_text
 from rung.utils.sealed import read_sealed, write_sealed
+from rung.utils.secrets import without_secrets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +103,7 @@ class Evaluation(_Record):
 
     def save(self, path: Path) -> None:
         """Writes the evaluation to `path` (JSON, with its hash), and its rows to a `.jsonl` file beside it."""
-        lines = "".join(row.line() for row in self.rows)
+        lines = without_secrets("".join(row.line() for row in self.rows))
         rows = path.with_suffix(".jsonl")
         write_text(rows, lines)
         pointer = {"file": rows.name, "sha256": sha256_text(lines)}

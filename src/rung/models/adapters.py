@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rung.errors import ConfigError
 from rung.models.names import ADAPTER, MODEL
 from rung.utils.files import write_text
+from rung.utils.limits import Limits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,6 +21,7 @@ FINGERPRINT = "base.json"  # next to the files of peft
 WEIGHTS = "adapter_model.safetensors"
 SETS = ("target_modules", "exclude_modules")  # keys of peft's config that are sets
 MERGED = "name the merged model, which a stage saves next to its adapter"
+MATCHING = Limits(5.0, 2**30)  # of one regular expression with the names of all modules
 _VALUES = 64  # number of values per weight in the fingerprint
 _NAME = "base_model_name_or_path"
 
@@ -98,6 +101,7 @@ def load_merged(base: PreTrainedModel, location: str) -> PreTrainedModel:
         what = f"adapter `{location}` was trained on other weights than `{base_of(location)}` has now"
         raise ConfigError(what, MERGED)
     try:
+        _check_config(folder, base)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Found missing adapter keys")  # peft would leave them randomly initialised
             warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
@@ -109,9 +113,28 @@ def load_merged(base: PreTrainedModel, location: str) -> PreTrainedModel:
     return merged.requires_grad_(True)
 
 
+def _check_config(folder: Path, base: PreTrainedModel) -> None:
+    """Raises ValueError for an adapter whose ranks are not those of its weights, or that names modules very slowly."""
+    from safetensors import safe_open
+
+    config = _read(folder / ADAPTER)
+    with safe_open(folder / WEIGHTS, framework="pt") as weights:
+        names = weights.keys()
+        longest = max((size for key in names for size in weights.get_slice(key).get_shape()), default=0)
+    patterns = {key: config.get(key) for key in ("rank_pattern", "alpha_pattern")}
+    ranks = [config.get("r", 0), *(patterns["rank_pattern"] or {}).values()]
+    if not all(isinstance(rank, int) and rank <= longest for rank in ranks):
+        raise ValueError(f"its ranks {ranks} are not those of its weights")
+    given = [config.get(key) for key in ("target_modules", "exclude_modules", "layers_pattern")]
+    expressions = [one for one in given if isinstance(one, str)]
+    expressions += [key for pattern in patterns.values() for key in pattern or {}]
+    for expression in expressions:
+        MATCHING.run(lambda text=expression: [re.fullmatch(text, name) for name, _ in base.named_modules()])
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read: {error}", "save the adapter again, or name a model") from None
     return read if isinstance(read, dict) else {}

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from rung.models.load import is_reward_model, load_model, to_device
+from rung.models.files import check_files, readable
+from rung.models.load import is_reward_model, load_model, read_weights, to_device
 from rung.models.names import TINY
 
 
@@ -34,11 +35,14 @@ def load_critic(location: str) -> tuple[PreTrainedModel, nn.Linear | None]:
     `location` is one that `load_model` accepts, or a folder with a reward model (a one-label sequence classifier). The
     value head of a reward model outputs its scores, normalised by their saved mean and std.
     """
-    if location.startswith(TINY) or not is_reward_model(AutoConfig.from_pretrained(location, trust_remote_code=False)):
+    if location.startswith(TINY):
         return to_device(load_model(location)[0]), None
-    classifier = AutoModelForSequenceClassification.from_pretrained(
-        location, num_labels=1, dtype=torch.float32, trust_remote_code=False
-    )
+    check_files(location)
+    with readable(f"critic `{location}` cannot be read"):
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+    if not is_reward_model(config):
+        return to_device(load_model(location)[0]), None
+    classifier, _ = read_weights(AutoModelForSequenceClassification, location, num_labels=1)
     head = zero_head(classifier)
     mean, std = (
         getattr(classifier.config, name, default) for name, default in (("reward_mean", 0.0), ("reward_std", 1.0))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -21,17 +22,22 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from rung.distributed.fsdp import all_finite
 from rung.errors import ConfigError, NonFiniteError
 from rung.models.adapters import base_of, is_adapter, load_merged, sort_names, write_fingerprint
 from rung.models.architecture import base_model
+from rung.models.files import check_files, pickle_error, readable, uses_safetensors
 from rung.models.lora import LORA_KEYS, with_adapter
-from rung.models.names import REMEDY, TINY, check_hub
+from rung.models.names import TINY, check_hub
 from rung.models.vocabulary import ignore_unused_rows
 from rung.tiny.models import load_spec
+from rung.utils.limits import Limits
 
 HEAD = "base_model.model.score.weight"  # peft's name for the head of a sequence classifier
+QUANTIZED = AUTO_QUANTIZER_MAPPING.keys() - {"mxfp4"} | {"bitsandbytes"}  # mxfp4 is read as full precision
+BUILDING = Limits(30.0, 2**32)  # of a model without weights, which takes seconds with hundreds of layers
 READS_PADDING = frozenset({"rwkv", "recurrent_gemma"})  # transformers does not mask padding in these
 
 
@@ -50,12 +56,7 @@ def load_model(location: str | Path, *, seed: int = 0) -> tuple[PreTrainedModel,
         model.name_or_path = name  # an adapter records it as its base model
         return model, tokenizer
     read_config(name)
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]  # a pair with `output_loading_info`
-            name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"model `{name}` cannot be loaded: {str(error).splitlines()[0]}", REMEDY) from None
+    model, info = read_weights(AutoModelForCausalLM, name)
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise ConfigError(
@@ -64,6 +65,30 @@ def load_model(location: str | Path, *, seed: int = 0) -> tuple[PreTrainedModel,
     tokenizer = load_tokenizer(name)
     ignore_unused_rows(model, tokenizer)
     return model, tokenizer
+
+
+def read_weights(auto: Any, name: str, **settings: Any) -> tuple[Any, Mapping[str, Any]]:
+    """A model in fp32 that `auto`, a class such as `AutoModelForCausalLM`, reads, and the names of missing weights.
+
+    Code that comes with a model is never run, and pickled weights are only read if the user allows it, without code.
+    Raises ConfigError if the weights cannot be read.
+    """
+    safe = uses_safetensors(name)
+    try:
+        with readable(f"model `{name}` cannot be loaded"):
+            return auto.from_pretrained(
+                name,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=safe,
+                weights_only=True,
+                output_loading_info=True,
+                **settings,
+            )
+    except ConfigError as error:
+        if safe and not Path(name).is_dir() and "safetensors" in error.what:
+            raise pickle_error(name, "no .safetensors file") from None
+        raise
 
 
 def load_meta_model(location: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -78,13 +103,11 @@ def load_meta_model(location: str | Path) -> tuple[PreTrainedModel, PreTrainedTo
 def meta_model(name: str) -> PreTrainedModel:
     """A causal LM on the device `meta`, built from its config; ConfigError if there is no such model."""
     config = read_config(name)
-    try:
+    with readable(f"model `{name}` cannot be read"):
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except ValueError as error:
-        raise ConfigError(f"model `{name}` cannot be read: {str(error).splitlines()[0]}", REMEDY) from None
-    with contextlib.suppress(OSError):  # not every model has a generation_config.json
-        model.generation_config = GenerationConfig.from_pretrained(name)
+            model = BUILDING.run(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+        with contextlib.suppress(OSError):  # not every model has a generation_config.json
+            model.generation_config = GenerationConfig.from_pretrained(name)
     return model
 
 
@@ -98,11 +121,12 @@ def read_config(name: str) -> PretrainedConfig:
         return load_spec(name.removeprefix(TINY))[0].config
     if not Path(name).is_dir():
         check_hub(name)
-    try:
+    check_files(name)
+    with readable(f"model `{name}` cannot be read"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model `{name}` cannot be read: {str(error).splitlines()[0]}", REMEDY) from None
-    if (getattr(config, "quantization_config", None) or {}).get("quant_method") == "bitsandbytes":
+    quantization = getattr(config, "quantization_config", None) or {}
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else str(quantization)
+    if method in QUANTIZED:
         what = f"model `{name}` is quantised, but a stage saves full-precision weights"
         raise ConfigError(what, "name the full-precision model; `load_in_4bit: true` in `adapter` quantises it")
     if type(config) not in AutoModelForCausalLM._model_mapping:
@@ -119,7 +143,7 @@ def read_config(name: str) -> PretrainedConfig:
 
 def is_reward_model(config: PretrainedConfig) -> bool:
     """Whether the architecture of a config is a sequence classifier, in which form reward models are saved."""
-    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    return any(str(name).endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -131,10 +155,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         name = base_of(name)
     if name.startswith(TINY):
         return load_spec(name.removeprefix(TINY))[1]
-    try:
+    with readable(f"the tokenizer of `{name}` cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the tokenizer of `{name}` cannot be read: {str(error).splitlines()[0]}", REMEDY) from None
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of `{name}` has no EOS token", "set `eos_token` in its tokenizer_config.json")
     if tokenizer.pad_token_id is None:

@@ -23,12 +23,14 @@ from transformers import (
 
 from rung.data.collate import padded
 from rung.errors import ConfigError, NonFiniteError
+from rung.models.files import check_files, readable
 from rung.models.load import (
     check_finite,
     check_same_tokenizer,
     is_reward_model,
     load_tokenizer,
     merge_adapter,
+    read_weights,
     save_adapter,
     to_device,
 )
@@ -96,9 +98,7 @@ def load_reward_model(location: str) -> tuple[PreTrainedModel, PreTrainedTokeniz
     Raises ConfigError if `location` is not a one-label sequence classifier, or if some of its weights are missing.
     """
     _config(location)
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        location, num_labels=1, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-    )
+    model, info = read_weights(AutoModelForSequenceClassification, location, num_labels=1)
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"]))
         raise ConfigError(
@@ -143,10 +143,9 @@ def _config(location: str) -> PretrainedConfig:
     """The config of a reward model; ConfigError for anything else."""
     if location.startswith(TINY):
         raise ConfigError(f"`{location}` is not a reward model", NO_MODEL)
-    try:
+    check_files(location)
+    with readable(f"reward model `{location}` cannot be read", NO_MODEL):
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"reward model `{location}` cannot be read: {str(error).splitlines()[0]}", NO_MODEL) from None
     if not is_reward_model(config) or config.num_labels != 1:
         raise ConfigError(f"`{location}` is not a reward model: it does not output a single score", NO_MODEL)
     if config.get_text_config().pad_token_id is None:

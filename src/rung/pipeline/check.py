@@ -33,7 +33,9 @@ from rung.pipeline.stage_settings import resolved, stage_settings
 from rung.rollout.samplers import SAMPLERS
 from rung.training.optimizers import check_schedule, find_optimizer
 from rung.training.trackers import make_trackers
+from rung.utils.allowed_code import only_allowed
 from rung.utils.messages import did_you_mean
+from rung.utils.user_files import code_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,9 +62,15 @@ def check(config: PathConfig) -> Checked:
     """Resolves and checks a path; raises UserError for every mistake that can be found before training.
 
     The data, the tokenizer, the shapes of the model, algorithms, rewards and metrics are loaded; no model is run, and
-    nothing is written.
+    nothing is written. The notes name each file of Python code that the config made rung run.
     """
-    config = resolve_by_model(config)
+    with only_allowed(config.code):
+        checked = _check(resolve_by_model(config))
+    checked.notes.extend(code_lines(config.base))
+    return checked
+
+
+def _check(config: PathConfig) -> Checked:
     faults = Faults()
     with faults.collect():
         make_trackers(config.trackers, Path(), project="", run_name="", base=config.base)

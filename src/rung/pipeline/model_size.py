@@ -9,6 +9,7 @@ from rung.config import PathConfig, resolve
 from rung.config.defaults import size_of
 from rung.models.load import meta_model
 from rung.models.names import TINY
+from rung.utils.allowed_code import only_allowed
 
 
 def resolve_by_model(config: PathConfig) -> PathConfig:
@@ -16,7 +17,8 @@ def resolve_by_model(config: PathConfig) -> PathConfig:
 
     Raises ConfigError if the model does not exist.
     """
-    return resolve(config, size_of_model(config))
+    with only_allowed(config.code):
+        return resolve(config, size_of_model(config))
 
 
 def size_of_model(config: PathConfig) -> str:

@@ -42,8 +42,11 @@ from rung.pipeline.train_stage import train_stage
 from rung.report import Entry, Report, render, write
 from rung.training.checkpoint import newest_step
 from rung.training.trackers import METRICS
+from rung.utils.allowed_code import only_allowed
+from rung.utils.console import say
 from rung.utils.files import write_text
 from rung.utils.signals import EXIT_INCONCLUSIVE, EXIT_KEPT, EXIT_STOPPED, StopFlag
+from rung.utils.user_files import code_lines
 from rung.utils.yaml_file import as_yaml
 
 HEAD = "head"
@@ -83,7 +86,12 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
     the files of earlier runs are always kept.
     """
     config = resolve_by_model(config)
-    with init_ranks(fully_shard) as ranks, StopFlag() as stop, claimed(config, new, ranks) as folder:
+    with (
+        only_allowed(config.code),
+        init_ranks(fully_shard) as ranks,
+        StopFlag() as stop,
+        claimed(config, new, ranks) as folder,
+    ):
         day = date_of(config, folder)
         config = config.model_copy(update={"name": folder.name, "date": day}).at(config.base)
         changes = refuse_changes(config, folder)
@@ -100,6 +108,7 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
             if ranks.rank == 0:
                 _print(ranks, *(record_changes(changes, config, folder) if changes else ()))
                 write_begun(checked, folder, ranks)
+            _print(ranks, *code_lines(config.base))
             ranks.gather(None)
             return _PathRun(checked, folder, ranks, allow_drift=allow_drift).run(stop)
 
@@ -336,5 +345,4 @@ class _PathRun:
 
 def _print(ranks: Ranks, *lines: str) -> None:
     if ranks.rank == 0:
-        for line in lines:
-            print(line, flush=True)
+        say(*lines)

@@ -40,7 +40,7 @@ from rung.training.run_state import RunState, flatten, unflatten
 from rung.training.stage import Stage
 from rung.training.symptoms import EMPTY_STEPS, SKIPPED_STEPS, read_symptoms
 from rung.training.trackers import METRICS, JsonLines, Tracker, make_trackers
-from rung.utils.console import note, progress, show_completions, warn
+from rung.utils.console import note, progress, say, show_completions, warn
 from rung.utils.files import new_folders
 from rung.utils.signals import StopFlag
 
@@ -82,8 +82,8 @@ def train_stage(
     if ranks.rank == 0:
         stage.report.write_quarantine(folder / QUARANTINE)
         write_data_card(folder, stage.report.as_dict())
-        for line in (stage.report.counts(), *stage.report.remarks(), *stage.report.warnings):
-            print(f"{stage.name}: {line}")
+        lines = (stage.report.counts(), *stage.report.remarks(), *stage.report.warnings)
+        say(*(f"{stage.name}: {line}" for line in lines))
     for tracker in opened:
         tracker.start(config.model_dump(mode="json", by_alias=True))
 

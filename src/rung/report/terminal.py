@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rung.report.records import Section, Table, told_keys
+from rung.utils.console import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -20,14 +21,24 @@ _BETWEEN = 2  # characters between two columns: one of padding, one of rich's ta
 
 def render(made: Sequence[Section]) -> Rendered:
     """The part of a report that is printed by rich: the sections of numbers."""
-    return Rendered(tuple(section for section in made if section.kind == "numbers"))
+    return Rendered(tuple(_printable(section) for section in made if section.kind == "numbers"))
+
+
+def _printable(section: Section) -> Section:
+    """The section without control characters: labels of rewards and reasons of gates come from a config."""
+    table = section.table
+    if table is not None:
+        rows = tuple(tuple(map(printable, row)) for row in table.rows)
+        table = replace(table, headers=tuple(map(printable, table.headers)), rows=rows)
+    sentences = tuple(map(printable, section.sentences))
+    return replace(section, title=printable(section.title), sentences=sentences, table=table)
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """Sections that can be printed by rich; tables are fitted to the width of the console.
 
-    The sections never have completions of a model, which may contain control characters.
+    The sections have no control characters.
     """
 
     made: tuple[Section, ...]
@@ -114,7 +125,7 @@ def _drawn(table: Table, width: int) -> RichTable:
         # Without this, rich would break cells instead of headers.
         folded = "\n".join(wrap(header, own - _BETWEEN)) if folds else header
         side = "left" if i < table.num_texts else "right"
-        drawn.add_column(folded, justify=side, no_wrap=i > 0, overflow="fold", vertical="bottom")
+        drawn.add_column(Text(folded), justify=side, no_wrap=i > 0, overflow="fold", vertical="bottom")
     for i, row in enumerate(table.rows):
         drawn.add_row(*(Text(cell) for cell in row), style="bold" if i in table.strong else None)
     return drawn

@@ -22,6 +22,7 @@ from rung.reward.sample import STANDARD_FIELDS, TRL_FIELDS, Sample
 from rung.reward.signature import HOOKS, Signature, read_settings, read_signature, returns_function
 from rung.reward.spec import RewardPolicy, RewardSpec
 from rung.utils.messages import did_you_mean, settings_error
+from rung.utils.secrets import filled
 
 SHIPPED = "rung.rewards"
 RewardSource = RewardSpec | str | Mapping[str, Any] | Callable[..., Any]
@@ -154,8 +155,9 @@ def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Rewar
         kind = "is a class" if inspect.isclass(function) else "returns a function"
         raise RewardError(f"reward `{label}` {kind} and cannot judge", f"name what it makes: {_name_result(spec.name)}")
     declared = declaration(function)
-    signature = read_signature(function, label, spec.args, spec.columns)
-    settings = read_settings(signature, label, spec.args)
+    args = filled(spec.args, f"reward `{label}`")
+    signature = read_signature(function, label, args, spec.columns)
+    settings = read_settings(signature, label, args)
     role = spec.role or declared.role
     _check_options(spec, label, role, declared.goal, signature)
     is_ours = is_shipped(function)
@@ -164,7 +166,7 @@ def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Rewar
     address = None
     if timeout is not None and name is not None:
         folder = str((base or Path()).resolve())
-        address = {"name": name, "base": folder, "args": dict(spec.args), "columns": dict(spec.columns)}
+        address = {"name": name, "base": folder, "args": args, "columns": dict(spec.columns)}
     _check_environment(spec, label, in_worker=address is not None)
     return Reward(
         label=label,

@@ -14,6 +14,7 @@ from rung.reward import guard
 from rung.reward.decorator import Verdict, name_of
 from rung.reward.returned import as_json, plain
 from rung.utils.console import printable
+from rung.utils.secrets import without_secrets
 
 Kind = Literal["scored", "abstained", "timeout", "error"]
 MAX_SCORE = 1e18  # its square is a float32 number, as group statistics need
@@ -35,6 +36,12 @@ class Outcome:
     note: str = ""
     cost: float = 0.0
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        # an exception of an HTTP client may show the key that a service has refused
+        for name in ("note", "detail"):
+            if text := getattr(self, name):
+                object.__setattr__(self, name, without_secrets(text))
 
     @property
     def failed(self) -> bool:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from rung.utils.secrets import without_secrets
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -75,7 +77,13 @@ def note(*lines: str) -> None:
     import rich
 
     for line in lines:
-        rich.get_console().print(line, markup=False, highlight=False, soft_wrap=True)
+        rich.get_console().print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def say(*lines: str) -> None:
+    """Prints lines at once, with what is not printable in them escaped: they may name files, rows or models."""
+    for line in lines:
+        print(printable(line), flush=True)
 
 
 def warn(line: str) -> None:
@@ -92,10 +100,10 @@ def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=title)
+    shown = Table(title=None if title is None else Text(printable(title), style="table.title"))
     for name in rows[0] if rows else ():
         number = all(row[name] is None or isinstance(row[name], int | float) for row in rows)
-        shown.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+        shown.add_column(Text(printable(name)), justify="right" if number else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(Text(_cell(value)) for value in row.values()))
     return shown
@@ -112,10 +120,10 @@ def blocks(rows: Sequence[Mapping[str, str]]) -> Table:
     shown = Table.grid(padding=(0, 2, 0, 0))
     for row in rows:
         (_, name), (_, about), *others = row.items()
-        shown.add_row(Text(name, style="bold"), Text(about))
+        shown.add_row(Text(printable(name), style="bold"), Text(printable(about)))
         for key, value in others:
             if value:
-                shown.add_row(Text(f"  {key}"), Text(value))
+                shown.add_row(Text(f"  {key}"), Text(printable(value)))
         shown.add_row()
     return shown
 
@@ -164,12 +172,25 @@ def spark(values: Sequence[float], width: int = 12) -> str:
 
 
 def printable(text: str) -> str:
-    r"""A text with its control characters escaped, since a model may write terminal escape sequences.
+    r"""A text without secrets and with its control characters escaped, since a model may write terminal escapes.
 
     >>> printable("red: \x1b[31m")
     'red: \\x1b[31m'
     """
+    text = without_secrets(text)
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
+def printable_line(text: str, longest: int = 2000) -> str:
+    r"""A printable text on one line, with the middle left out if it has more than `longest` characters.
+
+    >>> printable_line("a\n b" + "c" * 9, 10)
+    'a bcc ... ccccc'
+    """
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= longest else f"{line[: longest // 2]} ... {line[-(longest // 2) :]}"
 
 
 def _cell(value: Any) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from rung.errors import CheckpointError
+from rung.utils.secrets import without_secrets
 
 DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EFBIG}
@@ -53,9 +54,11 @@ def file_error(error: OSError, path: Path | None = None) -> CheckpointError:
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically: to a temporary file, which is synced and renamed. Parent folders are created.
 
-    Raises CheckpointError if the disk refuses; an earlier file is then unchanged.
+    Secrets are left out (see `rung.utils.secrets`). Raises CheckpointError if the disk refuses; an earlier file is then
+    unchanged.
     """
-    write_bytes(path, text.encode("utf-8"))
+    # a lone surrogate, which UTF-8 cannot encode, may be in the name of a column or of a reward
+    write_bytes(path, without_secrets(text).encode("utf-8", errors="backslashreplace"))
 
 
 def write_bytes(path: Path, raw: bytes) -> None:

@@ -10,13 +10,17 @@ from typing import Any
 
 from rung.errors import CheckpointError
 from rung.utils.files import file_errors, write_bytes
+from rung.utils.secrets import without_secrets
 
 _SEAL = "sha256"
 
 
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a mapping as JSON with its hash, atomically. Raises CheckpointError if the disk refuses."""
-    write_bytes(path, sealed(values))
+    """Writes a mapping as JSON with its hash, atomically and without secrets (see `rung.utils.secrets`).
+
+    Raises CheckpointError if the disk refuses.
+    """
+    write_bytes(path, sealed(json.loads(without_secrets(json.dumps(values)))))
 
 
 def read_sealed(path: Path, remedy: str) -> dict[str, Any]:

@@ -53,24 +53,58 @@ def import_beside(module: str, base: Path) -> ModuleType | None:
     under_its_name = _is_found_at(module, base)
     package = module.partition(".")[0] if under_its_name else _package(base, base)
     _packages.setdefault(base.resolve(), set()).add(package)
-    return importlib.import_module(module if under_its_name else f"{package}.{module}")
+    if not under_its_name:
+        return importlib.import_module(f"{package}.{module}")
+    before = set(sys.modules)
+    found = importlib.import_module(module)
+    for name in {*sys.modules} - before | {module}:
+        file = Path(getattr(sys.modules[name], "__file__", None) or "/")
+        if base in file.parents:
+            _sources[name] = (str(file), file_digest(file))
+            _packages[base.resolve()].add(name)
+    return found
 
 
-def loaded_files(base: Path) -> dict[str, str]:
+def place_of(module: str, base: Path | None) -> tuple[Path | None, bool]:
+    """The resolved file or folder from which `module` would be imported, and whether it is in the folder `base`.
+
+    Nothing is imported. The first value is None for a built-in module, and for one that does not exist.
+    """
+    if base is not None and _is_beside(module, base):
+        place = base.joinpath(*module.split("."))
+        file = place.with_name(f"{place.name}.py")
+        # Python prefers a package to a module of the same name
+        return (place if (place / "__init__.py").is_file() else file).resolve(), True
+    first, *others = module.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):  # ValueError: a module without a spec, such as `__main__`
+        return None, False
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)), *others).resolve(), False
+    return (Path(spec.origin).resolve() if spec is not None and spec.has_location and spec.origin else None), False
+
+
+def loaded_files(base: Path | None = None) -> dict[str, str]:
     """The user's files that were imported for configs in the folder `base`, and beside them, with their SHA-256.
 
-    The keys are paths relative to `base`; the values have 64 hex digits.
+    The keys are paths relative to `base` (default: the working folder), sorted; files outside of it begin with `../`.
+    The values have 64 hex digits.
     """
-    found: dict[str, str] = {}
-    for package in _packages.get(base.resolve(), ()):
-        for name, module in list(sys.modules.items()):
-            if name == package or name.startswith(f"{package}."):
-                file = getattr(module, "__file__", None)
-                known = _sources.get(name)
-                if file is not None:
-                    digest = known[1] if known is not None else file_digest(Path(file))
-                    found[Path(os.path.relpath(file, base.resolve())).as_posix()] = digest
-    return dict(sorted(found.items()))
+    folder = (base or Path.cwd()).resolve()
+    used = _packages.get(folder, set())
+    imported = [
+        source
+        for name, source in _sources.items()
+        if name in sys.modules and any(name == package or name.startswith(f"{package}.") for package in used)
+    ]
+    files = {os.path.relpath(os.path.realpath(file), folder): digest for file, digest in imported}
+    return {Path(file).as_posix(): digest for file, digest in sorted(files.items())}
+
+
+def code_lines(base: Path | None = None) -> list[str]:
+    """A line for each of `loaded_files`, which tells the user what was run."""
+    return [f"code: {file} (sha256 {digest[:12]})" for file, digest in loaded_files(base).items()]
 
 
 def _package(folder: Path, base: Path) -> str:

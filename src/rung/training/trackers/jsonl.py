@@ -15,6 +15,7 @@ from rung.errors import CheckpointError
 from rung.training.trackers.protocol import Rows
 from rung.utils.console import warn
 from rung.utils.files import file_errors, sync
+from rung.utils.secrets import without_secrets
 
 WIDTH = 128  # of a line of timing.jsonl: its size, which checkpoints contain, then does not depend on the clock
 METRICS, TIMING, COMPLETIONS = "metrics.jsonl", "timing.jsonl", "completions.jsonl"
@@ -89,7 +90,7 @@ class JsonLines:
         if rows:
             text = "".join(json.dumps(_plain(row), ensure_ascii=False).ljust(width) + "\n" for row in rows)
             # a lone surrogate, which UTF-8 cannot encode, is written as JSON's \udxxx escape
-            self._logs[name].append(text.encode("utf-8", errors="backslashreplace"))
+            self._logs[name].append(without_secrets(text).encode("utf-8", errors="backslashreplace"))
 
 
 class _Log:

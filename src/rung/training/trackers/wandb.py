@@ -7,11 +7,12 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rung.errors import ConfigError
 from rung.training.trackers.protocol import Rows
 from rung.utils.files import write_text
+from rung.utils.secrets import redacted
 
 if TYPE_CHECKING:
     import wandb
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 class Wandb:
     """Logs to Weights & Biases: online if WANDB_API_KEY is set, else offline (`wandb sync` uploads the run later).
 
-    It prints nothing and asks for nothing. The id of the run is stored in the folder, so that a resumed run keeps it.
+    WANDB_MODE `offline` or `disabled` keeps it from connecting also with a key. It prints nothing and asks for nothing.
+    The id of the run is stored in the folder, so that a resumed run keeps it.
     """
 
     name: ClassVar = "wandb"
@@ -35,7 +37,8 @@ class Wandb:
         import wandb
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        offline = not os.environ.get("WANDB_API_KEY")
+        mode = _mode()
+        offline = mode != "online"
         settings = wandb.Settings(
             silent=True,
             console="off",
@@ -43,6 +46,7 @@ class Wandb:
             disable_git=True,
             x_disable_stats=offline,  # the system monitor would query a cloud address for the type of the machine
             x_disable_machine_info=offline,
+            x_disable_meta=True,  # it has the command line, whose overrides may contain a key
         )
         try:
             self._run = wandb.init(
@@ -51,8 +55,8 @@ class Wandb:
                 id=self._id(),
                 resume="allow",
                 dir=self.folder,
-                mode="offline" if offline else "online",
-                config=dict(run),
+                mode=mode,
+                config=redacted(run),
                 settings=settings,
             )
         except wandb.Error as error:
@@ -80,11 +84,18 @@ class Wandb:
         return file.read_text(encoding="ascii")
 
 
+def _mode() -> Literal["online", "offline", "disabled"]:
+    asked = os.environ.get("WANDB_MODE", "").lower()
+    if asked == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):
+        return "disabled"
+    return "online" if os.environ.get("WANDB_API_KEY") and asked not in ("offline", "dryrun") else "offline"
+
+
 def _wandb_table(rows: Rows) -> wandb.Table:
     import wandb
 
     columns: list[Any] = list(dict.fromkeys(name for row in rows for name in row))
-    data: list[Any] = [[_scalar(row.get(name)) for name in columns] for row in rows]
+    data: list[Any] = [[_scalar(redacted(row.get(name))) for name in columns] for row in rows]
     return wandb.Table(columns=columns, data=data, allow_mixed_types=True)
 
 
