@@ -34,7 +34,7 @@ ENVIRONMENT = {
 }
 
 
-KINDS = ("kills", "disk", "processes")
+KINDS = ("kills", "corruption", "disk", "processes")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,10 +49,11 @@ def labels(folder: Path, *, reads: bool = False) -> tuple[str, ...]:
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
     write = os.write
 
+    def note(label: str, half: Callable[[], None]) -> None:
+        write(descriptor, f"{label}\n".encode())
+
     def before() -> None:
-        points.install(
-            folder / "runs", lambda label, half: write(descriptor, f"{label}\n".encode()) and None, reads=reads
-        )
+        points.install(folder / "runs", note, reads=reads)
 
     ended = trials.run(trials.rung(*RUN, before=before), folder)
     os.close(descriptor)

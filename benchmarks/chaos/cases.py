@@ -1,4 +1,4 @@
-"""The runs that are attacked: one stage of each main algorithm, and a path of three stages with gates and a test set."""
+"""The runs that are attacked: one stage of each main algorithm, and a path of three stages with gates."""
 
 from __future__ import annotations
 
@@ -73,10 +73,7 @@ def _sampled(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stage(name: str) -> dict[str, Any]:
-    if name in OFFLINE:
-        stage = {"batch_size": 2, **OFFLINE[name]}
-    else:
-        stage = _sampled(SAMPLED[name])
+    stage = {"batch_size": 2, **OFFLINE[name]} if name in OFFLINE else _sampled(SAMPLED[name])
     return {"name": name, "max_steps": STEPS, "save_steps": SAVE_STEPS, "learning_rate": 1e-2, **stage}
 
 
@@ -86,7 +83,7 @@ def single(name: str) -> Case:
 
 
 def path() -> Case:
-    """A path of three stages (sft with early stopping, dpo, grpo) with two gates, an evaluation, a test set, a report."""
+    """A path of three stages (sft with early stopping, dpo, grpo) with two gates, evaluation, test set and report."""
     gate = {"metric": "small_letters"}
     stages = [
         {**_stage("sft"), "early_stopping": {"patience": 5}, "eval_steps": 2, "gate": gate},

@@ -1,4 +1,4 @@
-"""Errors of the disk at every file operation, reads included; a real small file system; outputs that cannot be written."""
+"""Errors of the disk at every file operation, also at reads; a small file system, outputs that cannot be written to."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def plan(plan: Plan) -> list[Trial]:
 
 
 def at_operation(baseline: Baseline, at: int, code: int, lasting: bool, folder: Path) -> Iterator[Result]:
-    """Raises an error at one operation of a run, or with `lasting` also at all later ones; then the same command again."""
+    """Raises an error at one operation of a run, with `lasting` also at later ones; then the same command again."""
     prepared(baseline.case, folder)
     ended = trials.run(trials.rung(*RUN, before=raising(folder, at, code, lasting)), folder)
     name = errno.errorcode[code]

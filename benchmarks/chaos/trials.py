@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -137,7 +138,7 @@ def finish(
 
 
 def _ended(body: Body) -> int:
-    """The exit code that Python would give: of SystemExit, 1 for another exception, 120 where output cannot be flushed."""
+    """The exit code that Python would give: that of SystemExit, 1 after an exception, 120 if a flush fails."""
     try:
         code = body() or 0
     except SystemExit as ended:
@@ -218,10 +219,8 @@ def warm(body: Body, folder: Path) -> None:
     if ended.code != 0:
         sys.exit(f"a run without any fault fails: {ended.told}")
     for name in json.loads(names.read_text()):
-        try:
+        with suppress(ImportError):
             import_module(name)
-        except ImportError:
-            pass
 
 
 def rung(*arguments: str, before: Callable[[], None] | None = None) -> Body:
