@@ -34,7 +34,7 @@ ENVIRONMENT = {
 }
 
 
-KINDS = ("kills", "corruption", "disk", "processes")
+KINDS = ("kills", "corruption", "disk", "processes", "drift", "signals")
 
 
 def main() -> None:

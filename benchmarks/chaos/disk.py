@@ -100,7 +100,7 @@ def told_and_kept(ended: Ended, folder: Path, baseline: Baseline) -> tuple[str, 
         found = None  # it went on with a warning, and its exit code tells
     if found is not None and found[0] != REFUSED:
         return found
-    again, detail = goes_on(folder, baseline)
+    again, detail = goes_on(folder, baseline, other_saves=True)
     return (AFTERWARDS, "") if again == IDENTICAL else (again, f"afterwards: {detail}")
 
 
