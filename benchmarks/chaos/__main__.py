@@ -34,7 +34,7 @@ ENVIRONMENT = {
 }
 
 
-KINDS = ("kills", "corruption", "disk", "processes", "drift", "signals")
+KINDS = ("kills", "corruption", "disk", "processes", "drift", "signals", "soak", "scripts", "trl_trials")
 
 
 def main() -> None:
@@ -57,8 +57,13 @@ def main() -> None:
         shutil.rmtree(work, ignore_errors=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "results.json").write_text(json.dumps(results, indent=1))
-    failed = summary(results)
-    print(f"{len(results)} trials in {(time.monotonic() - begun) / 60:.1f} minutes, {failed} failed")
+    failed, minutes = summary(results), (time.monotonic() - begun) / 60
+    print(f"{len(results)} trials in {minutes:.1f} minutes, {failed} failed")
+    if set(asked.kinds) == set(KINDS):
+        from benchmarks.chaos.page import page
+
+        command = f"make {'chaos-quick' if asked.quick else 'chaos'}"
+        asked.out.write_text(page(results, command=command, seed=asked.seed, minutes=minutes), encoding="utf-8")
     sys.exit(1 if failed else 0)
 
 
@@ -82,12 +87,13 @@ def attacked(work: Path, kinds: Sequence[str], *, seed: int, quick: bool, jobs: 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> int:
     """Prints the counts of all groups and the trials that failed; returns how many failed."""
+    from benchmarks.chaos import trl_trials
     from benchmarks.chaos.frame import PASSED
 
     counts = Counter((one["kind"], one["group"], one["verdict"]) for one in results)
     for (kind, group, verdict), number in sorted(counts.items()):
         print(f"{kind:32} {group:28} {verdict:24} {number}")
-    failed = [one for one in results if one["verdict"] not in PASSED]
+    failed = [one for one in results if one["verdict"] not in PASSED and one["kind"] != trl_trials.KIND]
     for one in failed:
         print(f"FAILED {one['kind']}, {one['group']}: {one['trial']}: {one['verdict']}: {one['detail']}")
     return len(failed)

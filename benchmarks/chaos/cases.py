@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-SAVE_STEPS = 2
-STEPS = 5
+SAVE_STEPS = 3  # in the middle of a rollout, which is used in two steps
+STEPS = 7
 REWARD = '''
 def small_letters(completion: str) -> float:
     """The share of the letters a to m, so that the answers of a random model differ."""
@@ -47,13 +47,14 @@ class Case:
 
     def write(self, folder: Path) -> None:
         """Writes `run.yaml`, the data and the reward into a folder."""
-        for name, rows in _rows().items():
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for name, several in rows().items():
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in several))
         (folder / "judge.py").write_text(REWARD)
         (folder / "run.yaml").write_text(yaml.safe_dump(dict(self.config), sort_keys=False))
 
 
-def _rows() -> dict[str, list[dict[str, Any]]]:
+def rows() -> dict[str, list[dict[str, Any]]]:
+    """The rows of the data of all cases, by the name of their file."""
     numbers = range(12)
     return {
         "texts": [{"prompt": f"number {i}", "completion": f"it is {i}"} for i in numbers],
@@ -87,8 +88,8 @@ def path() -> Case:
     gate = {"metric": "small_letters"}
     stages = [
         {**_stage("sft"), "early_stopping": {"patience": 5}, "eval_steps": 2, "gate": gate},
-        {**_stage("dpo"), "max_steps": 3},
-        {**_stage("grpo"), "max_steps": 3, "gate": gate},
+        {**_stage("dpo"), "max_steps": 4},
+        {**_stage("grpo"), "max_steps": 4, "gate": gate},
     ]
     halves = ({"to": 0.5}, {"from": 0.5})
     validation, test = ({"path": "prompts.jsonl", "share": half} for half in halves)

@@ -66,10 +66,15 @@ def at_operation(baseline: Baseline, at: int, code: int, lasting: bool, folder: 
     ended = trials.run(trials.rung(*RUN, before=raising(folder, at, code, lasting)), folder)
     name = errno.errorcode[code]
     trial = f"{name} at point {at}{' and ever after' if lasting else ''}: {baseline.reads[at]}"
-    yield Result(KIND, f"{baseline.case}, {name}", trial, *told_and_kept(ended, folder, baseline))
+    yield Result(
+        KIND,
+        f"{name}, {'the path' if baseline.case == 'path' else 'single stages'}",
+        trial,
+        *told_and_kept(ended, folder, baseline),
+    )
 
 
-def raising(folder: Path, at: int, code: int, lasting: bool) -> Callable[[], None]:
+def raising(folder: Path, at: int, code: int, lasting: bool, below: str = "runs") -> Callable[[], None]:
     """A function that makes the process that calls it meet an OSError at point `at` of its file operations."""
 
     def before() -> None:
@@ -82,7 +87,7 @@ def raising(folder: Path, at: int, code: int, lasting: bool) -> Callable[[], Non
                 half()
                 raise OSError(code, os.strerror(code), label.rpartition(" ")[2])
 
-        points.install(folder / "runs", act, reads=True)
+        points.install(folder / below, act, reads=True)
 
     return before
 

@@ -27,7 +27,8 @@ DIFFERS, TRACEBACK, HUNG, FAILED, LEFT, SILENT = (
 )
 UNTOLD, AFTERWARDS = "identical, nothing to tell", "told, and identical afterwards"
 IMPOSSIBLE = "not possible here"
-PASSED = (IDENTICAL, REFUSED, NOTICED, UNTOLD, AFTERWARDS, IMPOSSIBLE)
+PASSES = "passes"
+PASSED = (PASSES, IDENTICAL, REFUSED, NOTICED, UNTOLD, AFTERWARDS, IMPOSSIBLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,9 @@ def in_folder(trial: Trial) -> Callable[[], Iterator[dict[str, Any]]]:
                 yield result.as_json()
         except Exception:  # one trial that cannot be made must not end the others
             told = traceback.format_exc().strip().splitlines()
-            yield Result("the harness", "errors", str(trial), "error of the harness", " / ".join(told[-4:])).as_json()
+            yield Result(
+                "the harness", "errors", str(trial)[:80], "error of the harness", " / ".join(told[-4:])
+            ).as_json()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -17,6 +17,7 @@ from benchmarks.chaos.frame import FAILED, IDENTICAL, REFUSED, Plan, Result, Tri
 INSTANTS, OPERATIONS = "kills at random instants", "kills at file operations"
 CASES = (*ALGORITHMS, "path", "grpo, reward in a worker")
 ATTEMPTS = 5
+KILLS, LOST = "kills", "lost steps"
 _step = re.compile(r"step-(\d+)$")
 
 
@@ -71,11 +72,11 @@ def _went_on(kind: str, baseline: Baseline, trial: str, killed: int, lost: int, 
         verdict = FAILED  # a killed run has to go on without help
     if verdict == IDENTICAL and not killed:
         verdict, detail = FAILED, "the run was never killed"
-    return Result(kind, baseline.case, trial, verdict, detail, {"kills": killed, "lost": lost})
+    return Result(kind, baseline.case, trial, verdict, detail, {KILLS: killed, LOST: lost})
 
 
-def killing(folder: Path, at: int) -> Callable[[], None]:
-    """A function that makes the process that calls it kill itself at point `at` of its file operations."""
+def killing(folder: Path, at: int, below: str = "runs") -> Callable[[], None]:
+    """A function that makes the process that calls it kill itself at point `at` of its operations in a folder."""
 
     def before() -> None:
         seen = -1
@@ -87,7 +88,7 @@ def killing(folder: Path, at: int) -> Callable[[], None]:
                 half()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        points.install(folder / "runs", act)
+        points.install(folder / below, act)
 
     return before
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -33,7 +34,7 @@ Act = Callable[[str, Callable[[], None]], None]
 """What is done at a point: it gets the label, and a function that leaves the half of a file that native code wrote."""
 
 _real_open, _real_write, _real_fsync, _real_truncate = io.open, os.write, os.fsync, os.truncate
-_real_serialize = safetensors.torch.serialize_file
+_real_serialize, _real_save = safetensors.torch.serialize_file, torch.save
 _random_names = re.compile(r"[0-9a-f]{32}|(?<=\.)\d+$|(?<=tmp)[a-z0-9_]{8}")
 
 
@@ -122,6 +123,7 @@ def install(folder: Path, act: Act, *, reads: bool = False) -> None:
     os.write = _writing(hook)
     os.fsync = _syncing(hook)
     safetensors.torch.serialize_file = _serializing(hook)
+    torch.save = _saving(hook)
 
 
 def _opening(hook: _Hook) -> Any:
@@ -175,15 +177,28 @@ def _syncing(hook: _Hook) -> Any:
 
 def _serializing(hook: _Hook) -> Any:
     def serialize_file(tensors: Any, filename: Any, *more: Any, **named: Any) -> None:
-        name = hook.relative(filename)
         try:
-            if name is not None:
-                hook.point(f"save_file {name}")
-            _real_serialize(tensors, filename, *more, **named)
-            if name is not None:
-                size = os.path.getsize(filename)
-                hook.point(f"rest of save_file {name}", lambda: _real_truncate(filename, size // 2))
+            _natively(hook, filename, lambda: _real_serialize(tensors, filename, *more, **named))
         except OSError as error:  # as native code tells it
             raise SafetensorError(f"Error while serializing: I/O error: {error}") from None
 
     return serialize_file
+
+
+def _saving(hook: _Hook) -> Any:
+    def save(value: Any, file: Any, *more: Any, **named: Any) -> None:
+        _natively(hook, file, lambda: _real_save(value, file, *more, **named))
+
+    return save
+
+
+def _natively(hook: _Hook, file: Any, write: Callable[[], None]) -> None:
+    """Calls what writes a whole file without Python's files, with a point before it and one with half of the file."""
+    name = hook.relative(file) if isinstance(file, str | os.PathLike) else None
+    if name is None:
+        write()
+        return
+    hook.point(f"save_file {name}")
+    write()
+    size = os.path.getsize(file)
+    hook.point(f"rest of save_file {name}", lambda: _real_truncate(file, size // 2))
