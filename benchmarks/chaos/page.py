@@ -23,7 +23,8 @@ def page(results: Sequence[Row], *, command: str, seed: int, minutes: float) -> 
     lines = ["# Reliability", "", *wrapped(INTRODUCTION), ""]
     lines += wrapped(
         f"Written by `{command}` (seed {seed}, {len(results)} trials, {minutes:.0f} minutes, Python"
-        f" {platform.python_version()}, {platform.machine()}). A trial that failed is a fault that is known and not yet mended."
+        f" {platform.python_version()}, {platform.machine()})."
+        " A trial that failed is a fault that is known and not yet mended."
     )
     lines += ["", "| attack | trials | passed |", "|---|---|---|"]
     for kind in ABOUT:
