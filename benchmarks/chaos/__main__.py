@@ -59,7 +59,7 @@ def main() -> None:
     (RESULTS / "results.json").write_text(json.dumps(results, indent=1))
     failed, minutes = summary(results), (time.monotonic() - begun) / 60
     print(f"{len(results)} trials in {minutes:.1f} minutes, {failed} failed")
-    if set(asked.kinds) == set(KINDS):
+    if asked.kinds == KINDS:
         from benchmarks.chaos.page import page
 
         command = f"make {'chaos-quick' if asked.quick else 'chaos'}"
@@ -73,9 +73,9 @@ def attacked(work: Path, kinds: Sequence[str], *, seed: int, quick: bool, jobs: 
     from benchmarks.chaos.frame import Plan, in_folder
 
     trials.adopt_orphans()
-    recorded = baselines.in_another_process(list(cases.every()), work / "baselines")
+    recording = baselines.start_another_process(list(cases.every()), work / "baselines")
     baselines.warm(work / "warm")
-    plan = Plan(recorded, seed, quick)
+    plan = Plan(baselines.recorded(recording, work / "baselines"), seed, quick)
     planned = [trial for kind in kinds for trial in import_module(f"benchmarks.chaos.{kind}").plan(plan)]
     plan.random("order").shuffle(planned)  # so that both processes are busy to the end
     print(f"{len(planned)} trials", flush=True)

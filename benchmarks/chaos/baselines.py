@@ -14,17 +14,19 @@ from benchmarks.chaos import cases, points, trials
 from benchmarks.chaos.compare import Tree, tree
 
 RUN = ("run", "run.yaml")
+FILE = "baselines.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A case that ran undisturbed: its files, its duration, and the labels of its points without and with reads."""
+    """A case that ran undisturbed: its files and their bytes, its seconds, its points without and with reads."""
 
     case: str
     tree: Tree
     seconds: float
     points: tuple[str, ...]
     reads: tuple[str, ...]
+    size: int = 0
 
 
 def record(name: str, folder: Path) -> Baseline:
@@ -40,7 +42,8 @@ def record(name: str, folder: Path) -> Baseline:
     ended = trials.run(trials.rung(*RUN), plain)
     if ended.code != 0:
         sys.exit(f"{name} fails without any fault: {ended.told}")
-    return Baseline(name, tree(plain / "runs"), ended.seconds, labels(counted), labels(read, reads=True))
+    size = sum(file.stat().st_size for file in plain.glob("runs/**/*") if file.is_file())
+    return Baseline(name, tree(plain / "runs"), ended.seconds, labels(counted), labels(read, reads=True), size)
 
 
 def labels(folder: Path, *, reads: bool = False) -> tuple[str, ...]:
@@ -62,11 +65,18 @@ def labels(folder: Path, *, reads: bool = False) -> tuple[str, ...]:
     return tuple(file.read_text().splitlines())
 
 
-def in_another_process(names: list[str], folder: Path) -> dict[str, Baseline]:
-    """Records cases in a process of its own, whose sets and dicts hash in another order."""
+def start_another_process(names: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Begins to record cases in a process of its own, whose sets and dicts hash in another order."""
+    folder.mkdir()
     command = [sys.executable, "-m", "benchmarks.chaos.baselines", str(folder), *names]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "1"})
-    loaded: Mapping[str, dict] = json.loads((folder / "baselines.json").read_text())
+    return subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": "1"})
+
+
+def recorded(process: subprocess.Popen[bytes], folder: Path) -> dict[str, Baseline]:
+    """Waits for a process that records cases, and reads what it has recorded; exits where it failed."""
+    if process.wait() != 0:
+        sys.exit("a run without any fault cannot be recorded")
+    loaded: Mapping[str, dict] = json.loads((folder / FILE).read_text())
     return {
         name: Baseline(**{**fields, "points": tuple(fields["points"]), "reads": tuple(fields["reads"])})
         for name, fields in loaded.items()
@@ -74,12 +84,12 @@ def in_another_process(names: list[str], folder: Path) -> dict[str, Baseline]:
 
 
 def main() -> None:
-    """Records the cases that the command line names in a folder, in `baselines.json`."""
+    """Records the cases that the command line names in a folder, in `FILE`."""
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     trials.adopt_orphans()
     warm(folder / "warm")
     found = {name: asdict(record(name, folder / str(number))) for number, name in enumerate(names)}
-    (folder / "baselines.json").write_text(json.dumps(found))
+    (folder / FILE).write_text(json.dumps(found))
 
 
 def warm(folder: Path) -> None:

@@ -38,7 +38,6 @@ READ_ERRORS = (errno.EACCES, errno.EIO)
 SINGLE = ("sft", "ppo", "grpo")
 NOBODY = 65534
 CLONE_NEWNS, MS_REC, MS_PRIVATE, MS_REMOUNT = 0x20000, 0x4000, 1 << 18, 32
-SPACE = 2_500_000  # bytes that the run of the path takes
 STEPS = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 
 
@@ -118,7 +117,7 @@ def full_file_system(baseline: Baseline, share: float, folder: Path) -> Iterator
     except OSError as error:
         yield Result(KIND, group, trial, IMPOSSIBLE, str(error))
         return
-    mount(int(SPACE * share))
+    mount(int(baseline.size * share))
     ended = trials.run(trials.rung(*RUN), folder)
     mount(200_000_000)
     verdict, detail = told_and_kept(ended, folder, baseline)

@@ -35,7 +35,9 @@ def page(results: Sequence[Row], *, command: str, seed: int, minutes: float) -> 
         lines.append(f"| trials that the harness could not make | {len(unknown)} | 0 |")
     for kind, text in ABOUT.items():
         lines += ["", f"## {kind.capitalize()}", *wrapped(text), "", *table(of_kind(own, kind))]
-    lines += ["", "## TRL 1.16", *wrapped(TRL), "", *trl_table([one for one in results if one not in own])]
+    others = [one for one in results if one["kind"] == trl_trials.KIND]
+    if others:
+        lines += ["", "## TRL 1.16", *wrapped(TRL), "", *trl_table(others)]
     failed = [one for one in own if one["verdict"] not in PASSED]
     if failed:
         lines += ["", "## What failed", *failures(failed)]

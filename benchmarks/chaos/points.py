@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ Act = Callable[[str, Callable[[], None]], None]
 """What is done at a point: it gets the label, and a function that leaves the half of a file that native code wrote."""
 
 _real_open, _real_write, _real_fsync, _real_truncate = io.open, os.write, os.fsync, os.truncate
-_real_serialize, _real_save = safetensors.torch.serialize_file, torch.save
+_real_serialize, _real_save = safetensors.serialize_file, torch.save
 _random_names = re.compile(r"[0-9a-f]{32}|(?<=\.)\d+$|(?<=tmp)[a-z0-9_]{8}")
 
 
@@ -47,7 +48,7 @@ class _Hook:
 
     def __init__(self, folder: Path, act: Act, reads: bool):
         self.root, self.act, self.reads, self.process = os.path.realpath(folder), act, reads, os.getpid()
-        self.busy = False
+        self.inside = threading.local()  # what `act` itself does to files is no point
 
     def relative(self, path: Any, folder_descriptor: int | None = None) -> str | None:
         """The path below the watched folder, without random parts; None if it is elsewhere."""
@@ -71,12 +72,12 @@ class _Hook:
             return None
 
     def point(self, label: str, half: Callable[[], None] = _nothing) -> None:
-        if not self.busy:
-            self.busy = True
+        if not getattr(self.inside, "act", False):
+            self.inside.act = True
             try:
                 self.act(label, half)
             finally:
-                self.busy = False
+                self.inside.act = False
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
@@ -122,7 +123,7 @@ def install(folder: Path, act: Act, *, reads: bool = False) -> None:
     builtins.open = io.open = _opening(hook)
     os.write = _writing(hook)
     os.fsync = _syncing(hook)
-    safetensors.torch.serialize_file = _serializing(hook)
+    setattr(safetensors.torch, "serialize_file", _serializing(hook))  # noqa: B010
     torch.save = _saving(hook)
 
 

@@ -26,7 +26,7 @@ def write_start(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def small_letters(completions: list[str], **columns: object) -> list[float]:
+def small_letters(completions: list[str], **columns: object) -> list[float | None]:
     """The reward of the cases, in the form that TRL calls."""
     return [sum("a" <= letter <= "m" for letter in text) / max(len(text), 1) for text in completions]
 
@@ -52,7 +52,12 @@ def body(name: str, start: Path, before: Callable[[], None] | None = None) -> Ca
 def make_trainer(name: str, start: Path) -> Any:
     """A trainer with the data, the seed, the steps and the saves of the cases of rung."""
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     rows = {name: Dataset.from_list(several) for name, several in cases.rows().items()}
     common: dict[str, Any] = {
