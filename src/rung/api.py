@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rung.algorithm import Algorithm
+from rung.artifacts.finished import verified
 from rung.artifacts.locate import locate
 from rung.config import load_config, parse_config, resolve
 from rung.config.algorithms import make_algorithm
@@ -82,7 +83,7 @@ def train(
     rows = None if isinstance(data, str | Mapping) else data
     return build_stage(
         stage_settings(config, path, made, rows=rows, rewards=_several(rewards)),
-        start=named,
+        start=verified(named),
         reference=None,
         critic=named if own_critic else None,
         teacher=None if config.teacher is None else locate(config.teacher, base=path.base, runs=Path(path.output)),
@@ -97,11 +98,13 @@ def _several(rewards: RewardSource | Iterable[RewardSource]) -> tuple[RewardSour
     return (cast(RewardSource, rewards),) if alone else tuple(cast("Iterable[RewardSource]", rewards))
 
 
-def run(config: str | Path, *overrides: str, new: bool = False, fully_shard: bool = False) -> Run:
+def run(
+    config: str | Path, *overrides: str, new: bool = False, fully_shard: bool = False, allow_drift: bool = False
+) -> Run:
     """Runs all stages of a path, as the command `rung run CONFIG OVERRIDE ...` does. Raises UserError.
 
-    `new` and `fully_shard` correspond to the flags `--new` and `--fully-shard`.
+    `new`, `fully_shard` and `allow_drift` correspond to the flags `--new`, `--fully-shard` and `--allow-drift`.
     """
     from rung.pipeline.runner import run_path
 
-    return run_path(load_config(config, overrides), new=new, fully_shard=fully_shard)
+    return run_path(load_config(config, overrides), new=new, fully_shard=fully_shard, allow_drift=allow_drift)

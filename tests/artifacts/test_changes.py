@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rung.artifacts.changes import PATH_KEYS, STAGE_KEYS, date_of, record_changes, refuse_changes
-from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE
+from rung.artifacts.folder import CONFIG, DONE, LINEAGE
 from rung.artifacts.lineage import Change, Lineage
 from rung.config import PathConfig, parse_config, resolve
 from rung.errors import ConfigError
@@ -86,7 +86,7 @@ def test_these_keys_of_the_path_may_change_until_the_run_has_finished(run: Path,
     start(run, config(run.parent, nested(key, before)))
     asked = config(run.parent, nested(key, after))
     assert changes(run, asked) == [(key, before, after)]
-    write_text(run / FINISHED, "")
+    write_text(run / DONE, "")
     assert refused(run, asked) == f"{key} (the run has finished)"
 
 

@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 
 from rung.artifacts.changes import refuse_changes
-from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE, run_folder
+from rung.artifacts.claim import claimed
+from rung.artifacts.finished import finish_run, finish_stage
+from rung.artifacts.folder import CONFIG
 from rung.artifacts.lineage import Lineage, StageRecord, hash_weights
 from rung.artifacts.locate import locate, suggest_models
 from rung.config import PathConfig, parse_config, resolve
+from rung.distributed.ranks import Ranks
 from rung.errors import CheckpointError, ConfigError
 from rung.utils.files import write_text
 from rung.utils.yaml_file import as_yaml
@@ -23,13 +26,17 @@ def config(folder: Path, **more: Any) -> PathConfig:
 
 def test_a_new_run_takes_the_first_free_number(tmp_path: Path) -> None:
     asked = config(tmp_path)
-    assert run_folder(asked, True) == run_folder(asked, False) == tmp_path / "climb"
-    (tmp_path / "climb").mkdir()
-    assert run_folder(asked, False) == tmp_path / "climb"
-    assert run_folder(asked, True) == tmp_path / "climb-2"
-    (tmp_path / "climb-2").mkdir()
-    (tmp_path / "climb-4").mkdir()
-    assert run_folder(asked, True) == tmp_path / "climb-3"
+
+    def folder(new: bool) -> Path:
+        with claimed(asked, new, Ranks()) as chosen:
+            return chosen
+
+    assert folder(True) == folder(False) == tmp_path / "climb"
+    assert not (tmp_path / "climb").exists(), "an empty folder is not left behind"
+    for taken in ("climb", "climb-2", "climb-4"):
+        write_text(tmp_path / taken / "any", "")
+    assert folder(False) == tmp_path / "climb"
+    assert folder(True) == tmp_path / "climb-3"
 
 
 def changed(folder: Path, **more: Any) -> str:
@@ -98,10 +105,9 @@ def run(tmp_path: Path) -> Path:
     """Stage `sft` is done and promoted; `more` is not done; a model of each is there."""
     folder = tmp_path / "climb"
     write_text(folder / CONFIG, as_yaml(config(tmp_path).dump()))
-    Lineage(stages=(record("sft", "promoted", weights="x"),)).save(folder / LINEAGE)
     for stage in ("sft", "more"):
         write_text(folder / stage / "model" / "config.json", "{}")
-    write_text(folder / "sft" / DONE, "promoted\n")
+    finish_stage(folder / "sft", record("sft", "promoted", weights="x"))
     return folder
 
 
@@ -136,9 +142,9 @@ def test_what_is_not_there_or_not_done_is_told(run: Path, spec: str, said: str) 
 
 
 def test_a_finished_run_is_its_last_accepted_stage(run: Path) -> None:
-    write_text(run / FINISHED, "x")
+    finish_run(run, [])
     assert found("run:climb", run.parent) == found("climb", run.parent) == str(run / "sft" / "model")
-    Lineage(stages=(record("sft", "kept", weights="x"),)).save(run / LINEAGE)
+    finish_stage(run / "sft", record("sft", "kept", weights="x"))
     with pytest.raises(ConfigError, match=r"no stage of the run in .* was promoted") as caught:
         found("run:climb", run.parent)
     assert "`run:climb/sft`, `run:climb/more`" in caught.value.remedy
@@ -148,7 +154,7 @@ def test_a_stage_that_trained_nothing_is_what_it_started_from(run: Path) -> None
     (run / "sft" / "model" / "config.json").unlink()
     with pytest.raises(CheckpointError, match="sft/model is missing"):
         found("run:climb/sft", run.parent)
-    Lineage(stages=(record("sft", "promoted"),)).save(run / LINEAGE)
+    finish_stage(run / "sft", record("sft", "promoted"))
     assert found("run:climb/sft", run.parent) == "tiny:llama"
 
 

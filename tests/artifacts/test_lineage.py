@@ -1,7 +1,5 @@
 """The lineage of a run: it comes back as it was written, and weights are named by their hash."""
 
-import json
-
 import pytest
 
 from helpers.evaluations import evaluation, scores_before_and_after
@@ -9,6 +7,7 @@ from rung.artifacts.lineage import Lineage, StageRecord, hash_weights
 from rung.config.gate import GateConfig
 from rung.errors import CheckpointError
 from rung.evaluation.gate import Decision, decide
+from rung.utils.sealed import write_sealed
 
 
 def gated() -> Decision:
@@ -48,34 +47,15 @@ def test_stages_without_a_gate_are_accepted_and_reward_models_are_not():
     assert lineage.with_stage(record("grpo", "inconclusive")).last_accepted() == record("sft", "trained")
 
 
-def test_a_lineage_of_an_earlier_version_is_read_with_the_words_of_today(tmp_path):
-    """There, a stage without a gate was promoted, and only a reward model was trained."""
-    decision = json.loads(gated().model_dump_json())
-    old = [
-        {"stage": "prompting", "start": "x", "outcome": "promoted", "weights": None, "reads": {}, "decision": None},
-        {"stage": "sft", "start": "x", "outcome": "promoted", "weights": "ab", "reads": {}, "decision": None},
-        {"stage": "rm", "start": "sft", "outcome": "trained", "weights": "cd", "reads": {}, "decision": None},
-        {"stage": "dpo", "start": "sft", "outcome": "promoted", "weights": "ef", "reads": {}, "decision": decision},
-        {"stage": "grpo", "start": "dpo", "outcome": "kept", "weights": "01", "reads": {}, "decision": decision},
-    ]
-    (tmp_path / "lineage.json").write_text(json.dumps({"stages": old}))
-    lineage = Lineage.load(tmp_path / "lineage.json")
-    outcomes = [(record.outcome, record.makes_policy) for record in lineage.stages]
-    assert outcomes == [
-        ("baseline", True),
-        ("trained", True),
-        ("trained", False),
-        ("promoted", True),
-        ("kept", True),
-    ]
-    lineage.save(tmp_path / "lineage.json")
-    assert Lineage.load(tmp_path / "lineage.json") == lineage
-
-
 def test_a_damaged_lineage_is_named(tmp_path):
-    (tmp_path / "lineage.json").write_text(json.dumps({"stages": [{"stage": 3}]}))
+    file = tmp_path / "lineage.json"
+    write_sealed(file, {"stages": [{"stage": 3}]})
     with pytest.raises(CheckpointError, match=r"lineage.json is not a lineage"):
-        Lineage.load(tmp_path / "lineage.json")
+        Lineage.load(file)
+    Lineage(stages=(StageRecord(stage="sft", start="x", outcome="kept", reads={"test": 1}),)).save(file)
+    file.write_text(file.read_text().replace('"test": 1', '"test": 0'))
+    with pytest.raises(CheckpointError, match=r"lineage.json is damaged, or was edited"):
+        Lineage.load(file)
     assert Lineage.load(tmp_path / "none.json") == Lineage()
 
 

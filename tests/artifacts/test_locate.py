@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rung.artifacts.lineage import Lineage, StageRecord
+from rung.artifacts.finished import finish_run, finish_stage
+from rung.artifacts.lineage import StageRecord
 from rung.artifacts.locate import locate, suggest_models
 from rung.errors import CheckpointError, ConfigError
 from rung.models.names import check_hub
@@ -20,9 +21,8 @@ def stage(run: Path, name: str, *, start: str = "tiny:base", model: bool = True,
         (folder / "model").mkdir()
         (folder / "model" / "config.json").write_text("{}")
     if done:
-        (folder / "DONE").write_text("promoted\n")
         record = StageRecord(stage=name, start=start, outcome="promoted", weights="ab" if model else None)
-        Lineage.load(run / "lineage.json").with_stage(record).save(run / "lineage.json")
+        finish_stage(folder, record)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def runs(tmp_path: Path) -> Path:
     stage(runs / "whole", "prompting", model=False)
     stage(runs / "whole", "sft", start="prompting")
     stage(runs / "whole", "again", start="sft", model=False)
-    (runs / "whole" / "report.html").write_text("")
+    finish_run(runs / "whole", [])
     stage(runs / "half", "sft")
     stage(runs / "half", "dpo", start="sft", done=False)
     return runs
@@ -101,7 +101,8 @@ def test_what_holds_no_model_is_told_with_names_that_come_near(runs: Path, spec:
 
 
 def test_a_run_that_promoted_nothing_has_no_final_policy(runs: Path):
-    Lineage().save(runs / "whole" / "lineage.json")
+    for name in ("prompting", "sft", "again"):
+        finish_stage(runs / "whole" / name, StageRecord(stage=name, start="tiny:base", outcome="kept", weights="ab"))
     with pytest.raises(ConfigError, match="no stage of the run") as caught:
         located("run:whole", runs)
     assert "`run:whole/sft`" in caught.value.remedy

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from rung.algorithm import Algorithm, DataKind, Need
-from rung.artifacts.folder import CONFIG, LINEAGE
-from rung.artifacts.lineage import Lineage, StageRecord
+from rung.artifacts.finished import finish_stage
+from rung.artifacts.folder import CONFIG
+from rung.artifacts.lineage import StageRecord
 from rung.cli import show
 from rung.errors import ConfigError
 from rung.utils.files import write_text
@@ -49,7 +50,8 @@ def test_a_run_is_found_by_folder_or_by_name(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_not_over_tells_its_stages(tmp_path: Path) -> None:
-    Lineage(stages=(StageRecord(stage="sft", start="tiny:llama", outcome="promoted"),)).save(tmp_path / LINEAGE)
+    write_text(tmp_path / CONFIG, "stages: [{name: sft}]\n")
+    finish_stage(tmp_path / "sft", StageRecord(stage="sft", start="tiny:llama", outcome="promoted"))
     console = Console(file=io.StringIO(), width=200)
     console.print(show.report(tmp_path))
     assert isinstance(console.file, io.StringIO)

@@ -57,7 +57,7 @@ def test_dropped_and_noticed_rows_are_told_on_the_terminal_in_the_lineage_and_in
 def interrupted(config: Path) -> Path:
     """The folder of a run that was killed in its third step."""
     folder = rung.run(config).folder
-    for name in ("lineage.json", "report.html", "sft/DONE"):
+    for name in ("DONE", "report.html", "sft/DONE", "sft/evaluation.json"):
         (folder / name).unlink()
     return folder
 
@@ -68,7 +68,7 @@ def interrupted(config: Path) -> Path:
 def test_a_stage_does_not_go_on_with_other_rows(config, rows) -> None:
     interrupted(config)
     write(config.parent / "rows.jsonl", rows)
-    with pytest.raises(DataError, match=r"the rows are not those with which this stage began \(10 rows then\)"):
+    with pytest.raises(DataError, match=r"the rows are not those with which this stage began: 8 rows before"):
         rung.run(config)
 
 

@@ -34,7 +34,7 @@ def test_a_run_keeps_the_date_of_its_start(config, monkeypatch) -> None:
     folder = rung.run(config, "name=a").folder
     stage = next(file.parent for file in folder.rglob("data.json"))
     begun = json.loads((stage / "data.json").read_text())["fingerprint"]
-    for name in (folder / "lineage.json", folder / "report.html", stage / "DONE"):
+    for name in (folder / "DONE", folder / "report.html", stage / "DONE"):
         name.unlink()
     monkeypatch.setattr(templates, "_first_day", lambda: datetime.date(2001, 1, 1))
     assert rung.run(config, "name=a").finished

@@ -81,11 +81,16 @@ def test_shots_are_a_sample_by_the_seed_and_all_may_be_asked_for(tmp_path: Path)
         exam(tmp_path).shots(1)
 
 
-def test_what_was_measured_is_read_again_and_not_measured(tmp_path: Path) -> None:
+def test_what_was_measured_is_read_again_and_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     taken = exam(tmp_path, max_completion_length=2)
     file = tmp_path / "kept" / "evaluation.json"
     first = taken.evaluate("tiny:llama", "validation", 0, file)
-    assert taken.evaluate("tiny:nothing of the kind", "validation", 0, file) == first
+    written = file.stat().st_mtime_ns
+    assert taken.evaluate("tiny:llama", "validation", 0, file) == first
+    assert file.stat().st_mtime_ns == written
+    other = taken.evaluate("tiny:qwen3", "validation", 0, file)
+    assert "belongs to another model or other items; the model is evaluated again" in capsys.readouterr().out
+    assert taken.evaluate("tiny:qwen3", "validation", 0, file) == other != first
 
 
 def test_a_set_that_is_not_named_is_missed_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_gates_read_validation_and_the_test_set_is_read_once(done: Run) -> None:
     assert reads["prompting"] == {"validation": 2, "test": 1}
     assert reads["sft"] == {"validation": 1, "test": 1}
     files = {file.name for file in (done.folder / "prompting").glob("*.json")}
-    assert files == {"evaluation.json", "evaluation-2-shot.json", "test.json", "test-2-shot.json"}
+    assert files == {"start.json", "evaluation.json", "evaluation-2-shot.json", "test.json", "test-2-shot.json"}
     validation, test = ((done.folder / "sft" / f"{name}.jsonl").read_text() for name in ("evaluation", "test"))
     assert not set(validation.splitlines()) & set(test.splitlines())
 
@@ -88,7 +88,7 @@ def test_another_config_is_refused_by_the_names_of_its_keys(done: Run, home: Pat
 def test_a_run_that_lost_its_last_stage_makes_that_one_again_and_ends_alike(done: Run, home: Path) -> None:
     weights = hash_weights(done.folder / "grpo" / "model")
     kept = (done.folder / "sft" / "metrics.jsonl").stat().st_mtime_ns
-    for name in ("grpo/DONE", "grpo/evaluation.json", "report.html"):
+    for name in ("grpo/DONE", "grpo/evaluation.json", "DONE"):
         (done.folder / name).unlink()
     again = run_path(config(home))
     assert again.lineage == done.lineage
@@ -125,16 +125,22 @@ def digits(completions, **columns):
 """
 
 
-def test_a_signal_while_the_last_stage_is_judged_leaves_the_test_set_unread(small_path: Path) -> None:
+@pytest.mark.process
+def test_a_signal_while_a_stage_is_judged_ends_the_run_at_once_and_leaves_the_test_set_unread(small_path: Path) -> None:
     only = {"name": "sft", "algorithm": "sft", "data": "train", "max_steps": 1}
-    asked = config(small_path, ["gate=null", f"stages=[{only}]"])
+    overrides = ["gate=null", f"stages=[{only}]"]
     (small_path / "reward.py").write_text(STOPPING)
-    run = run_path(asked)
-    assert run.exit_code(strict=False) == 75
-    assert (run.folder / "sft" / "DONE").exists()
-    assert not (run.folder / "sft" / "test.json").exists()
-    assert run_path(asked).finished
-    assert (run.folder / "sft" / "test.json").exists()
+    ended = subprocess.run(
+        [sys.executable, "-m", "rung", "run", "small.yaml", *overrides], capture_output=True, text=True
+    )
+    assert ended.returncode == 75
+    assert ended.stderr.strip() == "stopped; the same command resumes"
+    stage = small_path / "runs" / "small" / "sft"
+    assert (stage / "model").is_dir()
+    assert not (stage / "DONE").exists()
+    assert not (stage / "test.json").exists()
+    assert run_path(config(small_path, overrides)).finished
+    assert (stage / "test.json").exists()
 
 
 @pytest.mark.process

@@ -71,7 +71,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_its_logs_anew(tmp_path)
     tracker.start({})
     log_steps(tracker, [1, 2])
     tracker.truncate({})
-    assert tracker.offset() == {"metrics.jsonl": 0, "timing.jsonl": 0, "completions.jsonl": 0}
+    assert {mark["size"] for mark in tracker.offset().values()} == {0}
 
 
 def test_a_log_shorter_than_the_checkpoint_knows_is_refused(tmp_path):
@@ -79,7 +79,7 @@ def test_a_log_shorter_than_the_checkpoint_knows_is_refused(tmp_path):
     tracker.start({})
     log_steps(tracker, [1])
     with pytest.raises(CheckpointError, match=r"metrics.jsonl has \d+ bytes, but had 9999 when"):
-        tracker.truncate({"metrics.jsonl": 9999})
+        tracker.truncate({"metrics.jsonl": {"size": 9999}})
     assert len(lines(tmp_path / "metrics.jsonl")) == 1
 
 

@@ -1,6 +1,9 @@
 """Logs: what is cut, what is kept, and what a line may hold."""
 
+import errno
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -44,26 +47,70 @@ def test_an_offset_tells_the_files_that_are_there(tmp_path: Path) -> None:
     tracker = opened(tmp_path)
     assert tracker.offset() == {}
     tracker.log(1, {}, {})
-    assert tracker.offset() == {"metrics.jsonl": 12}
+    assert tracker.offset() == {"metrics.jsonl": {"size": 12, "sha256": hashlib.sha256(b'{"step": 1}\n').hexdigest()}}
 
 
 def test_files_are_cut_to_their_offsets_and_those_without_one_emptied(tmp_path: Path) -> None:
     tracker = opened(tmp_path)
     for step in (1, 2):
         tracker.log(step, {}, {"s": 1.0}, [{"x": 1}])
-    tracker.truncate({"metrics.jsonl": 12, "timing.jsonl": 42})
-    assert tracker.offset() == {"metrics.jsonl": 12, "timing.jsonl": 42, "completions.jsonl": 0}
+    tracker.truncate({"metrics.jsonl": {"size": 12}, "timing.jsonl": {"size": 42}})
+    assert sizes(tracker) == {"metrics.jsonl": 12, "timing.jsonl": 42, "completions.jsonl": 0}
 
 
 def test_a_file_one_byte_short_is_refused_and_one_of_its_size_is_not(tmp_path: Path) -> None:
     tracker = opened(tmp_path)
     tracker.log(1, {}, {})
-    tracker.truncate({"metrics.jsonl": 12})
+    tracker.truncate({"metrics.jsonl": {"size": 12}})
     with pytest.raises(CheckpointError, match=r"metrics.jsonl has 12 bytes, but had 13 when"):
-        tracker.truncate({"metrics.jsonl": 13})
+        tracker.truncate({"metrics.jsonl": {"size": 13}})
     with pytest.raises(CheckpointError, match=r"timing.jsonl has 0 bytes, but had 1 when"):
-        tracker.truncate({"metrics.jsonl": 12, "timing.jsonl": 1})
-    assert tracker.offset() == {"metrics.jsonl": 12}
+        tracker.truncate({"metrics.jsonl": {"size": 12}, "timing.jsonl": {"size": 1}})
+    assert sizes(tracker) == {"metrics.jsonl": 12}
+
+
+def sizes(tracker: JsonLines) -> dict[str, int]:
+    return {name: mark["size"] for name, mark in tracker.offset().items()}
+
+
+def test_a_log_that_was_edited_since_its_offset_is_refused(tmp_path: Path) -> None:
+    tracker = opened(tmp_path)
+    tracker.log(1, {"loss": 1.0}, {})
+    offsets = tracker.offset()
+    tracker.log(2, {"loss": 2.0}, {})
+    JsonLines(tmp_path).truncate(offsets)
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(file.read_text().replace("1.0", "9.0"))
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl is damaged, or was edited since"):
+        JsonLines(tmp_path).truncate(offsets)
+
+
+def test_lines_that_the_disk_refuses_are_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = opened(tmp_path)
+    tracker.log(1, {}, {})
+    file = tmp_path / "metrics.jsonl"
+    opening = Path.open
+
+    def full(path: Path, mode: str = "r", **more: object) -> object:
+        if "a" in mode:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return opening(path, mode, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        for step in (2, 3):
+            tracker.log(step, {}, {})
+        told = capsys.readouterr().out
+        assert told.count("No space left on device") == 1, "told once"
+        with pytest.raises(CheckpointError) as caught:
+            tracker.offset()
+        assert "free some space" in caught.value.remedy
+    assert file.read_text().count("\n") == 1
+    tracker.log(4, {}, {})
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 3, 4]
+    assert tracker.offset()["metrics.jsonl"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_trackers_keep_the_order_of_their_names(tmp_path: Path) -> None:
@@ -77,6 +124,6 @@ def test_trackers_keep_the_order_of_their_names(tmp_path: Path) -> None:
 
 def test_a_tracker_knows_its_folder_project_and_run(tmp_path: Path) -> None:
     jsonl, wandb = make_trackers(["jsonl", "wandb"], tmp_path, project="p", run_name="r")
-    assert vars(jsonl) == {"folder": tmp_path, "project": "p", "run_name": "r"}
+    assert vars(jsonl).items() >= {"folder": tmp_path, "project": "p", "run_name": "r"}.items()
     assert vars(wandb) == {"folder": tmp_path, "project": "p", "run_name": "r", "_run": None}
     wandb.finish()  # nothing was started

@@ -66,7 +66,7 @@ def test_a_path_stays_in_its_root(tmp_path: Path) -> None:
 def test_one_signal_asks_and_the_handlers_of_before_come_back() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     for number in (signal.SIGINT, signal.SIGTERM):
-        with StopFlag() as stop:
+        with StopFlag() as stop, stop.deferred():
             assert not stop.requested
             os.kill(os.getpid(), number)
             assert stop.requested

@@ -1,4 +1,4 @@
-"""One signal asks a run to stop after its step, a second one ends it at once; on real processes."""
+"""A signal ends a run at once; in a step it asks it to stop after the step, and a second one ends it at once."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ RUN = """
 import sys, time
 from rung.utils.signals import EXIT_STOPPED, StopFlag
 
-with StopFlag() as stop:
+with StopFlag() as stop, stop.deferred():
     print("ready", flush=True)
     while not stop.requested:
         time.sleep(0.01)
@@ -64,6 +64,32 @@ def test_a_second_signal_exits_at_once_with_75(second):
     assert output == ""
 
 
+AT_ONCE = """
+import sys, time
+from rung.utils.signals import StopFlag
+
+with StopFlag() as stop:
+    with stop.deferred():
+        pass
+    print("ready", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            print("caught", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_outside_a_step_ends_the_process_at_once_even_in_code_that_catches_everything(number):
+    run = subprocess.Popen([sys.executable, "-c", AT_ONCE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert read_line(run) == "ready\n"
+    run.send_signal(number)
+    output, errors = run.communicate(timeout=30)
+    assert (run.returncode, output) == (75, "")
+    assert errors.strip() == "stopped; the same command resumes"
+
+
 def test_the_handlers_of_before_are_back_after_leaving():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with StopFlag() as stop:
@@ -74,9 +100,9 @@ def test_the_handlers_of_before_are_back_after_leaving():
 
 def test_the_handlers_are_back_after_an_error_and_nest():
     before = signal.getsignal(signal.SIGTERM)
-    with StopFlag() as outer:
+    with StopFlag() as outer, outer.deferred():
         inner = StopFlag()
-        with suppress(RuntimeError), inner:
+        with suppress(RuntimeError), inner, inner.deferred():
             signal.raise_signal(signal.SIGTERM)
             raise RuntimeError
         assert inner.requested
@@ -106,7 +132,7 @@ def test_a_forked_child_has_the_handlers_of_before_and_can_be_terminated():
 
 
 def test_a_signal_after_a_fork_still_stops_the_parent():
-    with StopFlag() as stop:
+    with StopFlag() as stop, stop.deferred():
         child = os.fork()
         if child == 0:
             os._exit(int(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL))

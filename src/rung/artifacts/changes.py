@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from rung.artifacts.folder import CHECKPOINTS, CONFIG, DONE, EVALUATIONS, FINISHED, LINEAGE
+from rung.artifacts.folder import CHECKPOINTS, CONFIG, DONE, EVALUATIONS, LINEAGE
 from rung.artifacts.lineage import Change, Lineage
 from rung.config import PathConfig
 from rung.config.algorithms import algorithm_class
 from rung.config.migration import spelling
 from rung.errors import ConfigError
 from rung.training.checkpoint import newest_step
+from rung.utils.files import file_errors
 from rung.utils.yaml_file import as_yaml, read_yaml
 
 
@@ -101,15 +102,16 @@ def refuse_changes(config: PathConfig, folder: Path) -> list[Change]:
 def record_changes(changes: Sequence[Change], config: PathConfig, folder: Path) -> list[str]:
     """Adds changes to the lineage of a run, with the stage and step from which they apply; returns them in words.
 
-    Removes the evaluations of that stage, whose model may be trained further.
+    A change that names its stage keeps it. Removes the evaluations of that stage, whose model may be trained further.
     """
     lineage = Lineage.load(folder / LINEAGE)
     stage = next((stage.name for stage in config.stages if not (folder / stage.name / DONE).exists()), "")
     step = newest_step(folder / stage / CHECKPOINTS) if stage else 0
-    placed = [change.model_copy(update={"stage": stage, "step": step}) for change in changes]
+    placed = [each if each.stage else each.model_copy(update={"stage": stage, "step": step}) for each in changes]
     lineage.with_changes(placed).save(folder / LINEAGE)
-    for file in (folder / stage).glob(f"{EVALUATIONS}*") if stage else ():
-        file.unlink()
+    with file_errors(folder):
+        for file in (folder / stage).glob(f"{EVALUATIONS}*") if stage else ():
+            file.unlink()
     return [change.words for change in placed]
 
 
@@ -118,7 +120,7 @@ def _refused(change: _Difference, config: PathConfig, folder: Path) -> str | Non
     rule = _rule(change, config)
     if rule is None:
         return ""
-    if (folder / FINISHED).exists():
+    if (folder / DONE).exists():
         return "the run has finished"
     if change.stage and (folder / change.stage / DONE).exists():
         return "its stage has finished"

@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rung.data.fingerprints import difference
+from rung.data.report import DataReport
 from rung.errors import CheckpointError, DataError
-from rung.utils.files import write_text
+from rung.utils.sealed import read_sealed, write_sealed
 
 DATA = "data.json"
+_REMEDY = "restore it from a backup, or start a new run with `--new`"
 
 
 def write_data_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Writes the data card of a stage, `DataReport.as_dict()`, into its folder, atomically."""
-    write_text(folder / DATA, json.dumps(card, indent=1) + "\n")
+    write_sealed(folder / DATA, card)
 
 
 def read_data_card(folder: Path) -> dict[str, Any] | None:
     """The data card in the folder of a stage; None if it has none. Raises CheckpointError for a damaged file."""
     file = folder / DATA
-    if not file.exists():
-        return None
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-        return {**card, "rows": int(card["rows"]), "fingerprint": str(card["fingerprint"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{file} cannot be read ({error})", "restore it, or start a new run with --new"
-        ) from error
+    return read_sealed(file, _REMEDY) if file.exists() else None
 
 
-def refuse_other_rows(folder: Path, fingerprint: str) -> None:
-    """Raises DataError if the stage in `folder` began with other rows than those with this fingerprint."""
+def rows_changed(folder: Path, report: DataReport) -> tuple[str, str] | None:
+    """The rows with which a stage began and those of now, in words; None if they are the same.
+
+    Raises CheckpointError if the data card is missing or damaged.
+    """
     card = read_data_card(folder)
-    if card is not None and card["fingerprint"] != fingerprint:
+    if card is None:
+        raise CheckpointError(f"{folder / DATA} is missing, but the stage has checkpoints", _REMEDY)
+    differs = difference(card, report.digests)
+    return (f"{card['encoded']} rows", f"{len(report.digests)} rows ({differs})") if differs else None
+
+
+def refuse_other_rows(folder: Path, report: DataReport) -> None:
+    """Raises DataError, which says where they differ, if the stage in `folder` began with other rows."""
+    changed = rows_changed(folder, report)
+    if changed is not None:
+        what = f"{folder}: the rows are not those with which this stage began: {changed[0]} before, {changed[1]} now"
         raise DataError(
-            f"{folder}: the rows are not those with which this stage began ({card['rows']} rows then)",
-            "restore the data to resume it, or start a new run beside it with `--new`",
+            what, "restore the data to resume it, start a new run beside it with `--new`, or pass `--allow-drift`"
         )

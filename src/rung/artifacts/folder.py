@@ -1,21 +1,6 @@
-"""The folder of a run: its name, and the names of its files."""
+"""The names of the files in the folder of a run."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
-from rung.config import PathConfig
-from rung.utils.names import inside
-
-CONFIG, LINEAGE, REPORT, DONE = "config.yaml", "lineage.json", "report.md", "DONE"
+CONFIG, LINEAGE, DONE = "config.yaml", "lineage.json", "DONE"  # `DONE` is in the folder of a run and of each stage
+REPORT, PAGE = "report.md", "report.html"
 CHECKPOINTS, EVALUATIONS = "checkpoints", "evaluation"  # in the folder of a stage; the second begins the file names
-FINISHED = "report.html"  # the last file that a run writes
-
-
-def run_folder(config: PathConfig, new: bool) -> Path:
-    """The folder of a run, `output/name`; with `new`, the first of `name`, `name-2`, `name-3` ... that is not taken."""
-    root = Path(config.output)
-    folder, number = inside(root, config.name), 2
-    while new and folder.exists():
-        folder, number = inside(root, f"{config.name}-{number}"), number + 1
-    return folder
+INITIAL = "start"  # the folder with the evaluations of the model from which the path starts

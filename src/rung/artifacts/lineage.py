@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rung.errors import CheckpointError
 from rung.evaluation.gate import Decision, Outcome
-from rung.utils.files import sha256_file, write_text
+from rung.utils.files import sha256_file
+from rung.utils.sealed import read_sealed, write_sealed
+
+_REMEDY = "restore it from a backup, or start a new run with --new"
 
 
 class DataRecord(BaseModel):
@@ -119,8 +121,8 @@ class Lineage(BaseModel):
         return sum(record.reads.get(evaluation_set, 0) for record in self.stages)
 
     def save(self, path: Path) -> None:
-        """Writes the lineage atomically."""
-        write_text(path, self.model_dump_json(indent=2) + "\n")
+        """Writes the lineage atomically, with its hash."""
+        write_sealed(path, self.model_dump(mode="json"))
 
     @classmethod
     def load(cls, path: Path) -> Lineage:
@@ -128,27 +130,9 @@ class Lineage(BaseModel):
         if not path.exists():
             return cls()
         try:
-            return cls.model_validate(_current(json.loads(path.read_bytes())))
-        except ValueError as error:  # of JSON, or of the model
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(
-                f"{path} is not a lineage: {reason}", "restore the file, or start a new run with --new"
-            ) from error
-
-
-def _current(written: Any) -> Any:
-    """A lineage that an earlier version of rung wrote, where a stage without a gate was `promoted`."""
-
-    def translated(record: Any) -> Any:
-        if not isinstance(record, dict) or "makes_policy" in record:
-            return record
-        if record.get("outcome") == "promoted" and record.get("decision") is None:
-            return {**record, "outcome": "trained" if record.get("weights") else "baseline"}
-        return {**record, "makes_policy": record.get("outcome") != "trained"}
-
-    if not isinstance(written, dict) or not isinstance(written.get("stages"), list):
-        return written
-    return {**written, "stages": [translated(record) for record in written["stages"]]}
+            return cls.model_validate(read_sealed(path, _REMEDY))
+        except ValidationError as error:
+            raise CheckpointError(f"{path} is not a lineage: {str(error).splitlines()[0]}", _REMEDY) from None
 
 
 def _plain(value: Any) -> str:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rung.artifacts.folder import CONFIG, DONE, FINISHED, LINEAGE
+from rung.artifacts.finished import finished_stage, records_of, stages_of
+from rung.artifacts.folder import DONE
 from rung.artifacts.lineage import Lineage
 from rung.errors import CheckpointError, ConfigError
 from rung.models.names import ADAPTER, MODEL, REMEDY, TINY
 from rung.tiny.models import NAMES
 from rung.utils.names import inside
-from rung.utils.yaml_file import read_yaml
 
 RUN = "run:"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -41,7 +41,7 @@ def locate(spec: str, *, base: Path, runs: Path) -> str:
 
 def suggest_models(spec: str, runs: Path) -> str:
     """The second line of the error for an unknown model: runs, stages and tiny models with similar names."""
-    stages = [f"{run}/{stage}" for run in _runs(runs) for stage in _stages(runs / run)]
+    stages = [f"{run}/{stage}" for run in _runs(runs) for stage in stages_of(runs / run)]
     full = {name: f"{RUN}{name}" for name in (*_runs(runs), *stages)} | {name: f"{TINY}{name}" for name in NAMES}
     return _nearest(spec, [*full, *full.values()], full)
 
@@ -53,7 +53,7 @@ def _named_run(spec: str, base: Path, runs: Path) -> str:
             f"`{spec}` is not `run:NAME/stage`", "write `run:NAME/stage`, or `run:NAME` for its last accepted stage"
         )
     folder = inside(runs, name)
-    if not _stages(folder):
+    if not stages_of(folder):
         known = [f"{RUN}{'/'.join([run, *stage])}" for run in _runs(runs)]
         raise ConfigError(f"`{spec}`: there is no run in {folder}", _nearest(spec, known))
     return _model_of_stage(spec, folder, stage[0], base, runs) if stage else _model_of_run(spec, folder, base, runs)
@@ -62,40 +62,41 @@ def _named_run(spec: str, base: Path, runs: Path) -> str:
 def _in_folder(spec: str, folder: Path, base: Path, runs: Path) -> str:
     if (folder / MODEL).is_file() or (folder / ADAPTER).is_file():
         stage = folder.parent
-        if stage.name in _stages(stage.parent):
+        if stage.name in stages_of(stage.parent):
             _check_done(spec, stage.parent, stage.name)
         return str(folder)
-    if _stages(folder):
+    if stages_of(folder):
         return _model_of_run(spec, folder, base, runs)
-    if folder.name in _stages(folder.parent):
+    if folder.name in stages_of(folder.parent):
         return _model_of_stage(spec, folder.parent, folder.name, base, runs)
     raise ConfigError(f"`{spec}`: there is no model in {folder}", REMEDY)
 
 
 def _model_of_run(spec: str, run: Path, base: Path, runs: Path) -> str:
     """The model of the last accepted stage of a finished run."""
-    if not (run / FINISHED).exists():
+    if not (run / DONE).exists():
         raise ConfigError(f"`{spec}`: the run in {run} has not finished", _resume_advice(run))
-    last = Lineage.load(run / LINEAGE).last_accepted()
+    last = Lineage(stages=tuple(records_of(run))).last_accepted()
     if last is None:
-        named = ", ".join(f"`{RUN}{run.name}/{stage}`" for stage in _stages(run))
+        named = ", ".join(f"`{RUN}{run.name}/{stage}`" for stage in stages_of(run))
         raise ConfigError(f"`{spec}`: no stage of the run in {run} was promoted", f"name a stage: {named}")
     return _model_of_stage(spec, run, last.stage, base, runs)
 
 
 def _model_of_stage(spec: str, run: Path, stage: str, base: Path, runs: Path) -> str:
     """The model of a stage; for a stage that trains nothing, the model that it started from."""
-    if stage not in _stages(run):
-        known = {name: f"{RUN}{run.name}/{name}" for name in _stages(run)}
+    if stage not in stages_of(run):
+        known = {name: f"{RUN}{run.name}/{name}" for name in stages_of(run)}
         raise ConfigError(f"`{spec}`: the run in {run} has no stage `{stage}`", _nearest(stage, list(known), known))
     _check_done(spec, run, stage)
     folder = run / stage / "model"
     if (folder / MODEL).is_file():
         return str(folder.resolve())
-    record = Lineage.load(run / LINEAGE).stage(stage)
+    found = finished_stage(run / stage)
+    record = found.record if found is not None else None
     if record is None or record.weights is not None:
         raise CheckpointError(f"`{spec}`: {folder} is missing", "restore it, or name another stage")
-    if record.start in _stages(run):
+    if record.start in stages_of(run):
         return _model_of_stage(spec, run, record.start, base, runs)
     return locate(record.start, base=base, runs=runs)
 
@@ -106,20 +107,12 @@ def _check_done(spec: str, run: Path, stage: str) -> None:
 
 
 def _resume_advice(run: Path) -> str:
-    done = ", ".join(f"`{RUN}{run.name}/{stage}`" for stage in _stages(run) if (run / stage / DONE).exists())
+    done = ", ".join(f"`{RUN}{run.name}/{stage}`" for stage in stages_of(run) if (run / stage / DONE).exists())
     return f"resume it by `rung run` with its config, or name a finished stage ({done or 'none'})"
 
 
-def _stages(run: Path) -> list[str]:
-    """The names of the stages of the run in a folder, in order; empty if the folder has no run."""
-    if not (run / CONFIG).is_file():
-        return []
-    stages = read_yaml(run / CONFIG).get("stages")
-    return [str(stage["name"]) for stage in stages or () if isinstance(stage, dict) and "name" in stage]
-
-
 def _runs(runs: Path) -> list[str]:
-    return [name for name in _folders(runs) if _stages(runs / name)]
+    return [name for name in _folders(runs) if stages_of(runs / name)]
 
 
 def _folders(folder: Path) -> list[str]:

@@ -26,6 +26,12 @@ def locate_reward_models(rewards: Sequence[RewardSource], config: PathConfig, st
     return [_located(reward, config, stage) for reward in rewards]
 
 
+def reward_models(rewards: Sequence[RewardSource]) -> dict[str, str]:
+    """The locations of the reward models of rewards (from `locate_reward_models`), by `1`, `2` ... in their order."""
+    models = [model for model in map(_model, rewards) if model is not None]
+    return {str(number): model for number, model in enumerate(models, 1)}
+
+
 def is_pending(reward: RewardSource) -> bool:
     """Whether a reward (from `locate_reward_models`) uses a model that an earlier stage has not trained yet."""
     model = _model(reward)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from rung.cli.streams import protect_streams
 from rung.errors import UserError
-from rung.utils.signals import EXIT_USER
+from rung.utils.files import DISK_ERRORS, file_error
+from rung.utils.signals import EXIT_USER, StopFlag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -68,6 +70,12 @@ def run(
         typer.Option("--strict", help="Exit with 3 if a stage is not promoted, else with 4 if a gate is inconclusive."),
     ] = False,
     new: Annotated[bool, typer.Option("--new", help="Start a new run beside an earlier one of the same name.")] = False,
+    allow_drift: Annotated[
+        bool,
+        typer.Option(
+            "--allow-drift", help="Resume under other conditions (versions, threads, code, rows), and record them."
+        ),
+    ] = False,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, which split each step.")] = 1,
     fully_shard: Annotated[
         bool, typer.Option("--fully-shard", help="Each process holds a shard of the weights, not a replica (FSDP2).")
@@ -79,16 +87,18 @@ def run(
         from rung.distributed.launch import launch
 
         load_config(config, overrides or ())  # so that a mistake in the config is told once, not by every process
-        flags = {"--strict": strict, "--new": new, "--fully-shard": fully_shard}
+        flags = {"--strict": strict, "--new": new, "--allow-drift": allow_drift, "--fully-shard": fully_shard}
         arguments = ["run", config, *(overrides or ()), *(flag for flag, given in flags.items() if given)]
         raise typer.Exit(launch(arguments, nproc))
     if os.environ.get("RANK", "0") == "0":
         print(f"{config}: reading the config, the data and the model", flush=True)  # before seconds of imports
-    from rung.config import load_config
-    from rung.pipeline.runner import run_path
+    with StopFlag():  # from here on, also while the libraries are imported
+        from rung.config import load_config
+        from rung.pipeline.runner import run_path
 
-    _disable_loading_bars()
-    done = run_path(load_config(config, overrides or ()), new=new, fully_shard=fully_shard)
+        _disable_loading_bars()
+        loaded = load_config(config, overrides or ())
+        done = run_path(loaded, new=new, fully_shard=fully_shard, allow_drift=allow_drift)
     raise typer.Exit(done.exit_code(strict=strict))
 
 
@@ -240,7 +250,8 @@ def _lines() -> Iterator[str]:
 
 
 def main() -> None:
-    """Runs the command line; prints each UserError in two lines on stderr and exits with code 2."""
+    """Runs the command line; prints each UserError, and each error of the disk, in two lines and exits with code 2."""
+    protect_streams()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the training steps are the only progress bar
     # Threads that spin while they wait for each other take ten times as long beside a busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -250,13 +261,21 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        for one in getattr(error, "errors", (error,)):
-            print(_line(one.what), _line(one.remedy), sep="\n", file=sys.stderr)
-        raise SystemExit(EXIT_USER) from None
+        _end_with(error)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        _end_with(file_error(error))
     except SystemExit as ended:
         if isinstance(ended.code, int | None) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _end_rank(ended.code or 0)
         raise
+
+
+def _end_with(error: UserError) -> NoReturn:
+    for one in getattr(error, "errors", (error,)):
+        print(_line(one.what), _line(one.remedy), sep="\n", file=sys.stderr)
+    raise SystemExit(EXIT_USER) from None
 
 
 def _end_rank(code: int) -> NoReturn:
@@ -284,12 +303,13 @@ def _located(model: str, runs: Path) -> Iterator[str]:
 
     A ConfigError about an unknown model, also one raised inside the block, is raised again with similar names.
     """
+    from rung.artifacts.finished import verified
     from rung.artifacts.locate import locate, suggest_models
     from rung.errors import ConfigError
     from rung.models.names import REMEDY
 
     try:
-        yield locate(model, base=Path.cwd(), runs=runs)
+        yield verified(locate(model, base=Path.cwd(), runs=runs))
     except ConfigError as error:
         raise ConfigError(error.what, suggest_models(model, runs) if error.remedy == REMEDY else error.remedy) from None
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rung.artifacts.folder import CONFIG, FINISHED, LINEAGE
+from rung.artifacts.folder import CONFIG, PAGE
 from rung.errors import ConfigError
-from rung.training.trackers import COMPLETIONS, METRICS
+from rung.training.trackers import COMPLETIONS, METRICS, read_rows
 from rung.utils.console import readable_completions
 from rung.utils.messages import did_you_mean
 from rung.utils.names import inside
@@ -49,13 +48,13 @@ def find_run(name: str, output: Path) -> Path:
 
 def report(folder: Path) -> Rendered:
     """The report of a finished run, or the outcomes so far of an unfinished one, to be printed by rich."""
-    from rung.artifacts.lineage import Lineage
+    from rung.artifacts.finished import records_of, run_is_finished
     from rung.report import Section, Table, read, render
 
-    if (folder / FINISHED).exists():
-        note = f"Curves and examples: {folder / FINISHED}."
+    if run_is_finished(folder):
+        note = f"Curves and examples: {folder / PAGE}."
         return render([Section(folder.name, (note,)), *read(folder)])
-    stages = Lineage.load(folder / LINEAGE).stages
+    stages = records_of(folder)
     rows = tuple((each.stage, each.start, each.outcome) for each in stages)
     note = f"{folder} is not finished; `rung run` with its config resumes it."
     overview = Section(folder.name, (note,), Table(("stage", "started from", "outcome"), rows, num_texts=3))
@@ -87,7 +86,7 @@ def completions(folder: Path, stage: str, limit: int = 4) -> list[dict[str, Any]
 
     Of a conversation only the last turn is shown; columns and details are left to the file.
     """
-    rows = _rows(inside(folder, stage) / COMPLETIONS)
+    rows = list(read_rows(inside(folder, stage) / COMPLETIONS))
     last = readable_completions([row for row in rows if row["step"] == rows[-1]["step"]], limit)
     return [{key: _last_turn(value) for key, value in row.items()} for row in last]
 
@@ -138,12 +137,6 @@ def scores(evaluation: Evaluation) -> Rendered:
 def _last_turn(value: Any) -> Any:
     messages = isinstance(value, list) and value and isinstance(value[-1], dict)
     return value[-1].get("content") if messages else value
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _rewards() -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from rung.data.records import Example, Message, Messages, Text
 from rung.errors import ConfigError, DataError
+from rung.utils.files import write_text
 
 CHAT = "chat"  # the prompt template that makes a chat of plain text
 FILE = "prompt.json"  # beside the weights of a saved model
@@ -102,7 +103,7 @@ class PromptForm:
 
     def save(self, folder: Path) -> None:
         """Writes `prompt.json` into the folder of a model."""
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_text(folder / FILE, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def prompt_form_of(examples: Sequence[Example], prompting: Prompting) -> PromptForm:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rung.data.fingerprints import fingerprint
 from rung.data.prompting import PromptForm
 from rung.data.records import BadRow
 from rung.errors import DataError
+from rung.utils.files import write_text
 
 QUANTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}  # in per cent
 NUM_NAMED = 5  # rows listed per cause
@@ -58,7 +60,7 @@ class DataReport:
     mixture: list[dict[str, Any]] = field(default_factory=list)  # for each data set: data, weight, examples, drawn
     quarantined: list[dict[str, Any]] = field(default_factory=list)  # bad rows in full, with their cause
     prompt_form: PromptForm | None = None  # how the examples ask; None before they are encoded
-    fingerprint: str = ""  # a hash of the encoded examples in their order, 64 hex digits; empty before
+    digests: list[str] = field(default_factory=list)  # of the encoded examples in their order; empty before
 
     @property
     def num_dropped(self) -> int:
@@ -130,9 +132,7 @@ class DataReport:
     def write_quarantine(self, file: Path) -> None:
         """Writes the quarantined rows as JSON lines; writes no file if there are none."""
         if self.quarantined:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lines = [json.dumps(line, default=str) + "\n" for line in self.quarantined]
-            file.write_text("".join(lines), encoding="utf-8")
+            write_text(file, "".join(json.dumps(line, default=str) + "\n" for line in self.quarantined))
 
     def lines(self) -> list[str]:
         """The report as lines for the terminal."""
@@ -169,7 +169,7 @@ class DataReport:
             "labels": list(self.labels),
             "columns": list(self.columns),
             "mixture": self.mixture,
-            "fingerprint": self.fingerprint,
+            **fingerprint(self.digests),
         }
 
     def _quantiles(self) -> dict[str, dict[str, int]]:

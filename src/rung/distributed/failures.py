@@ -11,11 +11,11 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rung.errors import UserError, error_context
-from rung.utils.signals import EXIT_ERROR, EXIT_USER
+from rung.utils.signals import EXIT_ERROR, EXIT_STOPPED, EXIT_USER, before_exit
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[reportPrivateImportUsage]
@@ -34,6 +34,12 @@ def watch_ranks(rank: int, world: int) -> Iterator[None]:
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(store, _local_pids(store, rank, world), over), daemon=True)
     thread.start()
+
+    def tell_stopped() -> None:
+        with suppress(RuntimeError):
+            store.set(_FAILURE, str(EXIT_STOPPED))
+
+    before_exit.append(tell_stopped)
     try:
         yield
     except UserError as error:
@@ -45,6 +51,7 @@ def watch_ranks(rank: int, world: int) -> Iterator[None]:
         error.add_note(f"on rank {rank} of {world}")
         raise
     finally:
+        before_exit.remove(tell_stopped)
         over.set()
         thread.join()
 

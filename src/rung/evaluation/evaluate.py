@@ -19,6 +19,7 @@ from rung.reward import Outcome, RewardSet, Sample
 from rung.reward.decorator import Goal
 from rung.reward.sample import answered_sample
 from rung.utils.files import sha256_text, write_text
+from rung.utils.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 OUTPUT_TOKENS, TRUNCATED = "output_tokens", "truncated"
 BUILT_IN_GOALS: Mapping[str, Goal] = {OUTPUT_TOKENS: "min", TRUNCATED: "min"}  # metrics that every evaluation has
 _ROWS = "rows"
+_REMEDY = "evaluate the stage again"
 
 
 class _Record(BaseModel):
@@ -87,39 +89,42 @@ class Evaluation(_Record):
 
     Two evaluations with equal `hash` have the same items and setup, so that they can be compared row by row. `measured`
     has the digests from which the hash is computed: those of the items, the rendered prompts (which depend on chat
-    template and tokenizer), the shots, the decoding and the metrics.
+    template and tokenizer), the shots, the decoding and the metrics. `model` is a hash of the model, or empty.
     """
 
     hash: str
     measured: dict[str, str]
+    model: str = ""
     num_shots: int
     metrics: dict[str, Estimate]
     output_tokens: Lengths
     rows: tuple[Row, ...]
 
     def save(self, path: Path) -> None:
-        """Writes the evaluation to `path` (JSON) and its rows to a `.jsonl` file beside it, each atomically."""
+        """Writes the evaluation to `path` (JSON, with its hash), and its rows to a `.jsonl` file beside it."""
         lines = "".join(row.line() for row in self.rows)
         rows = path.with_suffix(".jsonl")
         write_text(rows, lines)
         pointer = {"file": rows.name, "sha256": sha256_text(lines)}
         summary = self.model_dump(mode="json", exclude={_ROWS}) | {_ROWS: pointer}
-        write_text(path, json.dumps(summary, indent=2) + "\n")
+        write_sealed(path, summary)
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
         """Reads an evaluation that `save` wrote. Raises CheckpointError if a file is missing, damaged or replaced."""
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
+            summary = read_sealed(path, _REMEDY)
             lines = path.with_suffix(".jsonl").read_text(encoding="utf-8")
             if sha256_text(lines) != summary[_ROWS]["sha256"]:
                 raise ValueError("its rows belong to another evaluation")
             # split at \n only: completions may contain other line breaks
             rows = [json.loads(line) for line in lines.split("\n")[:-1]]
             return cls.model_validate(summary | {_ROWS: rows})
+        except CheckpointError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
             reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{path} is not an evaluation: {reason}", "evaluate the stage again") from error
+            raise CheckpointError(f"{path} is not an evaluation: {reason}", _REMEDY) from error
 
 
 def evaluate(
@@ -163,7 +168,7 @@ def evaluate(
     scores = {name: [outcome.value for outcome in outcomes] for name, outcomes in by_metric.items()}
     failures = {name: first_failure(outcomes) for name, outcomes in by_metric.items()}
     measured = {
-        "items": _digest([_contents(example) for example in examples]),
+        "items": items_digest(examples),
         "prompts": _digest(prompts),
         "shots": _digest([[_contents(shot) for shot in shots], SEPARATOR]),
         "decoding": _digest([_decoding(sampling), key.seed]),
@@ -181,6 +186,11 @@ def evaluate(
             for i, (example, sample) in enumerate(zip(examples, samples, strict=True))
         ),
     )
+
+
+def items_digest(examples: Sequence[Example]) -> str:
+    """A hash (16 hex digits) of the contents of the items of an evaluation, as in `Evaluation.measured`."""
+    return _digest([_contents(example) for example in examples])
 
 
 def _decoding(sampling: Sampling) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from rung.rollout.samplers import SAMPLERS
 from rung.rollout.source import RolloutSource
 from rung.training.batch_source import BatchSource, DatasetSource
 from rung.training.optimizers import find_optimizer, make_optimizer, make_schedule
+from rung.training.rng_state import seed_all
 from rung.training.stage import Stage
 
 HELD_OUT_BATCH = 64  # rows per held-out batch
@@ -56,7 +57,7 @@ def build_stage(
     training.
     """
     config, algorithm = settings.config, settings.algorithm
-    torch.manual_seed(settings.seed)  # for the initial weights of new adapters and heads
+    seed_all(settings.seed)  # for the initial weights of new adapters and heads, and for rewards that draw
     loaded, tokenizer = model or load_model(start, seed=settings.seed)
     ignore_unused_rows(loaded, tokenizer)
     check_special_tokens(loaded, tokenizer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -9,20 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from rung.artifacts.finished import verified
 from rung.artifacts.reward_models import locate_reward_models
+from rung.artifacts.start import model_hash
 from rung.data.load import load_examples
 from rung.data.prompting import Prompting
 from rung.data.records import Example, as_prompt
 from rung.data.splits import sample
-from rung.errors import ConfigError, error_context
-from rung.evaluation.evaluate import BUILT_IN_GOALS, Evaluation, check_items, evaluate
+from rung.errors import CheckpointError, ConfigError, error_context
+from rung.evaluation.evaluate import BUILT_IN_GOALS, Evaluation, check_items, evaluate, items_digest
 from rung.evaluation.fewshot import encode_question
 from rung.models.load import load_model, num_positions, to_device
 from rung.reward import RewardSet
 from rung.rollout.philox import Key
 from rung.rollout.samplers import SAMPLERS, LocalSampler
 from rung.sampling import Sampling
-from rung.utils.console import progress
+from rung.training.rng_state import seed_all
+from rung.utils.console import note, progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,6 +93,22 @@ class Evaluations:
             raise ConfigError(what, "lower `shots`, or set `evaluate.shots_from` to more data")
         return sample(self._shots_from, count, self.config.seed)
 
+    def item_hashes(self) -> dict[str, str]:
+        """The number of items and a hash of their contents, by `validation`, `test` and `shots`, as far as they exist.
+
+        Items include the way in which they are asked.
+        """
+        most = max(num for stage in self.config.stages for num in (*self.config.shots_of(stage), *self.block.shots))
+        sets = {"validation": self.validation, "test": self.test, "shots": self.shots(most)}
+        return {name: f"{len(examples)} items {items_digest(examples)}" for name, examples in sets.items() if examples}
+
+    def files(self) -> set[str]:
+        """The files of the metrics, relative to the folder of the config."""
+        functions = (inspect.unwrap(reward.function) for reward in self.metrics.rewards)
+        codes = (getattr(function, "__code__", None) for function in functions)
+        base = self.config.base.resolve()
+        return {Path(os.path.relpath(code.co_filename, base)).as_posix() for code in codes if code is not None}
+
     def check(self) -> None:
         """Raises UserError if a metric reads a missing column, or if there are metrics but no validation set."""
         SAMPLERS.find(self.block.sampler, self.config.base)
@@ -141,10 +162,14 @@ class Evaluations:
     ) -> Evaluation:
         """Evaluates a model on an evaluation set with `num_shots` shots, and shows progress under `label` if it is set.
 
-        If `file` exists, the evaluation is read from it instead; otherwise the result is saved there.
+        If `file` exists and is undamaged, the evaluation is read from it instead; otherwise the result is saved there.
         """
+        known = model_hash(verified(location))
         if file is not None and file.exists():
-            return Evaluation.load(file)
+            found = self._saved(file, evaluation_set, known)
+            if found is not None:
+                return found
+        seed_all(self.config.seed)  # for metrics that draw
         shots = self.shots(num_shots)
         model, tokenizer = load_model(location, seed=self.config.seed)
         self.check_prompts(evaluation_set, num_shots, model, tokenizer)
@@ -169,9 +194,23 @@ class Evaluations:
                 ),
                 key=Key(self.config.seed, evaluation_set, "evaluate"),
             )
+        measured = measured.model_copy(update={"model": known})
         if file is not None:
             measured.save(file)
         return measured
+
+    def _saved(self, file: Path, evaluation_set: EvaluationSet, model: str) -> Evaluation | None:
+        """The evaluation in a file; None, with a warning, if it is damaged or of another model or other items."""
+        try:
+            found = Evaluation.load(file)
+        except CheckpointError as error:
+            reason = error.what
+        else:
+            if (found.model, found.measured["items"]) == (model, items_digest(self.items(evaluation_set))):
+                return found
+            reason = f"{file} belongs to another model or other items"
+        note(f"warning: {reason}; the model is evaluated again")
+        return None
 
     def _examples(self, evaluation_set: EvaluationSet) -> list[Example]:
         spec = self.block.validation if evaluation_set == "validation" else self.block.test

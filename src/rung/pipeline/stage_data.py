@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rung.data.encode import encode
+from rung.data.fingerprints import row_digest
 from rung.data.load import load_examples
 from rung.data.prompting import prompt_form_of
 from rung.data.records import Encoded, Example, as_prompt, as_unpaired, once_each
@@ -60,7 +59,7 @@ def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase,
     if not to_train or (held_out and not to_hold_out):
         what = f"stage `{settings.name}`: every example that `early_stopping` leaves for one part is dropped"
         raise DataError(f"{what}: {'; '.join(report.lines())}", "fix the dropped rows, or remove `early_stopping`")
-    report.fingerprint = fingerprint(encoded)
+    report.digests = [row_digest(one) for one in encoded]
     _check_last_step(settings, len(to_train))
     return StageData(to_train, to_hold_out, report, tokenizer_fingerprint(tokenizer))
 
@@ -84,18 +83,6 @@ def check_positions(
         what = f"{one.source}: {tokens} exceed the {whose}'s {positions} positions"
         lower = "`rollout.max_completion_length`, or `max_prompt_length`" if sampled else "`max_length`"
         raise ConfigError(what, f"lower {lower}, which drops longer rows")
-
-
-def fingerprint(encoded: Iterable[Encoded]) -> str:
-    """A hash of the ids of examples and of everything that is trained on, in their order, 64 hex digits."""
-    hashed = hashlib.sha256()
-    for one in encoded:
-        hashed.update(one.id.encode())
-        hashed.update(np.asarray(one.prompt_ids, dtype=np.int64).tobytes())
-        for answer in one.answers:
-            hashed.update(np.asarray(answer.ids, dtype=np.int64).tobytes())
-            hashed.update(np.asarray(answer.trained, dtype=np.bool_).tobytes())
-    return hashed.hexdigest()
 
 
 def check_ids(encoded: Sequence[Encoded], size: int, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rung.algorithm import Algorithm
@@ -18,8 +19,9 @@ from rung.artifacts.data_card import refuse_other_rows, write_data_card
 from rung.artifacts.folder import CHECKPOINTS
 from rung.batch import Batch
 from rung.config import StageConfig
+from rung.data.report import DataReport
 from rung.distributed.ranks import Ranks
-from rung.errors import EmptyStepsError, GenerationLimitError, RewardError
+from rung.errors import CheckpointError, EmptyStepsError, GenerationLimitError, RewardError
 from rung.forward.policy import Policy
 from rung.metrics import values
 from rung.models.load import save_model
@@ -36,7 +38,8 @@ from rung.training.run_state import RunState, flatten, unflatten
 from rung.training.stage import Stage
 from rung.training.symptoms import EMPTY_STEPS, read_symptoms
 from rung.training.trackers import METRICS, JsonLines, Tracker, make_trackers
-from rung.utils.console import note, progress, show_completions
+from rung.utils.console import note, progress, show_completions, warn
+from rung.utils.files import new_folders
 from rung.utils.signals import StopFlag
 
 REFERENCE_ROWS = 512  # training rows scored to normalise a reward model if there are no held-out rows
@@ -57,12 +60,13 @@ def train_stage(
     folder: Path,
     ranks: Ranks,
     stop: StopFlag,
+    check_rows: Callable[[Path, DataReport], None] = refuse_other_rows,
 ) -> bool:
     """Trains a stage, or resumes it from its newest checkpoint; returns True when `folder/model` has been written.
 
     Returns False if `stop` was requested: the state is then saved, and the same call resumes training. `start`,
     `reference`, `critic`, `teacher` and `data` are arguments of `build_stage`. `trackers` are the names of trackers;
-    `jsonl` is always added. Raises UserError.
+    `jsonl` is always added. `check_rows` is called before training is resumed. Raises UserError.
     """
     config = settings.config
     stage = build_stage(
@@ -72,7 +76,7 @@ def train_stage(
     best = BestWeights(early.threshold, early.patience) if early else None
     opened = open_trackers(settings, trackers, folder, run_name) if ranks.rank == 0 else []
     logged = next((tracker for tracker in opened if isinstance(tracker, JsonLines)), JsonLines(folder))
-    resume(stage, best, folder, logged)
+    resume(stage, best, folder, logged, check_rows)
     if ranks.rank == 0:
         stage.report.write_quarantine(folder / QUARANTINE)
         write_data_card(folder, stage.report.as_dict())
@@ -81,15 +85,16 @@ def train_stage(
     for tracker in opened:
         tracker.start(config.model_dump(mode="json", by_alias=True))
 
-    completed = run_steps(stage, best, config, folder, opened, logged, stop)
-    if completed:
-        if best is not None:
-            best.restore(stage.policy)
-        save_final_model(stage, folder)
-    else:
-        save(stage, best, folder, logged)
-    for tracker in opened:
-        tracker.finish()
+    with stop.deferred():
+        completed = run_steps(stage, best, config, folder, opened, logged, stop)
+        if completed:
+            if best is not None:
+                best.restore(stage.policy)
+            save_final_model(stage, folder)
+        else:
+            save(stage, best, folder, logged)
+        for tracker in opened:
+            tracker.finish()
     return completed
 
 
@@ -133,7 +138,7 @@ def run_steps(
             if stage.ranks.agree(not stop.requested) is False:
                 return stage.step == stage.total_steps
             if stage.step % config.save_steps == 0 and stage.step < stage.total_steps:
-                save(stage, best, folder, logged)
+                try_save(stage, best, folder, logged)
     if table and stage.ranks.rank == 0:
         shown_rows = [{key: value for key, value in row.items() if key not in LOGGED_ONLY} for row in table]
         show_completions(shown_rows, f"{stage.name}: completions of the last step")
@@ -153,9 +158,11 @@ def _or_save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonL
     """
     try:
         yield from stage
-    except (RewardError, GenerationLimitError, EmptyStepsError):
+    except (RewardError, GenerationLimitError, EmptyStepsError) as error:
         if stage.ranks.world == 1 and stage.step > 0:
-            save(stage, best, folder, logged)
+            try_save(stage, best, folder, logged)
+            if isinstance(error, RewardError):
+                error.remedy += "; go on with a changed reward by `--allow-drift`"
         raise
 
 
@@ -177,13 +184,18 @@ def save_final_model(stage: Stage, folder: Path) -> None:
     if stage.ranks.rank > 0:
         return
     assert policy is not None, "rank 0 has all weights"
-    if is_reward_model:
-        assert isinstance(policy.score_head, nn.Linear), "a reward model has a linear score head"
-        save_reward_model(policy.model, policy.score_head, stage.tokenizer, folder, scores)
-    else:
-        save_model(policy.model, stage.tokenizer, folder)
-        if stage.report.prompt_form is not None:
-            stage.report.prompt_form.save(folder / "model")
+    try:
+        with new_folders(folder, "adapter", "model") as aside:
+            if is_reward_model:
+                assert isinstance(policy.score_head, nn.Linear), "a reward model has a linear score head"
+                save_reward_model(policy.model, policy.score_head, stage.tokenizer, aside, scores)
+            else:
+                save_model(policy.model, stage.tokenizer, aside)
+                if stage.report.prompt_form is not None:
+                    stage.report.prompt_form.save(aside / "model")
+    except SafetensorError as error:
+        what = f"{folder / 'model'} cannot be written: {error}"
+        raise CheckpointError(what, "check free space and permissions; the same command then goes on") from None
 
 
 @torch.no_grad()
@@ -229,15 +241,30 @@ def save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines
 
     All ranks call this function, and rank 0 writes.
     """
-    state = {"stage": stage.state(), "best": best.state_dict() if best else None, "logs": logged.offset()}
+    state = {"name": stage.name, "stage": stage.state(), "best": best.state_dict() if best else None}
     if stage.ranks.rank == 0:
-        checkpoint.save(folder / CHECKPOINTS, stage.step, RunState(*flatten(state)))
+        checkpoint.save(folder / CHECKPOINTS, stage.step, RunState(*flatten(state | {"logs": logged.offset()})))
 
 
-def resume(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
+def try_save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
+    """Saves a checkpoint; if the disk refuses, warns, so that training goes on and older checkpoints are kept."""
+    try:
+        save(stage, best, folder, logged)
+    except CheckpointError as error:
+        warn(f"{stage.name}, step {stage.step}: no checkpoint was saved: {error.what}; training goes on")
+
+
+def resume(
+    stage: Stage,
+    best: BestWeights | None,
+    folder: Path,
+    logged: JsonLines,
+    check_rows: Callable[[Path, DataReport], None] = refuse_other_rows,
+) -> None:
     """Restores the newest valid checkpoint and cuts the logs to their sizes at that time; without one, empties them.
 
-    Raises DataError if the checkpoint is of a stage that began with other rows.
+    `check_rows` refuses a checkpoint of a stage that began with other rows. Raises CheckpointError for a checkpoint of
+    another stage.
     """
     checkpoints = folder / CHECKPOINTS
     found = checkpoint.load_newest(checkpoints) if stage.ranks.rank == 0 else None  # renames and removes files
@@ -245,7 +272,10 @@ def resume(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLin
     saved = found[1] if found else checkpoint.load(checkpoint.checkpoint_path(checkpoints, step)) if step else None
     state: Mapping[str, Any] = unflatten(saved.tensors, saved.values) if saved else {"logs": {}}
     if saved:
-        refuse_other_rows(folder, stage.report.fingerprint)
+        if state.get("name") != stage.name:
+            what = f"{checkpoints}: the checkpoint of step {step} belongs to stage `{state.get('name')}`"
+            raise CheckpointError(what, "restore the folder from a backup, or start a new run with `--new`")
+        check_rows(folder, stage.report)
         stage.load(state["stage"])
         if best is not None:
             best.load_state_dict(state["best"])

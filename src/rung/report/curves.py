@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rung.errors import CheckpointError
+from rung.training.trackers import read_rows
 
 MOST_PANELS, MOST_LINES = 9, 5
 
@@ -108,7 +107,7 @@ def read_metrics(file: Path) -> dict[str, Line]:
     A metric without a finite value is left out. Raises CheckpointError, naming the row, if a row cannot be read.
     """
     columns: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
-    for row in _rows(file):
+    for row in read_rows(file):
         step = row["step"]
         for name, value in row.items():
             if name != "step" and (value is None or isinstance(value, int | float)):
@@ -195,17 +194,3 @@ def _distinct(metrics: Mapping[str, Line]) -> dict[str, Line]:
 
 def _equal(line: Line, other: Line) -> bool:
     return np.array_equal(line.steps, other.steps) and np.array_equal(line.values, other.values, equal_nan=True)
-
-
-def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    if not file.exists():
-        return
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                float(row["step"])
-            except (ValueError, TypeError, KeyError):
-                what = f"{file}, row {number}: no JSON object with a `step`"
-                raise CheckpointError(what, "remove the row, and go on with the same command") from None
-            yield row

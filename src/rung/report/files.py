@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.artifacts.data_card import read_data_card
-from rung.artifacts.folder import FINISHED, REPORT
+from rung.artifacts.folder import PAGE, REPORT
 from rung.errors import CheckpointError
 from rung.report.chart import chart
 from rung.report.content import sections
@@ -28,7 +28,7 @@ _COLUMNS = 3  # panels side by side in the picture of a stage
 
 
 def write(folder: Path, report: Report) -> list[Section]:
-    """Writes all files of the report, each atomically and `report.html` last; returns the sections of the report.
+    """Writes all files of the report, each atomically; returns the sections of the report.
 
     The training curves and the warnings are read from the metrics.jsonl of each stage, the data cards from data.json.
     """
@@ -48,7 +48,7 @@ def write(folder: Path, report: Report) -> list[Section]:
         write_text(folder / SCORES, alone([scores], 1, f"{report.name}: scores by stage"))
     write_text(folder / SECTIONS, json.dumps([_plain(section) for section in made], indent=1) + "\n")
     write_text(folder / REPORT, markdown(report.name, made, SCORES if scores else ""))
-    write_text(folder / FINISHED, page(report.name, made, scores, drawn))
+    write_text(folder / PAGE, page(report.name, made, scores, drawn))
     return made
 
 

@@ -10,27 +10,26 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rung import __version__
 from rung.errors import CheckpointError
 from rung.training.run_state import RunState
+from rung.utils.files import file_error, remove_folder, sha256_file, sync, temporary_name
+from rung.utils.files import tidy as remove_temporary
+from rung.utils.versions import versions
 
 SCHEMA = 1
 TENSORS, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+SPARE = 1.2  # free space that a save needs, in sizes of its tensors
 _STEP = re.compile(r"step-(\d{6,})")
 _log = logging.getLogger(__name__)
 
@@ -48,20 +47,22 @@ def save(folder: Path, step: int, state: RunState, keep: int = 2) -> Path:
     """Saves a checkpoint and reads it back, and only then deletes all but the newest `keep` (>= 1) checkpoints.
 
     An existing checkpoint of the same step is replaced. Returns the folder of the checkpoint. Raises CheckpointError if
-    writing fails; the earlier checkpoints are then unchanged.
+    there is too little space, or if writing fails; the earlier checkpoints are then unchanged.
     """
     assert keep >= 1, "`keep` must be at least 1"
     final = checkpoint_path(folder, step)
     with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        _check_space(folder, state)
         try:
-            _publish(_write(folder, step, state), final)
+            _publish(_write(final, step, state), final)
         except BaseException:
-            tidy(folder)
+            with suppress(OSError, CheckpointError):
+                tidy(folder)
             raise
         for path in _checkpoints(folder)[keep:]:
             if path != final:
-                _remove(path)
+                remove_folder(path)
     return final
 
 
@@ -77,9 +78,9 @@ def load(checkpoint: Path) -> RunState:
 def load_newest(folder: Path) -> tuple[int, RunState] | None:
     """The step and the state of the newest valid checkpoint; None if none was ever saved.
 
-    First removes what a killed save has left behind. An invalid checkpoint is renamed to `.bad` with a warning, and the
-    next older one is tried. If there are checkpoints but none is valid, raises CheckpointError, so that training never
-    starts from the beginning without notice.
+    First removes what a killed save has left behind. A checkpoint that is invalid or cannot be read is renamed to
+    `.bad` with a warning, and the next older one is tried. If there are checkpoints but none is valid, raises
+    CheckpointError, so that training never starts from the beginning without notice.
     """
     with _disk_errors(folder):
         if not folder.is_dir():
@@ -88,7 +89,10 @@ def load_newest(folder: Path) -> tuple[int, RunState] | None:
         for path in _checkpoints(folder):
             reason = fault(path)
             if reason is None:
-                return _step_of(path), _read(path)
+                try:
+                    return _step_of(path), _read(path)
+                except (OSError, SafetensorError) as error:
+                    reason = f"it cannot be read: {error}"
             _set_aside(path, reason)
         present = sorted(path.name for path in folder.glob("step-*"))
     if present:
@@ -105,9 +109,15 @@ def newest_step(folder: Path) -> int:
 def fault(checkpoint: Path) -> str | None:
     """Why a checkpoint is invalid, in a few words; None if it is complete and undamaged."""
     try:
-        manifest = _manifest((checkpoint / MANIFEST).read_bytes())
+        return _fault(checkpoint)
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
+    except OSError as error:
+        return f"{Path(error.filename or checkpoint).name} cannot be read: {error.strerror}"
+
+
+def _fault(checkpoint: Path) -> str | None:
+    manifest = _manifest((checkpoint / MANIFEST).read_bytes())
     if manifest is None:
         return f"{MANIFEST} is damaged"
     if manifest["step"] != _step_of(checkpoint):
@@ -118,37 +128,45 @@ def fault(checkpoint: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != expected["size"]:
             return f"{name} has {file.stat().st_size} bytes, not {expected['size']}"
-        if _sha256(file) != expected["sha256"]:
+        if sha256_file(file) != expected["sha256"]:
             return f"{name} is damaged"
     return None
 
 
 def tidy(folder: Path) -> None:
     """Removes what a killed or failed save has left behind, and restores a checkpoint that it was replacing."""
-    for leftover in folder.glob(".tmp-*"):
-        shutil.rmtree(leftover)
+    remove_temporary(folder)
     for old in folder.glob("step-*.old"):
         home = old.with_suffix("")
         if home.exists():
-            _remove(old)
+            remove_folder(old)
         else:
             os.rename(old, home)
 
 
-def _write(folder: Path, step: int, state: RunState) -> Path:
+def _check_space(folder: Path, state: RunState) -> None:
+    """Raises CheckpointError if the disk has not enough free space for a checkpoint of this state."""
+    needed = int(SPARE * sum(tensor.nbytes for tensor in state.tensors.values()))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        what = f"{folder}: a checkpoint needs {needed / 2**20:.0f} MiB, but {free / 2**20:.0f} MiB are free"
+        raise CheckpointError(what, "free some space on this disk; older checkpoints are kept")
+
+
+def _write(final: Path, step: int, state: RunState) -> Path:
     """Writes a complete checkpoint to a folder with a temporary name, fsyncs it, and returns the folder."""
-    aside = folder / f".tmp-{step}-{uuid4().hex}"
+    aside = temporary_name(final)
     aside.mkdir()
     save_file(_storable(state.tensors), aside / TENSORS)
     (aside / VALUES).write_text(json.dumps(state.values), encoding="utf-8")
     files = {}
     for name in (TENSORS, VALUES):
-        _sync(aside / name)
-        files[name] = {"size": (aside / name).stat().st_size, "sha256": _sha256(aside / name)}
-    body = {"schema": SCHEMA, "step": step, "versions": _versions(), "files": files}
+        sync(aside / name)
+        files[name] = {"size": (aside / name).stat().st_size, "sha256": sha256_file(aside / name)}
+    body = {"schema": SCHEMA, "step": step, "versions": dict(versions()), "files": files}
     (aside / MANIFEST).write_bytes(_rendered(body))
-    _sync(aside / MANIFEST)
-    _sync(aside)
+    sync(aside / MANIFEST)
+    sync(aside)
     return aside
 
 
@@ -158,13 +176,13 @@ def _publish(aside: Path, final: Path) -> None:
     if final.exists():
         os.rename(final, old)  # a folder cannot be renamed onto another
     os.rename(aside, final)
-    _sync(final.parent)
+    sync(final.parent)
     reason = fault(final)
     if reason:
         _set_aside(final, reason)
         raise CheckpointError(f"{final} cannot be read back: {reason}", "check the disk; older checkpoints are kept")
     if old.exists():
-        _remove(old)
+        remove_folder(old)
 
 
 def _read(checkpoint: Path) -> RunState:
@@ -219,41 +237,21 @@ def _step_of(checkpoint: Path) -> int:
 
 def _set_aside(checkpoint: Path, reason: str) -> None:
     bad = checkpoint.with_name(f"{checkpoint.name}.bad")
-    if bad.exists():
-        shutil.rmtree(bad)
-    os.rename(checkpoint, bad)
-    _log.warning("checkpoint %s is not valid (%s); renamed to %s", checkpoint, reason, bad.name)
-
-
-def _remove(checkpoint: Path) -> None:
-    """Renames a checkpoint to a temporary name and deletes it, so that a kill never leaves part of it at its name."""
-    doomed = checkpoint.with_name(f".tmp-{checkpoint.name}-{uuid4().hex}")
-    os.rename(checkpoint, doomed)
-    shutil.rmtree(doomed)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@cache
-def _versions() -> dict[str, str]:
-    packages = ("torch", "transformers", "peft", "safetensors", "numpy")
-    return {"rung": __version__, "python": platform.python_version()} | {name: version(name) for name in packages}
+        if bad.exists():
+            shutil.rmtree(bad)
+        os.rename(checkpoint, bad)
+    except OSError as error:
+        _log.warning("warning: checkpoint %s is not valid (%s) and stays there: %s", checkpoint, reason, error.strerror)
+    else:
+        _log.warning("warning: checkpoint %s is not valid (%s); renamed to %s", checkpoint, reason, bad.name)
 
 
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise file_error(error, path) from error
+    except SafetensorError as error:
         raise CheckpointError(f"{path}: {error}", "check free space and permissions of this folder") from error

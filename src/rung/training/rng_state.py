@@ -12,6 +12,13 @@ import torch
 from torch import Tensor
 
 
+def seed_all(seed: int) -> None:
+    """Seeds Python's, NumPy's (legacy global) and torch's generators, which a user's code may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def capture() -> dict[str, Any]:
     """The states of Python's, NumPy's (legacy global) and torch's generators (CPU, and the current CUDA device)."""
     version, words, gauss = random.getstate()

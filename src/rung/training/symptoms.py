@@ -5,10 +5,11 @@ They are computed from the logged metrics alone, so that a resumed run and the r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from rung.training.trackers import read_rows
 
 IN_A_ROW = 5  # rollouts, or steps without anything to train
 STILL_STEPS, STILL = 20, 1e-4  # steps with a loss within this share of its mean
@@ -105,8 +106,7 @@ class Symptoms:
 
 def read_symptoms(file: Path, total: int | None = None) -> Symptoms:
     """The symptoms in a metrics.jsonl; without `total`, of a stage that ended with the last line."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    rows = [json.loads(line) for line in lines]
+    rows = list(read_rows(file))
     symptoms = Symptoms(total if total is not None else int(rows[-1]["step"]) if rows else 0)
     for row in rows:
         symptoms.observe(int(row["step"]), row)

@@ -78,6 +78,11 @@ def note(*lines: str) -> None:
         rich.get_console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def warn(line: str) -> None:
+    """Prints a warning, above a progress bar that is shown."""
+    note(f"warning: {line}")
+
+
 def _described(values: Mapping[str, float]) -> str:
     return "  ".join(form.format(values[name]) for name, form in _SHOWN.items() if name in values)
 

@@ -1,10 +1,13 @@
-"""Ctrl-C and SIGTERM stop a run after the current step; a second signal stops it at once."""
+"""Ctrl-C and SIGTERM stop a run: at once where nothing would be lost, in training after the current step."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
 EXIT_ERROR, EXIT_USER = 1, 2
@@ -14,15 +17,29 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _exit_at_once = os._exit  # bound here, since a reward's call of `os._exit` is intercepted
 
 
-class StopFlag:
-    """In `with StopFlag() as stop`, SIGINT and SIGTERM set `stop.requested`; a second one exits at once, with code 75.
+before_exit: list[Callable[[], None]] = []  # called before a signal ends the process at once
 
+
+class StopFlag:
+    """In `with StopFlag() as stop`, SIGINT and SIGTERM end the process with code 75: the same command resumes.
+
+    They end it at once, or set `stop.requested` inside `with stop.deferred()`, where a second signal ends it at once.
     For use in the main thread, as Python requires of signal handlers. The previous handlers are restored on exit, and
     in every child that is forked inside the block, so that a child can be terminated.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._deferred = False
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A context manager in which a signal is kept until the block asks for it, because work would be lost."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
 
     def __enter__(self) -> StopFlag:
         self._before = {number: signal.signal(number, self._handle) for number in _STOPPING}
@@ -40,11 +57,26 @@ class StopFlag:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            _exit_at_once(EXIT_STOPPED)
+        if self.requested or not self._deferred:
+            _end(b"\nstopped; the same command resumes\n")
         self.requested = True
-        # os.write, because the handler may interrupt a print, and buffered streams are not reentrant
-        os.write(2, b"\nstopping after this step (a second signal stops at once, without saving)\n")
+        _say(b"\nstopping after this step (a second signal stops at once, without saving)\n")
+
+
+def _end(message: bytes) -> None:
+    """Ends the process from a signal handler, without unwinding: a reward may catch every exception."""
+    _say(message)
+    for call in before_exit:
+        call()
+    if sys.__stderr__ is not None and sys.__stderr__.isatty():
+        _say(b"\x1b[?25h")  # a progress bar hides the cursor
+    _exit_at_once(EXIT_STOPPED)
+
+
+def _say(message: bytes) -> None:
+    """Writes to stderr by `os.write`: the handler may interrupt a print, and buffered streams are not reentrant."""
+    with suppress(OSError):
+        os.write(2, message)
 
 
 _entered: list[StopFlag] = []

@@ -25,6 +25,7 @@ _PREFIX = f"{__name__}."
 _SEPARATOR = "\0"  # a character that no path contains
 _DOT = "__dot__"  # in the name of a module, a dot in the name of its file
 _sources: dict[str, tuple[str, str]] = {}  # by module: its file, and a hash of the text that was run
+_packages: dict[Path, set[str]] = {}  # by the folder of a config: the packages that were imported for it
 
 
 def import_file(path: Path, base: Path) -> ModuleType:
@@ -33,7 +34,9 @@ def import_file(path: Path, base: Path) -> ModuleType:
     A file is run once, and again after it or a file beside it that it imports has changed.
     """
     importlib.invalidate_caches()
-    return importlib.import_module(f"{_package(path.parent, base)}.{path.stem.replace('.', _DOT)}")
+    package = _package(path.parent, base)
+    _packages.setdefault(base.resolve(), set()).add(package)
+    return importlib.import_module(f"{package}.{path.stem.replace('.', _DOT)}")
 
 
 def import_beside(module: str, base: Path) -> ModuleType | None:
@@ -47,7 +50,27 @@ def import_beside(module: str, base: Path) -> ModuleType | None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
         return None
     importlib.invalidate_caches()
-    return importlib.import_module(module if _is_found_at(module, base) else f"{_package(base, base)}.{module}")
+    under_its_name = _is_found_at(module, base)
+    package = module.partition(".")[0] if under_its_name else _package(base, base)
+    _packages.setdefault(base.resolve(), set()).add(package)
+    return importlib.import_module(module if under_its_name else f"{package}.{module}")
+
+
+def loaded_files(base: Path) -> dict[str, str]:
+    """The user's files that were imported for configs in the folder `base`, and beside them, with their SHA-256.
+
+    The keys are paths relative to `base`; the values have 64 hex digits.
+    """
+    found: dict[str, str] = {}
+    for package in _packages.get(base.resolve(), ()):
+        for name, module in list(sys.modules.items()):
+            if name == package or name.startswith(f"{package}."):
+                file = getattr(module, "__file__", None)
+                known = _sources.get(name)
+                if file is not None:
+                    digest = known[1] if known is not None else file_digest(Path(file))
+                    found[Path(os.path.relpath(file, base.resolve())).as_posix()] = digest
+    return dict(sorted(found.items()))
 
 
 def _package(folder: Path, base: Path) -> str:
@@ -57,7 +80,7 @@ def _package(folder: Path, base: Path) -> str:
         packages = [_named(str(folder), str(base)), _named(str(base))]
     for used in packages:
         loaded = [name for name in _sources if name.startswith(f"{used}.") and name in sys.modules]
-        if any(_digest(Path(_sources[name][0])) != _sources[name][1] for name in loaded):
+        if any(file_digest(Path(_sources[name][0])) != _sources[name][1] for name in loaded):
             for name in loaded:
                 del sys.modules[name]
     return packages[0]
@@ -72,7 +95,8 @@ def _folders(package: str) -> list[str]:
     return os.fsdecode(bytes.fromhex(key[1:])).split(_SEPARATOR)
 
 
-def _digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits; empty text if it cannot be read."""
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:

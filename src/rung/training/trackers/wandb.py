@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.errors import ConfigError
 from rung.training.trackers.protocol import Rows
+from rung.utils.files import write_text
 
 if TYPE_CHECKING:
     import wandb
@@ -75,7 +76,7 @@ class Wandb:
     def _id(self) -> str:
         file = self.folder / "wandb.id"
         if not file.exists():
-            file.write_text(secrets.token_hex(8), encoding="ascii")  # not `random`, whose state belongs to training
+            write_text(file, secrets.token_hex(8))  # not `random`, whose state belongs to training
         return file.read_text(encoding="ascii")
 
 
