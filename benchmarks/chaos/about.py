@@ -14,7 +14,7 @@ early stopping, dpo, grpo with LoRA) with two gates, validation, a test set and 
 real command in a process of its own, forked from one that has imported everything. "Identical" means that every
 file of the run folder has the SHA-256 that it has in a run to which nothing happened, made in another process
 with another hash seed: weights, optimizer, checkpoints, logs, evaluations, lineage and report, without a file
-more or less. Only `timing.jsonl`, the lock, and their traces in the checkpoints are left out. The runs use one
+more or less. Only `timing.jsonl` and its size in the checkpoints are left out. The runs use one
 thread of one CPU; other machines are not claimed."""
 
 ABOUT: Mapping[str, str] = {

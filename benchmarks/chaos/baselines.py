@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -27,6 +28,13 @@ class Baseline:
     points: tuple[str, ...]
     reads: tuple[str, ...]
     size: int = 0
+
+    def first(self, pattern: str) -> int:
+        """The number of the first point whose label matches; raises LookupError if there is none."""
+        for number, label in enumerate(self.points):
+            if re.search(pattern, label):
+                return number
+        raise LookupError(f"no operation of {self.case} matches {pattern}")
 
 
 def record(name: str, folder: Path) -> Baseline:
@@ -69,7 +77,9 @@ def start_another_process(names: list[str], folder: Path) -> subprocess.Popen[by
     """Begins to record cases in a process of its own, whose sets and dicts hash in another order."""
     folder.mkdir()
     command = [sys.executable, "-m", "benchmarks.chaos.baselines", str(folder), *names]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": "1"})
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": "1"})
+    trials.keep(process.pid)
+    return process
 
 
 def recorded(process: subprocess.Popen[bytes], folder: Path) -> dict[str, Baseline]:

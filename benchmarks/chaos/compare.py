@@ -9,7 +9,6 @@ from pathlib import Path
 
 CLOCK = "timing.jsonl"
 FOLDER = "folder"
-LOCK = "lock"  # it names the process of the last run
 Tree = Mapping[str, str]
 
 
@@ -26,7 +25,7 @@ def tree(folder: Path) -> dict[str, str]:
             found[name] = f"link to {path.readlink()}"
         elif path.is_dir():
             found[name] = FOLDER
-        elif path.name not in (CLOCK, LOCK):
+        elif path.name != CLOCK:
             found[name] = hashlib.sha256(_content(path)).hexdigest()
     return found
 

@@ -28,15 +28,15 @@ from benchmarks.chaos.frame import (
     prepared,
     problem,
 )
-from benchmarks.chaos.kills import killing
+from benchmarks.chaos.kills import SECOND_STAGE, killing
 from benchmarks.chaos.trials import Ended
 
 KIND, CLEAN = "damaged files", "clean loads"
 PAGE = 4096
-BY_EXISTENCE = re.compile(r"^run/(report\.html|[^/]+/DONE)$")  # they tell something even to who does not read them
-UNREAD = re.compile(r"timing\.jsonl$|(^|/)lock$")
+BY_EXISTENCE = re.compile(r"^run/([^/]+/)?DONE$|^run/report\.html$")  # their presence tells something
+UNREAD = re.compile(r"timing\.jsonl$|(^|/)\.lock$")
 BAD = re.compile(r"\.bad(/|$)")  # what a run has set aside because it is damaged
-FINISHED_FILES = re.compile(r"^run/(report\.html|lineage\.json|config\.yaml|[^/]+/DONE)$")
+FINISHED_FILES = re.compile(r"^run/(report\.html|lineage\.json|config\.yaml|DONE|[^/]+/DONE)$")
 MODEL_FILES = re.compile(r"^run/sft/model/")
 NEXT = "next.yaml"
 NEXT_CONFIG = """\
@@ -51,13 +51,14 @@ batch_size: 2
 
 
 PLACES: Mapping[str, tuple[str, str]] = {
-    "a stage with two checkpoints": ("grpo", "open run/grpo/adapter/README.md"),
-    "a critic and its checkpoints": ("ppo", "mkdir run/ppo/model"),
-    "between two stages": ("path", "mkdir run/dpo"),
-    "within the second stage": ("path", "mkdir run/dpo/model"),
-    "before the test set": ("path", "open run/sft/.test.jsonl.*"),
-    "before the report": ("path", "open run/.report.html.*"),
+    "a stage with two checkpoints": ("grpo", r"^mkdir run/grpo/\.tmp-(adapter|model)"),
+    "a critic and its checkpoints": ("ppo", r"^mkdir run/ppo/\.tmp-model"),
+    "between two stages": ("path", r"^mkdir run/dpo$"),
+    "within the second stage": ("path", SECOND_STAGE),
+    "before the test set": ("path", r"^open run/sft/\.tmp-test\.jsonl"),
+    "before the report": ("path", r"^open run/\.tmp-report\.html"),
 }
+"""The case of each place, and a pattern of the first operation that is not made any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,8 @@ class Place:
 def plan(plan: Plan) -> list[Trial]:
     """The trials: seeded damages of runs that stopped at several places, and as many loads without any."""
     made: list[Trial] = []
-    for name, (case, label) in PLACES.items():
-        place = prepared_place(name, plan.baselines[case], label)
+    for name, (case, pattern) in PLACES.items():
+        place = prepared_place(name, plan.baselines[case], pattern)
         made += [partial(damaged, plan, place, number) for number in range(5 if plan.quick else 75)]
         made += [partial(clean, place, number) for number in range(1 if plan.quick else 75)]
     for number in range(3 if plan.quick else 25):
@@ -84,10 +85,10 @@ def plan(plan: Plan) -> list[Trial]:
     return made
 
 
-def prepared_place(name: str, baseline: Baseline, label: str) -> Place:
-    """Kills a run before the first operation with a label, and finds out which files the next command reads."""
+def prepared_place(name: str, baseline: Baseline, pattern: str) -> Place:
+    """Kills a run before the first operation whose label matches, and finds out which files the next command reads."""
     folder = prepared(baseline.case, Path(tempfile.mkdtemp()))
-    at = baseline.points.index(label)
+    at = baseline.first(pattern)
     trials.run(trials.rung(*RUN, before=killing(folder, at)), folder)
     watched = Path(tempfile.mkdtemp()) / "copy"
     shutil.copytree(folder, watched)

@@ -13,14 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.chaos import trials
+from benchmarks.chaos import kills, trials
 from benchmarks.chaos.baselines import RUN, Baseline
 from benchmarks.chaos.frame import FAILED, IDENTICAL, REFUSED, SILENT, Plan, Result, Trial, compared, prepared, problem
-from benchmarks.chaos.kills import killing
 
 KIND = "drift between stop and resumption"
 ALLOWED, RESTORED = "--allow-drift goes on and records it", "restored, it goes on to the same bytes"
-PLACE = "mkdir run/dpo/model"  # sft has finished and dpo has a checkpoint; grpo, the evaluations and the test follow
+PLACE = kills.SECOND_STAGE  # sft has finished and dpo has a checkpoint; grpo, the evaluations and the test follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +40,8 @@ def plan(plan: Plan) -> list[Trial]:
 def changed(baseline: Baseline, name: str, folder: Path) -> Iterator[Result]:
     """Stops a run, changes something, and starts the same command: as it is, with `--allow-drift`, and restored."""
     prepared(baseline.case, folder)
-    at = baseline.points.index(PLACE)
-    trials.run(trials.rung(*RUN, before=killing(folder, at)), folder)
+    at = baseline.first(PLACE)
+    trials.run(trials.rung(*RUN, before=kills.killing(folder, at)), folder)
     shutil.copytree(folder, original := folder / "original")
     change = CHANGES[name]
     if change.files is not None:

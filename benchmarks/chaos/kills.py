@@ -16,6 +16,7 @@ from benchmarks.chaos.frame import FAILED, IDENTICAL, REFUSED, Plan, Result, Tri
 
 INSTANTS, OPERATIONS = "kills at random instants", "kills at file operations"
 CASES = (*ALGORITHMS, "path", "grpo, reward in a worker")
+SECOND_STAGE = r"^mkdir run/dpo/\.tmp-model"  # an operation of the path at which dpo is trained and not saved
 ATTEMPTS = 5
 KILLS, LOST = "kills", "lost steps"
 _step = re.compile(r"step-(\d+)$")

@@ -34,7 +34,7 @@ CHANGES = {
 Act = Callable[[str, Callable[[], None]], None]
 """What is done at a point: it gets the label, and a function that leaves the half of a file that native code wrote."""
 
-_real_open, _real_write, _real_fsync, _real_truncate = io.open, os.write, os.fsync, os.truncate
+_real_open, _real_fsync, _real_truncate = io.open, os.fsync, os.truncate
 _real_serialize, _real_save = safetensors.serialize_file, torch.save
 _random_names = re.compile(r"[0-9a-f]{32}|(?<=\.)\d+$|(?<=tmp)[a-z0-9_]{8}")
 
@@ -121,7 +121,7 @@ def install(folder: Path, act: Act, *, reads: bool = False) -> None:
     hook = _Hook(folder, act, reads)
     sys.addaudithook(hook.audit)
     builtins.open = io.open = _opening(hook)
-    os.write = _writing(hook)
+    os.write, os.pwrite = _writing(hook, os.write), _writing(hook, os.pwrite)
     os.fsync = _syncing(hook)
     setattr(safetensors.torch, "serialize_file", _serializing(hook))  # noqa: B010
     torch.save = _saving(hook)
@@ -155,12 +155,12 @@ def _opening(hook: _Hook) -> Any:
     return open_
 
 
-def _writing(hook: _Hook) -> Any:
-    def write(descriptor: int, data: Any, /) -> int:
+def _writing(hook: _Hook, real: Callable[..., int]) -> Any:
+    def write(descriptor: int, data: Any, /, *offset: int) -> int:
         name = hook.of_descriptor(descriptor)
         if name is not None:
             hook.point(f"write {name}")
-        return _real_write(descriptor, data)
+        return real(descriptor, data, *offset)
 
     return write
 

@@ -68,6 +68,11 @@ class Started:
 _running: set[int] = set()
 
 
+def keep(child: int) -> None:
+    """Tells that a child of this process was left behind by no trial."""
+    _running.add(child)
+
+
 def adopt_orphans() -> None:
     """Makes this process the parent of whatever its trials leave behind, so that it is counted."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
