@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: env demo test check slow certify mutants format clean
+.PHONY: env demo test check slow certify mutants chaos chaos-quick format clean
 
 env: $(INSTALLED)
 
@@ -28,6 +28,14 @@ SEED ?= 1
 N ?= 400
 mutants: $(INSTALLED)
 	$(BIN)/python benchmarks/mutants.py --seed $(SEED) --number $(N)
+
+# Kills, damaged files, disk errors, concurrent processes, drift and signals; both write docs/reliability.md.
+# The first takes about an hour on two cores, the second four minutes.
+chaos: $(INSTALLED)
+	$(BIN)/python -m benchmarks.chaos --seed $(SEED)
+
+chaos-quick: $(INSTALLED)
+	$(BIN)/python -m benchmarks.chaos --quick --seed $(SEED)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
