@@ -30,7 +30,7 @@ class Plain(Policy):
 
     rows_a_part: int = 8
 
-    def plan(self, batch: Batch, unit: str) -> tuple[Block, ...]:
+    def plan(self, batch: Batch, unit: str, token_budget: int | None = None) -> tuple[Block, ...]:
         """As many rows at a time as fit the budget."""
         rows = range(batch.num_rows)
         pieces = [tuple(rows[i : i + self.rows_a_part]) for i in range(0, len(rows), self.rows_a_part)]

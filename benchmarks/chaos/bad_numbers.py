@@ -23,7 +23,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch import multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 from transformers.utils.logging import disable_progress_bar
 
 from rung.algorithm import Algorithm
@@ -440,7 +440,7 @@ def judge_ranks(names: list[str], work: Path) -> Iterator[tuple[str, str, str, l
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(one_rank, (port, str(work), names, str(work)), nprocs=2)
+    spawn(one_rank, (port, str(work), names, str(work)), nprocs=2)
     first, second = (json.loads((work / f"{rank}.json").read_text()) for rank in range(2))
     for name in names:
         stepped, digests, budgets = zip(*first[name], strict=True)
