@@ -17,6 +17,17 @@ with another hash seed: weights, optimizer, checkpoints, logs, evaluations, line
 more or less. Only `timing.jsonl` and its size in the checkpoints are left out. The runs use one
 thread of one CPU; other machines are not claimed."""
 
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Kills": (kills.INSTANTS, kills.OPERATIONS),
+    "Damaged files": (corruption.KIND, corruption.CLEAN),
+    "Errors of the disk": (disk.KIND,),
+    "Processes at once": (processes.KIND,),
+    "Drift": (drift.KIND,),
+    "Signals": (signals.KIND,),
+    "A long run with faults": (soak.KIND,),
+    "Rewards, numbers and hostile files": (scripts.KIND,),
+}
+"""The kinds that stand together in one table."""
 ABOUT: Mapping[str, str] = {
     kills.INSTANTS: """\
 SIGKILL at instants that are uniform in the time of the run: one, or two or three in a row, where the later ones

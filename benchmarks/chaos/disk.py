@@ -49,14 +49,18 @@ def plan(plan: Plan) -> list[Trial]:
         count = len(baseline.reads)
         for number in plan.choice(16 if name == "path" else 3, count, KIND, name) if plan.quick else range(count):
             which = plan.random(KIND, name, number)
-            possible = READ_ERRORS if baseline.reads[number].startswith("read") else ERRORS
-            for code in [which.choice(possible)] if plan.quick else possible:
-                lasting = which.random() < 0.25
-                made.append(partial(at_operation, baseline, number, code, lasting))
+            possible = errors_at(baseline.reads[number])
+            for code in [which.choice(possible)] if plan.quick or name != "path" else possible:
+                made.append(partial(at_operation, baseline, number, code, which.random() < 0.25))
     made += [partial(full_file_system, plan.baselines["path"], share) for share in STEPS[:: 4 if plan.quick else 1]]
     made += [partial(unwritable_folder, plan.baselines["sft"])]
     made += [partial(outputs, plan.baselines["sft" if plan.quick else "path"], name) for name in OUTPUTS]
     return made
+
+
+def errors_at(label: str) -> tuple[int, ...]:
+    """The errors that are raised at a point: two at a read, and one at the second half of a write."""
+    return READ_ERRORS if label.startswith("read") else (errno.ENOSPC,) if label.startswith("rest of") else ERRORS
 
 
 def at_operation(baseline: Baseline, at: int, code: int, lasting: bool, folder: Path) -> Iterator[Result]:

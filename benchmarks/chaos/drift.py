@@ -24,11 +24,15 @@ PLACE = kills.SECOND_STAGE  # sft has finished and dpo has a checkpoint; grpo, t
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of the files of a run, or of the process that goes on with it; `told` is what a refusal has to name."""
+    """A change of the files of a run, or of the process that goes on with it; `told` is what a refusal has to name.
+
+    A change of the config is refused with `--allow-drift` too.
+    """
 
     told: str
     files: Callable[[Path], None] | None = None
     process: Callable[[], None] | None = None
+    allowable: bool = True
 
 
 def plan(plan: Plan) -> list[Trial]:
@@ -52,20 +56,26 @@ def changed(baseline: Baseline, name: str, folder: Path) -> Iterator[Result]:
         verdict, detail = FAILED, f"refused without naming {change.told}: {ended.told}"
     yield Result(KIND, "refused, with the difference named", name, verdict, detail)
 
-    after = folder / "allowed"
-    shutil.copytree(original, after)
-    if change.files is not None:
-        change.files(after)
-    allowed = trials.run(trials.rung(*RUN, "--allow-drift", before=change.process), after)
-    verdict, detail = problem(allowed) or (IDENTICAL, "")
-    if verdict == IDENTICAL and not re.search(change.told, (after / "runs/run/lineage.json").read_text()):
-        verdict, detail = SILENT, "the lineage does not name it"
-    yield Result(KIND, ALLOWED, name, FAILED if verdict == REFUSED else verdict, detail)
-
+    if change.allowable:
+        yield allowed(name, change, original, folder / "allowed")
     restore(original, folder)
     ended = trials.run(trials.rung(*RUN), folder)
     verdict, detail = problem(ended) or compared(folder, baseline)
     yield Result(KIND, RESTORED, name, FAILED if verdict == REFUSED else verdict, detail)
+
+
+def allowed(name: str, change: Change, original: Path, folder: Path) -> Result:
+    """Makes the change to a copy of the stopped run, and goes on with `--allow-drift`: the lineage names the change."""
+    shutil.copytree(original, folder)
+    if change.files is not None:
+        change.files(folder)
+    ended = trials.run(trials.rung(*RUN, "--allow-drift", before=change.process), folder)
+    verdict, detail = problem(ended) or (IDENTICAL, "")
+    if verdict == IDENTICAL:
+        recorded = json.dumps(json.loads((folder / "runs/run/lineage.json").read_text())["changes"])
+        if not re.search(change.told, recorded):
+            verdict, detail = SILENT, f"the changes in the lineage do not name it: {recorded}"
+    return Result(KIND, ALLOWED, name, FAILED if verdict == REFUSED else verdict, detail)
 
 
 def restore(original: Path, folder: Path) -> None:
@@ -142,7 +152,7 @@ CHANGES: Mapping[str, Change] = {
     "the sign of the reward and metric is turned": Change("judge|small_letters", _text("judge.py", *SIGN)),
     "a number in the reward and metric is edited": Change("judge|small_letters", _text("judge.py", '<= "m"', '<= "n"')),
     "the key of a stage under way is edited": Change(
-        "learning_rate", _text("run.yaml", "learning_rate: 0.01", "learning_rate: 0.02")
+        "learning_rate", _text("run.yaml", "learning_rate: 0.01", "learning_rate: 0.02"), allowable=False
     ),
     "the resolved config of the run is deleted": Change("config.yaml", _delete_config),
     "two threads instead of one": Change("thread", None, _two_threads),

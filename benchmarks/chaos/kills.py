@@ -30,7 +30,8 @@ def plan(plan: Plan) -> list[Trial]:
         for number in range(4 if plan.quick else 50 if name == "path" else 32):
             made.append(partial(at_instants, plan, baseline, number))
         count = len(baseline.points)
-        chosen = plan.choice(24 if name == "path" else 4, count, OPERATIONS, name) if plan.quick else range(count)
+        quick, full = (24, count) if name == "path" else (4, 60)
+        chosen = plan.choice(quick if plan.quick else full, count, OPERATIONS, name)
         made += [partial(at_operation, plan, baseline, number) for number in chosen]
     return made
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.chaos import kills, trl_trials
-from benchmarks.chaos.about import ABOUT, INTRODUCTION, TRL
+from benchmarks.chaos.about import ABOUT, INTRODUCTION, SECTIONS, TRL
 from benchmarks.chaos.frame import IMPOSSIBLE, PASSED
 
 WIDTH = 128
-MOST_FAILURES = 12
+LONGEST = 150  # lines of a page
 Row = Mapping[str, Any]
 
 
@@ -27,20 +27,20 @@ def page(results: Sequence[Row], *, command: str, seed: int, minutes: float) -> 
         " A trial that failed is a fault that is known and not yet mended."
     )
     lines += ["", "| attack | trials | passed |", "|---|---|---|"]
-    for kind in ABOUT:
-        some = of_kind(own, kind)
-        lines.append(f"| {kind} | {len(some)} | {passed(some)} |")
+    lines += [f"| {kind} | {len(some)} | {passed(some)} |" for kind in ABOUT if (some := of_kind(own, kind))]
     unknown = [one for one in own if one["kind"] not in ABOUT]
     if unknown:
         lines.append(f"| trials that the harness could not make | {len(unknown)} | 0 |")
-    for kind, text in ABOUT.items():
-        lines += ["", f"## {kind.capitalize()}", *wrapped(text), "", *table(of_kind(own, kind))]
+    for title, kinds in SECTIONS.items():
+        if any(of_kind(own, kind) for kind in kinds):
+            text = " ".join(ABOUT[kind] for kind in kinds)
+            lines += ["", f"## {title}", *wrapped(text), "", *table([of_kind(own, kind) for kind in kinds], kinds)]
     others = [one for one in results if one["kind"] == trl_trials.KIND]
     if others:
         lines += ["", "## TRL 1.16", *wrapped(TRL), "", *trl_table(others)]
     failed = [one for one in own if one["verdict"] not in PASSED]
     if failed:
-        lines += ["", "## What failed", *failures(failed)]
+        lines += ["", "## What failed", *failures(failed)[: LONGEST - len(lines) - 2]]
     return "\n".join([*lines, ""])
 
 
@@ -59,13 +59,16 @@ def passed(results: Iterable[Row]) -> int:
     return sum(one["verdict"] in PASSED for one in results)
 
 
-def table(results: Sequence[Row]) -> list[str]:
-    """A row for each group: how many trials, how many passed, and how often each verdict was given."""
-    lines = ["| what | trials | passed | verdicts |", "|---|---|---|---|"]
-    for group in dict.fromkeys(sorted(str(one["group"]) for one in results)):
-        some = [one for one in results if one["group"] == group]
-        told = [f"{verdict} {number}" for verdict, number in Counter(one["verdict"] for one in some).most_common()]
-        lines.append(f"| {group} | {len(some)} | {passed(some)} | {', '.join([*told, *measured(some)])} |")
+def table(several: Sequence[Sequence[Row]], kinds: Sequence[str]) -> list[str]:
+    """A row for each group: for each kind how many of its trials passed, and then how often each verdict was given."""
+    heads = ["passed"] if len(kinds) == 1 else kinds
+    lines = [f"| what | {' | '.join(heads)} | verdicts |", "|---" * (len(kinds) + 2) + "|"]
+    for group in sorted({str(one["group"]) for results in several for one in results}):
+        parts = [[one for one in results if one["group"] == group] for results in several]
+        cells = [f"{passed(part)} of {len(part)}" if part else "-" for part in parts]
+        every = [one for part in parts for one in part]
+        told = [f"{verdict} {number}" for verdict, number in Counter(one["verdict"] for one in every).most_common()]
+        lines.append(f"| {group} | {' | '.join(cells)} | {', '.join([*told, *measured(every)])} |")
     return lines
 
 
@@ -96,10 +99,10 @@ def trl_table(results: Sequence[Row]) -> list[str]:
 
 
 def failures(failed: Sequence[Row]) -> list[str]:
-    """One example for each kind, group and verdict, up to `MOST_FAILURES`."""
+    """One example for each kind and verdict."""
     examples = {(one["kind"], one["verdict"]): one for one in reversed(failed)}
     lines = []
-    for one in [*examples.values()][:MOST_FAILURES]:
+    for one in examples.values():
         text = f"- {one['kind']}, {one['group']}: {one['trial']}: {one['verdict']}"
         lines.append(textwrap.shorten(text.replace("`", "'").replace("*", "#"), WIDTH))
     return lines

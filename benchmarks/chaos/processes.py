@@ -14,6 +14,7 @@ from benchmarks.chaos import trials
 from benchmarks.chaos.baselines import RUN, Baseline
 from benchmarks.chaos.compare import differences, tree
 from benchmarks.chaos.frame import FAILED, HUNG, IDENTICAL, TRACEBACK, Plan, Result, Trial, compared, goes_on, prepared
+from benchmarks.chaos.kills import killing
 from benchmarks.chaos.trials import Ended
 
 KIND = "processes at once"
@@ -73,11 +74,11 @@ def same_config(plan: Plan, baseline: Baseline, number: int, count: int, folder:
 def after_a_kill(plan: Plan, baseline: Baseline, number: int, folder: Path) -> Iterator[Result]:
     """Two processes at once after the owner of the run was killed: one takes the run over."""
     prepared(baseline.case, folder)
-    after = plan.random(KIND, "kill", number).uniform(0.2, 0.9) * baseline.seconds
-    trials.run(trials.rung(*RUN), folder, signals=[(after, signal.SIGKILL)])
+    at = plan.random(KIND, "kill", number).randrange(len(baseline.points))
+    trials.run(trials.rung(*RUN, before=killing(folder, at)), folder)
     verdict, detail = one_trains(at_once(folder, [RUN] * 2, [0.0, 0.0])) or compared(folder, baseline)
     yield Result(
-        KIND, "2 processes after a kill", f"{baseline.case}, {number}, killed after {after:.2f} s", verdict, detail
+        KIND, "2 processes after a kill", f"{baseline.case}, killed before {baseline.points[at]}", verdict, detail
     )
 
 
@@ -102,7 +103,7 @@ def new_twice(plan: Plan, baseline: Baseline, number: int, folder: Path) -> Iter
 
 def weights(folder: Path) -> dict[str, str]:
     """The files of a run that do not hold its name."""
-    return {name: digest for name, digest in tree(folder).items() if name.endswith((".safetensors", ".jsonl", "DONE"))}
+    return {name: digest for name, digest in tree(folder).items() if name.endswith((".safetensors", ".jsonl"))}
 
 
 def one_name(plan: Plan, baseline: Baseline, number: int, folder: Path) -> Iterator[Result]:

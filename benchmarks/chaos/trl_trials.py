@@ -20,7 +20,7 @@ from benchmarks.chaos.trials import Ended
 from benchmarks.chaos.trl_runs import OUT, TRAINERS, Outcome, body, write_start
 
 KIND = "TRL 1.16"
-COUNT = 30
+COUNT = 15
 LOG_DIFFERS, WEIGHTS_DIFFER, NOT_RESUMED = "weights identical, log differs", "weights differ", "not resumed"
 GROUPS = {
     "instants": "kills at random instants",

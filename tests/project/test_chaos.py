@@ -207,7 +207,7 @@ def test_the_page_counts_what_passed_and_shows_what_failed() -> None:
     made = page.page(found, command="make chaos", seed=3, minutes=12.4)
     assert "`make chaos` (seed 3, 3 trials, 12 minutes" in " ".join(made.split())
     assert "| kills at random instants | 2 | 1 |" in made
-    assert "| sft | 2 | 1 | identical 1, differs 1, 3 kills, lost steps: at most 3 |" in made
+    assert "| sft | 1 of 2 | - | identical 1, differs 1, 3 kills, lost steps: at most 3 |" in made
     assert "| kills at random instants | weights differ 1 |" in made
     assert "killed after 2 s: differs" in made
     assert len(made.splitlines()) <= 150
