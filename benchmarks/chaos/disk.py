@@ -35,22 +35,26 @@ from benchmarks.chaos.trials import Ended
 KIND = "errors of the disk"
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO)
 READ_ERRORS = (errno.EACCES, errno.EIO)
-SINGLE = ("sft", "ppo", "grpo")
+SINGLE = ("ppo", "reward_model")
 NOBODY = 65534
 CLONE_NEWNS, MS_REC, MS_PRIVATE, MS_REMOUNT = 0x20000, 0x4000, 1 << 18, 32
 STEPS = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 
 
 def plan(plan: Plan) -> list[Trial]:
-    """The trials: every operation of the path and of three stages; in the short plan a sample of them."""
+    """The trials: all errors at every operation of the path, one at a repeated operation and at those of two stages.
+
+    The short plan is a sample.
+    """
     made: list[Trial] = []
     for name in ("path", *SINGLE):
         baseline = plan.baselines[name]
         count = len(baseline.reads)
         for number in plan.choice(16 if name == "path" else 3, count, KIND, name) if plan.quick else range(count):
             which = plan.random(KIND, name, number)
+            repeated = baseline.reads[number] in baseline.reads[:number]
             possible = errors_at(baseline.reads[number])
-            for code in [which.choice(possible)] if plan.quick or name != "path" else possible:
+            for code in possible if name == "path" and not repeated and not plan.quick else [which.choice(possible)]:
                 made.append(partial(at_operation, baseline, number, code, which.random() < 0.25))
     made += [partial(full_file_system, plan.baselines["path"], share) for share in STEPS[:: 4 if plan.quick else 1]]
     made += [partial(unwritable_folder, plan.baselines["sft"])]
@@ -59,7 +63,7 @@ def plan(plan: Plan) -> list[Trial]:
 
 
 def errors_at(label: str) -> tuple[int, ...]:
-    """The errors that are raised at a point: two at a read, and one at the second half of a write."""
+    """The errors that are possible at a point: two at a read, and one at the second half of a write."""
     return READ_ERRORS if label.startswith("read") else (errno.ENOSPC,) if label.startswith("rest of") else ERRORS
 
 

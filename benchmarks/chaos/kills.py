@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -40,13 +41,16 @@ def at_instants(plan: Plan, baseline: Baseline, number: int, folder: Path) -> It
     """Kills a run at one instant or at several in a row, uniform in its time."""
     random = plan.random(INSTANTS, baseline.case, number)
     prepared(baseline.case, folder)
-    wanted, killed, lost = random.choice((1, 1, 1, 2, 3)), [], 0
+    wanted, killed, lost, seconds = random.choice((1, 1, 1, 2, 3)), [], 0, baseline.seconds
     for _ in range(ATTEMPTS):
-        after = random.uniform(0, baseline.seconds)
+        after = random.uniform(0, seconds)
         ended = trials.run(trials.rung(*RUN), folder, signals=[(after, signal.SIGKILL)])
         if ended.signal == signal.SIGKILL:
             killed.append(f"{after:.3f} s")
             lost = max(lost, lost_steps(folder))
+        elif not killed:  # it ended before the signal: once more from its beginning
+            shutil.rmtree(folder / "runs")
+            seconds = ended.seconds
         if len(killed) == wanted or (killed and ended.code == 0):
             break
     yield _went_on(INSTANTS, baseline, f"killed after {', '.join(killed)}", len(killed), lost, folder)
