@@ -118,7 +118,7 @@ def test_the_command_talks_line_by_line(saved) -> None:
 
 def test_a_stage_records_how_its_rows_asked(tmp_path) -> None:
     import rung
-    from rung.pipeline.train_stage import save_final_model
+    from rung.pipeline.final_model import save_final_model
 
     rows = [{"prompt": f"{i}+1?", "completion": str(i + 1)} for i in range(4)]
     cases: tuple[tuple[dict[str, Any], PromptForm], ...] = (

@@ -2,6 +2,7 @@
 
 import pytest
 
+from rung.data.fingerprints import fingerprint
 from rung.data.records import BadRow
 from rung.data.report import DataReport, Tally, quantiles
 from rung.errors import DataError
@@ -80,7 +81,7 @@ def test_a_report_is_json_too() -> None:
         "labels": ["b", "a"],
         "columns": [],
         "mixture": [],
-        "fingerprint": "",
+        **fingerprint([]),
     }
 
 

@@ -111,7 +111,7 @@ def test_rows_lie_beside_the_summary_and_belong_to_it(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"e.json is not an evaluation: its rows belong to another"):
         Evaluation.load(file)
     file.write_text("{}")
-    with pytest.raises(CheckpointError, match="is not an evaluation"):
+    with pytest.raises(CheckpointError, match=r"e.json is damaged, or was edited"):
         Evaluation.load(file)
 
 

@@ -13,7 +13,7 @@ from rung.forward.policy import Policy
 from rung.models.heads import fresh_head
 from rung.models.lora import with_adapter
 from rung.models.reward_model import check_can_be_reward_model, load_reward_model, save_reward_model, score_rows
-from rung.pipeline.train_stage import reference_scores
+from rung.pipeline.final_model import reference_scores
 from rung.tiny.models import build
 
 

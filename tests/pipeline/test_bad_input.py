@@ -201,8 +201,12 @@ def test_what_cannot_work_is_told_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("reward", "note"),
-    [("raises", "ValueError: this judge is broken"), ("not_a_number", "returned nan"), ("too_few", "1 scores for 4")],
+    ("reward", "calls", "note"),
+    [
+        ("raises", 2, "ValueError: this judge is broken"),
+        ("not_a_number", 1, "returned nan"),
+        ("too_few", 2, "1 scores for 4"),
+    ],
 )
 def test_a_broken_reward_names_its_rows_and_costs_nothing_that_was_written(
     home: Path,
@@ -210,11 +214,13 @@ def test_a_broken_reward_names_its_rows_and_costs_nothing_that_was_written(
     command: Command,
     refusal: Refusal,
     reward: str,
+    calls: int,
     note: str,
 ) -> None:
+    """A call that fails as a whole may be an accident: the second one decides."""
     config = {"stages": [{"name": "sft", **SFT}, {"name": "grpo", **GRPO, "rewards": [f"./judge.py:{reward}"]}]}
     lines = refusal("run", written(config))
-    assert f"reward `{reward}` failed on 4 of its last 4 calls (rows prompts.jsonl:" in lines[0]
+    assert f"reward `{reward}` failed on {calls} of its last {calls} calls (rows prompts.jsonl:" in lines[0]
     assert note in lines[0]
     assert "fix the reward" in lines[1]
 
@@ -222,7 +228,7 @@ def test_a_broken_reward_names_its_rows_and_costs_nothing_that_was_written(
     assert home / "runs/bad/sft/DONE" in before
     good = JUDGE[: JUDGE.index("def raises")].replace("spread", reward)
     (home / "judge.py").write_text(good)
-    assert command("run", written(config)) == 0
+    assert command("run", written(config), "--allow-drift") == 0
     capsys.readouterr()
     assert all(file.read_bytes() == content for file, content in before.items())
 

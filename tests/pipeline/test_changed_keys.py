@@ -99,7 +99,10 @@ def test_after_too_many_errors_a_run_goes_on_with_a_higher_rate(work: Path, comm
     write("judge")
     what, remedy = refusal("run", "run.yaml")
     assert "judge: 503 Service Unavailable" in what
-    assert remedy == "fix the reward, or raise `max_error_rate` or its timeout (in `reward_policy`)"
+    assert remedy == (
+        "fix the reward, or raise `max_error_rate` or its timeout (in `reward_policy`); "
+        "go on with a changed reward by `--allow-drift`"
+    )
     done = len(Path("runs/run/grpo/metrics.jsonl").read_text().splitlines())
     assert command("run", "run.yaml", "reward_policy.max_error_rate=0.5") == 0
     assert [(change["key"], change["step"]) for change in changes()] == [("reward_policy.max_error_rate", done)]

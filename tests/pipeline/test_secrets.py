@@ -13,18 +13,13 @@ from helpers.rows import write_rows
 from rung.config import load_config
 from rung.errors import ConfigError, RewardError
 from rung.pipeline.runner import run_path
-from rung.registry import load_object
 from rung.reward import RewardSet
 from rung.training.trackers.wandb import Wandb
 from rung.utils.secrets import filled, is_secret_name, redacted, without_secrets
 
 JUDGE = '''
-KEYS = set()
-
-
 def judged(completion: str, *, api_key: str, judge_password: str, eos_token: str, token_budget: int) -> float:
     """The share of small letters; the service refuses every second answer and shows the key."""
-    KEYS.add((api_key, judge_password))
     if len(completion) % 2:
         raise PermissionError(f"401: {api_key} {judge_password} is no valid key")
     return sum("a" <= char <= "m" for char in completion) / 100
@@ -87,12 +82,11 @@ def test_no_artifact_and_no_line_has_a_secret(home: Path, capfd: pytest.CaptureF
     written = yaml.safe_load((run.folder / "config.yaml").read_text())["rewards"][0]["args"]
     assert written == PATH["rewards"][0]["args"] | {"api_key": "<redacted>"}
     assert run_path(load_config("path.yaml")).finished  # the same config, by what is written of it
-    assert load_object("./judge.py:KEYS", home) == {(IN_CONFIG, CANARIES["JUDGE_SECRET"])}
 
 
 def test_a_stopped_run_resumes_also_with_a_new_key(home: Path) -> None:
     run_path(load_config("path.yaml", ["max_steps=1", "trackers=[jsonl]"]))
-    for file in ("report.html", "grpo/DONE"):
+    for file in ("DONE", "grpo/DONE"):
         (home / "runs/secret" / file).unlink()
     (home / "path.yaml").write_text(yaml.safe_dump(PATH).replace(IN_CONFIG, "sk-other-key"))
     assert run_path(load_config("path.yaml", ["max_steps=2", "trackers=[jsonl]"])).finished

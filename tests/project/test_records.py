@@ -21,9 +21,11 @@ CHANGING = {
     "rung.forward.passes.WorkCounter",
     "rung.forward.policy.Policy",
     "rung.reward.call.Reply",
+    "rung.reward.pool.Lane",
     "rung.tiny.pharmacy.reader.Dose",
     "rung.tiny.pharmacy.reader.Reading",
     "rung.training.early_stopping.BestWeights",
+    "rung.training.skipped_steps.SkippedSteps",
     "rung.training.stage.Stage",
 }
 

@@ -241,7 +241,10 @@ def test_a_name_is_shown_as_it_is(tmp_path, name, capfd):
 
 def test_a_row_that_is_no_step_is_named(tmp_path):
     file = written(tmp_path, steps({"loss": 1.0}))
-    file.write_text(file.read_text() + '{"step": 2, "lo')
+    whole = file.read_text()
+    file.write_text(whole + '{"step": 2, "lo')
+    assert list(read_metrics(file)) == ["loss"], "a row that is being written is left out"
+    file.write_text(whole + '{"step": 2, "lo\n')
     with pytest.raises(CheckpointError, match="row 2"):
         read_metrics(file)
 

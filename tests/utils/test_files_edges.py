@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rung.errors import ConfigError, DataError, error_context
+from rung.errors import CheckpointError, ConfigError, DataError, error_context
 from rung.utils.files import sha256_file, sha256_text, write_text
 from rung.utils.names import inside, safe_name
 from rung.utils.signals import EXIT_ERROR, EXIT_INCONCLUSIVE, EXIT_KEPT, EXIT_STOPPED, EXIT_USER, StopFlag
@@ -24,10 +24,12 @@ def test_a_text_replaces_the_one_before_and_leaves_nothing_beside_it(tmp_path: P
 def test_a_text_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
     file = tmp_path / "c.txt"
     write_text(file, "one")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(file, "\ud800")
-    assert file.read_text() == "one"
-    assert [path.name for path in tmp_path.iterdir()] == ["c.txt"]
+    write_text(file, "\ud800")
+    assert file.read_text() == "\\ud800"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CheckpointError, match="folder"):
+        write_text(tmp_path / "folder", "two")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.txt", "folder"]
 
 
 def test_hashes_are_those_of_the_bytes(tmp_path: Path) -> None:

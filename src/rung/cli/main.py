@@ -15,7 +15,7 @@ import typer
 
 from rung.cli.streams import protect_streams
 from rung.errors import UserError
-from rung.utils.console import printable, say
+from rung.utils.console import printable, printable_line, say
 from rung.utils.files import DISK_ERRORS, file_error
 from rung.utils.signals import EXIT_USER, StopFlag
 
@@ -288,7 +288,7 @@ def main() -> None:
 
 def _end_with(error: UserError) -> NoReturn:
     for one in getattr(error, "errors", (error,)):
-        print(_line(one.what), _line(one.remedy), sep="\n", file=sys.stderr)
+        print(printable_line(one.what), printable_line(one.remedy), sep="\n", file=sys.stderr)
     raise SystemExit(EXIT_USER) from None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rung.data.records import Example, as_prompt
+from rung.data.templates import LIMITS
 from rung.errors import CheckpointError, DataError
 from rung.evaluation.fewshot import SEPARATOR, answer, encode_question, last_text, question
 from rung.evaluation.statistics import mean_interval
@@ -148,10 +149,12 @@ def evaluate(
     check_items(examples, shots)
     items = [as_prompt(example) for example in examples]
     metrics.check(set.intersection(*(set(item.columns) for item in items)))
-    prompts = [encode_question(item, shots, tokenizer) for item in items]
+    with LIMITS:
+        prompts = [encode_question(item, shots, tokenizer) for item in items]
     drawn = sampler.sample(prompts, 1, visits=range(len(prompts)), key=key, sampling=sampling)
     completions = [completion for (completion,) in drawn]
-    asked = [encode_question(item, (), tokenizer) for item in items] if shots else prompts
+    with LIMITS:
+        asked = [encode_question(item, (), tokenizer) for item in items] if shots else prompts
     samples = [
         answered_sample(
             question(item),

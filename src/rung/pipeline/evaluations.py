@@ -18,6 +18,7 @@ from rung.data.load import load_examples
 from rung.data.prompting import Prompting
 from rung.data.records import Example, as_prompt
 from rung.data.splits import sample
+from rung.data.templates import LIMITS
 from rung.errors import CheckpointError, ConfigError, error_context
 from rung.evaluation.evaluate import BUILT_IN_GOALS, Evaluation, check_items, evaluate, items_digest
 from rung.evaluation.fewshot import encode_question
@@ -138,8 +139,9 @@ class Evaluations:
         examples, shots = self.items(evaluation_set), self.shots(num_shots)
         check_items(examples, shots)
         positions = num_positions(model)
-        for example in examples:
-            num_tokens = len(encode_question(example, shots, tokenizer))
+        with LIMITS:
+            lengths = [len(encode_question(example, shots, tokenizer)) for example in examples]
+        for example, num_tokens in zip(examples, lengths, strict=True):
             if positions is not None and num_tokens + self._max_completion_length > positions:
                 what = (
                     f"{example.source}: {num_tokens} prompt tokens with {num_shots} shots and "

@@ -4,47 +4,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
-
-from rung.algorithm import Algorithm
 from rung.artifacts.data_card import refuse_other_rows, write_data_card
 from rung.artifacts.folder import CHECKPOINTS
-from rung.batch import Batch
 from rung.config import StageConfig
 from rung.data.report import DataReport
 from rung.distributed.ranks import Ranks
-from rung.errors import CheckpointError, EmptyStepsError, GenerationLimitError, RewardError
-from rung.forward.memory import within_memory
-from rung.forward.policy import Policy
+from rung.errors import EmptyStepsError, GenerationLimitError, RewardError
 from rung.metrics import values
-from rung.models.load import save_model
-from rung.models.reward_model import save_reward_model
 from rung.pipeline.build_stage import build_stage
+from rung.pipeline.final_model import save_final_model
 from rung.pipeline.rollback import steps_with_rollback, tell_skipped
+from rung.pipeline.saving import resume, save, try_save
 from rung.pipeline.stage_data import StageData
 from rung.pipeline.stage_settings import StageSettings
 from rung.reward.outcome import FAILURES
 from rung.rollout.generate import LOGGED_ONLY
-from rung.training import checkpoint
 from rung.training.early_stopping import BestWeights, validation_loss
 from rung.training.loop import Step
-from rung.training.run_state import RunState, flatten, unflatten
 from rung.training.stage import Stage
 from rung.training.symptoms import EMPTY_STEPS, SKIPPED_STEPS, read_symptoms
 from rung.training.trackers import METRICS, JsonLines, Tracker, make_trackers
-from rung.utils.console import note, progress, say, show_completions, warn
-from rung.utils.files import new_folders
+from rung.utils.console import note, progress, say, show_completions
 from rung.utils.signals import StopFlag
 
-REFERENCE_ROWS = 512  # training rows scored to normalise a reward model if there are no held-out rows
 SHOWN_ROWS = 16  # completions logged per rollout, and as many of those on which a reward failed
 QUARANTINE = "quarantine.jsonl"
 
@@ -180,63 +167,6 @@ def _show_nothing(step: int, values: Mapping[str, float]) -> None:
     """The progress display of ranks other than 0: shows nothing."""
 
 
-def save_final_model(stage: Stage, folder: Path) -> None:
-    """Writes the trained model to `folder/model`; all ranks call this function, and rank 0 writes.
-
-    A reward model is saved with the mean and standard deviation of its scores on reference rows.
-    """
-    is_reward_model = stage.policy.score_head is not None
-    own = torch.zeros(0)
-    if is_reward_model:
-        own = reference_scores(stage.policy, stage.algorithm, reference_batches(stage))
-    scores = torch.cat([part["scores"] for part in stage.ranks.gather_tensors({"scores": own})])
-    policy = stage.policy.gathered()
-    if stage.ranks.rank > 0:
-        return
-    assert policy is not None, "rank 0 has all weights"
-    try:
-        with new_folders(folder, "adapter", "model") as aside:
-            if is_reward_model:
-                assert isinstance(policy.score_head, nn.Linear), "a reward model has a linear score head"
-                save_reward_model(policy.model, policy.score_head, stage.tokenizer, aside, scores)
-            else:
-                save_model(policy.model, stage.tokenizer, aside)
-                if stage.report.prompt_form is not None:
-                    stage.report.prompt_form.save(aside / "model")
-    except SafetensorError as error:
-        what = f"{folder / 'model'} cannot be written: {error}"
-        raise CheckpointError(what, "check free space and permissions; the same command then goes on") from None
-
-
-@torch.no_grad()
-def reference_scores(policy: Policy, algorithm: Algorithm, batches: Iterable[Batch]) -> Tensor:
-    """The scores that a reward model gives to all rows of the batches, (rows,) float32, in no particular order."""
-
-    def scores_of(batch: Batch) -> list[Tensor]:
-        found = (outputs.scores for _, outputs in policy.parts(batch, algorithm))
-        return [scores.cpu() for scores in found if scores is not None]
-
-    unit = algorithm.keep_together
-    parts = [within_memory(policy, batch, unit, lambda batch=batch: scores_of(batch)) for batch in batches]
-    return torch.cat([scores for part in parts for scores in part])
-
-
-def reference_batches(stage: Stage) -> list[Batch]:
-    """The batches for the scores with which a reward model is normalised; each rank gets its own share.
-
-    They are the held-out batches or, if there are none, the next training batches: `REFERENCE_ROWS` rows or one epoch.
-    """
-    batches = list(stage.held_out)
-    if not batches:
-        rows = 0
-        for batch in islice(stage.source, math.ceil(stage.steps_per_epoch)):
-            batches.append(batch)
-            rows += int(stage.ranks.sum({"rows": torch.tensor(batch.num_rows)})["rows"])
-            if rows >= REFERENCE_ROWS:
-                break
-    return batches
-
-
 def step_metrics(stage: Stage, step: Step) -> dict[str, float]:
     """The metrics of a step, with TRL's names; if the loss has several terms, each term is also a metric."""
     seen = {
@@ -260,53 +190,6 @@ def step_timing(num_tokens: int, seconds: float) -> dict[str, float]:
     """
     speed = {"tokens_per_second": num_tokens / seconds} if seconds > 0 else {}
     return {"step_time": max(seconds, 0.0)} | speed
-
-
-def save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
-    """Saves a checkpoint: the state of the stage and of early stopping, and the sizes of the log files.
-
-    All ranks call this function, and rank 0 writes.
-    """
-    state = {"name": stage.name, "stage": stage.state(), "best": best.state_dict() if best else None}
-    if stage.ranks.rank == 0:
-        checkpoint.save(folder / CHECKPOINTS, stage.step, RunState(*flatten(state | {"logs": logged.offset()})))
-
-
-def try_save(stage: Stage, best: BestWeights | None, folder: Path, logged: JsonLines) -> None:
-    """Saves a checkpoint; if the disk refuses, warns, so that training goes on and older checkpoints are kept."""
-    try:
-        save(stage, best, folder, logged)
-    except CheckpointError as error:
-        warn(f"{stage.name}, step {stage.step}: no checkpoint was saved: {error.what}; training goes on")
-
-
-def resume(
-    stage: Stage,
-    best: BestWeights | None,
-    folder: Path,
-    logged: JsonLines,
-    check_rows: Callable[[Path, DataReport], None] = refuse_other_rows,
-) -> None:
-    """Restores the newest valid checkpoint and cuts the logs to their sizes at that time; without one, empties them.
-
-    `check_rows` refuses a checkpoint of a stage that began with other rows. Raises CheckpointError for a checkpoint of
-    another stage.
-    """
-    checkpoints = folder / CHECKPOINTS
-    found = checkpoint.load_newest(checkpoints) if stage.ranks.rank == 0 else None  # renames and removes files
-    step = stage.ranks.gather(found[0] if found else None)[0]
-    saved = found[1] if found else checkpoint.load(checkpoint.checkpoint_path(checkpoints, step)) if step else None
-    state: Mapping[str, Any] = unflatten(saved.tensors, saved.values) if saved else {"logs": {}}
-    if saved:
-        if state.get("name") != stage.name:
-            what = f"{checkpoints}: the checkpoint of step {step} belongs to stage `{state.get('name')}`"
-            raise CheckpointError(what, "restore the folder from a backup, or start a new run with `--new`")
-        check_rows(folder, stage.report)
-        stage.load(state["stage"])
-        if best is not None:
-            best.load_state_dict(state["best"])
-    if stage.ranks.rank == 0:
-        logged.truncate(state["logs"])
 
 
 def open_trackers(settings: StageSettings, names: Sequence[str], folder: Path, run_name: str) -> list[Tracker]:

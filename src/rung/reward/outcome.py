@@ -81,8 +81,9 @@ def _judged(verdict: Verdict, range: tuple[float, float] | None) -> Outcome:
     value = verdict.value
     if not isinstance(verdict.parts, Mapping) or not isinstance(verdict.cost, numbers.Real):
         return Outcome("error", note="returned a Verdict whose `parts` are no mapping or whose `cost` is no number")
-    parts, note, cost = as_json(verdict.parts), shortened(str(verdict.note), 10_000), float(verdict.cost)
-    if len(json.dumps(parts)) > MAX_PARTS:
+    parts, cost = as_json(verdict.parts) if verdict.parts else {}, float(verdict.cost)
+    note = shortened(str(verdict.note), 10_000) if verdict.note else ""
+    if parts and len(json.dumps(parts)) > MAX_PARTS:
         return Outcome("error", note=f"returned a Verdict with parts of more than {MAX_PARTS:,} characters")
     if not math.isfinite(cost):
         return Outcome("error", note=f"returned a Verdict whose cost is {cost}")

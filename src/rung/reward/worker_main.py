@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +30,7 @@ from rung.reward.returned import as_json, copied
 from rung.reward.signature import read_settings, read_signature
 from rung.reward.trainer_state import TrainerState
 
+LONG_CALL_S = 0.01  # calls that wait behind one are taken away after a longer time
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _masks = threading.local()
 
@@ -139,9 +141,9 @@ class _Server:
         entry, state = self.loaded[request["key"]], TrainerState(**request["state"])
         many = {int(row): {**each, **copied(entry.settings)} for row, each in request["many"].items()}
         serial = request["serial"]
+        _seed(request["key"], state.global_step, min(many))
         if is_async(entry.function):
             rows = list(many)
-            _seed(request["key"], state.global_step, rows[0])
 
             def answer(number: int, reply: Reply | Outcome) -> None:
                 self.channel.sendall(_packed({"serial": serial, "row": rows[number]}, reply))
@@ -150,14 +152,15 @@ class _Server:
             call_all_async(entry.function, entry.hooks, list(many.values()), state, *limits, on_reply=answer)
             return
         forgotten: set[int] = set()
+        began = time.monotonic()
         for row, arguments in many.items():
-            while self._has_news():  # while the last call ran, others may have been taken away
+            took, began = time.monotonic() - began, time.monotonic()
+            while took > LONG_CALL_S and self._has_news():  # while the last call ran, others may have been taken away
                 message = self.inbox.receive()
                 if message is None:
                     os._exit(0)
                 forgotten.update(message["rows"])
             if row not in forgotten:
-                _seed(request["key"], state.global_step, row)
                 with restored_process():
                     reply = call(entry.function, entry.hooks, arguments, state)
                 self.channel.sendall(_packed({"serial": serial, "row": row}, reply))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 def seed_all(seed: int) -> None:
     """Seeds Python's, NumPy's (legacy global) and torch's generators, the latter on all devices; seed >= 0."""
+    import_module("rich.style")  # trap: it draws from Python's generator when it is first imported, which may be later
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

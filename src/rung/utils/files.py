@@ -47,7 +47,7 @@ def file_error(error: OSError, path: Path | None = None) -> CheckpointError:
     """The error in two lines for an OSError: the file (by default that of the error), the reason, and a remedy."""
     file = error.filename if isinstance(error.filename, str) else path
     reason = error.strerror or str(error) or type(error).__name__
-    remedy = _REMEDIES.get(error.errno or 0, "check this disk; the same command then goes on")
+    remedy = _REMEDIES.get(error.errno or 0, "check this disk and its free space; the same command then goes on")
     return CheckpointError(reason if file is None else f"{file}: {reason}", remedy)
 
 
