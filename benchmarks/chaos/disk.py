@@ -105,10 +105,10 @@ def told_and_kept(ended: Ended, folder: Path, baseline: Baseline) -> tuple[str, 
     A run that ended with exit code 0, without a word, passes only where its files are those of the undisturbed run.
     """
     found = problem(ended)
-    if found is None and "warning" not in ended.stderr.lower():
+    if found is None and not ended.warned:
         verdict, detail = compared(folder, baseline)
         return (UNTOLD, "") if verdict == IDENTICAL else (SILENT, detail)
-    if found is not None and found[0] == FAILED and ended.code not in (None, 0) and "warning" in ended.stderr.lower():
+    if found is not None and found[0] == FAILED and ended.code not in (None, 0) and ended.warned:
         found = None  # it went on with a warning, and its exit code tells
     if found is not None and found[0] != REFUSED:
         return found

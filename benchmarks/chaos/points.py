@@ -23,14 +23,15 @@ from safetensors import SafetensorError
 
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {
-    "os.rename": "rename",
-    "os.remove": "remove",
-    "os.mkdir": "mkdir",
-    "os.rmdir": "rmdir",
-    "os.truncate": "truncate",
-    "os.link": "link",
-    "os.symlink": "symlink",
+    "os.rename": ("rename", 2),
+    "os.remove": ("remove", 1),
+    "os.mkdir": ("mkdir", 2),
+    "os.rmdir": ("rmdir", 1),
+    "os.truncate": ("truncate", None),
+    "os.link": ("link", 2),
+    "os.symlink": ("symlink", 2),
 }
+"""The label of each event that changes files, and which of its arguments is the folder that its path is relative to."""
 Act = Callable[[str, Callable[[], None]], None]
 """What is done at a point: it gets the label, and a function that leaves the half of a file that native code wrote."""
 
@@ -86,10 +87,10 @@ class _Hook:
             if (writes or self.reads) and (name := self.relative(path)) is not None:
                 self.point(f"{'open' if writes else 'read'} {name}")
         elif event in CHANGES:
-            descriptor = arguments[-1] if isinstance(arguments[-1], int) else None
-            name = self.relative(arguments[0], descriptor)
+            word, at = CHANGES[event]
+            name = self.relative(arguments[0], None if at is None else arguments[at])
             if name is not None:
-                self.point(f"{CHANGES[event]} {name}")
+                self.point(f"{word} {name}")
 
 
 class _CutFile(io.FileIO):

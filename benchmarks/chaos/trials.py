@@ -44,6 +44,11 @@ class Ended:
         return "Traceback (most recent call last)" in self.stderr + self.stdout
 
     @property
+    def warned(self) -> bool:
+        """Whether it printed a warning."""
+        return "warning:" in (self.stdout + self.stderr).lower()
+
+    @property
     def refused(self) -> bool:
         """Whether it ended with exit code 2 and two lines on stderr, apart from warnings and notes."""
         lines = [line for line in self.stderr.splitlines() if line.strip() and not line.startswith("warning")]

@@ -175,6 +175,34 @@ def ended(folder: Path) -> Result:
     return Result("", "", "", str(trials.run(trials.rung(), folder).code))
 
 
+def saving() -> None:
+    """What native code writes is there as a whole or, at a kill, as a half."""
+    import torch
+    from safetensors.torch import save_file
+
+    STAGE.mkdir(parents=True)
+    save_file({"weights": torch.zeros(100)}, STAGE / "model.safetensors")
+    os.rename(STAGE / "model.safetensors", STAGE / "weights.safetensors")
+
+
+def test_a_kill_leaves_half_of_what_native_code_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, saving)
+    baseline = undisturbed(tmp_path)
+
+    def sizes(folder: Path) -> Iterator[Result]:
+        for at, label in enumerate(baseline.points):
+            place = folder / str(at)
+            place.mkdir()
+            killed = trials.run(trials.rung(before=kills.killing(place, at)), place)
+            left = {path.name: path.stat().st_size for path in place.glob("runs/**/*.safetensors")}
+            yield Result("", label, str(killed.signal), json.dumps(left))
+
+    found = {one["group"].split(" run")[0]: json.loads(one["verdict"]) for one in results(tmp_path, sizes)}
+    whole = found["rename"]["model.safetensors"]
+    assert found["save_file"] == {}
+    assert found["rest of save_file"] == {"model.safetensors": whole // 2}
+
+
 def test_errors_of_the_disk_must_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {}
     for program in (refusing, swallowing):
