@@ -35,6 +35,7 @@ ENVIRONMENT = {
 
 
 KINDS = ("kills", "corruption", "disk", "processes", "drift", "signals", "soak", "scripts", "trl_trials")
+LONG = ("soak", "scripts")
 
 
 def main() -> None:
@@ -76,8 +77,11 @@ def attacked(work: Path, kinds: Sequence[str], *, seed: int, quick: bool, jobs: 
     recording = baselines.start_another_process(list(cases.every()), work / "baselines")
     baselines.warm(work / "warm")
     plan = Plan(baselines.recorded(recording, work / "baselines"), seed, quick)
-    planned = [trial for kind in kinds for trial in import_module(f"benchmarks.chaos.{kind}").plan(plan)]
-    plan.random("order").shuffle(planned)  # so that both processes are busy to the end
+    trials_of = {kind: import_module(f"benchmarks.chaos.{kind}").plan(plan) for kind in kinds}
+    planned = [trial for kind in kinds if kind not in LONG for trial in trials_of[kind]]
+    plan.random("order").shuffle(planned)
+    # the long ones first, so that all processes are busy to the end
+    planned = [trial for kind in kinds if kind in LONG for trial in trials_of[kind]] + planned
     print(f"{len(planned)} trials", flush=True)
     lines = work / "results.jsonl"
     lines.touch()

@@ -17,7 +17,7 @@ KIND = "programs"
 RUDE = ("sleeps", "spins_in_c", "ignores_sigterm", "async_blocks")
 SCRIPTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "rude rewards": ("rewards.py", ("--explicit-only", "--only", *RUDE)),
-    "numbers that are not finite, and memory": ("bad_numbers.py", ("grpo",)),
+    "numbers that are not finite, and memory": ("bad_numbers.py", ("sft",)),
     "hostile files, and secrets": ("hostile.py", ()),
 }
 """The program of each group, and its options in the short plan."""
