@@ -122,6 +122,14 @@ def test_an_empty_report_is_written_again(work: Path, command: Command) -> None:
     assert files() == whole
 
 
+def test_the_lock_of_a_process_that_was_killed_at_its_end_is_removed(work: Path, command: Command) -> None:
+    assert command("run", "path.yaml") == 0
+    whole = files()
+    (RUN / ".lock").write_text('{"pid": 1, "host": "here"}')
+    assert command("run", "path.yaml") == 0
+    assert files() == whole
+
+
 def test_a_log_that_was_edited_before_a_resume_is_refused(work: Path, command: Command, refusal: Refusal) -> None:
     assert command("run", "path.yaml") == 0
     for name in ("DONE", "dpo/DONE"):

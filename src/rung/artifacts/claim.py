@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rung.artifacts.finished import run_is_finished
 from rung.artifacts.folder import INITIAL
-from rung.artifacts.lock import locked
+from rung.artifacts.lock import LOCK, locked
 from rung.config import PathConfig
 from rung.distributed.ranks import Ranks
 from rung.utils.files import file_errors, tidy
@@ -29,7 +29,8 @@ def claimed(config: PathConfig, new: bool, ranks: Ranks) -> Iterator[Path]:
         name = config.name
         if ranks.rank == 0:
             folder = _new_folder(root, name) if new else inside(root, name)
-            if not run_is_finished(folder):
+            # a process that was killed between the last file and its end has left its lock
+            if not run_is_finished(folder) or (folder / LOCK).exists():
                 stack.enter_context(locked(folder))
             name = folder.name
         chosen = inside(root, ranks.gather(name)[0])
