@@ -14,8 +14,8 @@ early stopping, dpo, grpo with LoRA) with two gates, validation, a test set and 
 real command in a process of its own, forked from one that has imported everything. "Identical" means that every
 file of the run folder has the SHA-256 that it has in a run to which nothing happened, made in another process
 with another hash seed: weights, optimizer, checkpoints, logs, evaluations, lineage and report, without a file
-more or less. Only `timing.jsonl` and its size in the checkpoints are left out. The runs use one
-thread of one CPU; other machines are not claimed."""
+more or less. Only `timing.jsonl` and its size in the checkpoints are left out. The runs use one thread of one
+CPU; other machines are not claimed."""
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Kills": (kills.INSTANTS, kills.OPERATIONS),
@@ -45,13 +45,14 @@ the identical result (what it sets aside as `.bad` it must tell). A difference w
     corruption.CLEAN: """\
 The same places without any damage. A trial passes if the result is identical; a refusal would be a false alarm.""",
     disk.KIND: """\
-ENOSPC, EROFS, EACCES and EIO are raised at each file operation of the path (reads: EACCES and EIO; the second half
-of a write: ENOSPC; an operation that repeats an earlier one on the same file, and those of two single stages: one
-of them, drawn at random). A quarter of the errors stays until the end of the process. Besides: a file system that
-is really full, a folder of mode 555 as a user without privileges, outputs that cannot be written to, and a clock
-that stands still. A trial passes if the run ends in two lines, or goes on with a warning, or nothing was lost and
-there is nothing to tell; and the same command then ends with the identical result. Checkpoints that one of the two
-runs could not save are not compared. Errors of outputs must not disturb a run at all.""",
+ENOSPC, EROFS, EACCES and EIO are raised at each file operation of the path (a read: EACCES or EIO; the second
+half of a write: ENOSPC; an operation that repeats an earlier one on the same file, and those of two single
+stages: one of them, drawn at random). A quarter of the errors stays until the end of the process. Besides: a
+file system that is really full, a folder of mode 555 as a user without privileges, outputs that cannot be
+written to, and a clock that stands still. A trial passes if the run ends in two lines, or goes on with a
+warning, or nothing was lost and there is nothing to tell; and the same command then ends with the identical
+result. Checkpoints that one of the two runs could not save are not compared. Errors of outputs must not disturb
+a run at all.""",
     processes.KIND: """\
 Two or three processes start the same run at the same time, or a moment apart; after a kill; while the first is
 suspended; with `--new` twice; and with two configs of one name. A trial passes if one trains, each other is

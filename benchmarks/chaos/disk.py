@@ -42,7 +42,7 @@ STEPS = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 
 
 def plan(plan: Plan) -> list[Trial]:
-    """The trials: all errors at every operation of the path, one at a repeated operation and at those of two stages.
+    """The trials: all errors at every operation of the path, one at reads, repetitions and operations of two stages.
 
     The short plan is a sample.
     """
@@ -52,9 +52,10 @@ def plan(plan: Plan) -> list[Trial]:
         count = len(baseline.reads)
         for number in plan.choice(16 if name == "path" else 3, count, KIND, name) if plan.quick else range(count):
             which = plan.random(KIND, name, number)
-            repeated = baseline.reads[number] in baseline.reads[:number]
-            possible = errors_at(baseline.reads[number])
-            for code in possible if name == "path" and not repeated and not plan.quick else [which.choice(possible)]:
+            label = baseline.reads[number]
+            possible = errors_at(label)
+            one = plan.quick or name != "path" or label.startswith("read") or label in baseline.reads[:number]
+            for code in [which.choice(possible)] if one else possible:
                 made.append(partial(at_operation, baseline, number, code, which.random() < 0.25))
     made += [partial(full_file_system, plan.baselines["path"], share) for share in STEPS[:: 4 if plan.quick else 1]]
     made += [partial(unwritable_folder, plan.baselines["sft"])]

@@ -31,7 +31,7 @@ def plan(plan: Plan) -> list[Trial]:
         for number in range(4 if plan.quick else 50 if name == "path" else 32):
             made.append(partial(at_instants, plan, baseline, number))
         count = len(baseline.points)
-        quick, full = (16, count) if name == "path" else (4, 60)
+        quick, full = (16, count) if name == "path" else (4, 50)
         chosen = plan.choice(quick if plan.quick else full, count, OPERATIONS, name)
         made += [partial(at_operation, plan, baseline, number) for number in chosen]
     return made
