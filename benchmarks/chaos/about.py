@@ -35,8 +35,9 @@ meet the resumed run. Then the same command runs to its end, unattended. A trial
 identical.""",
     kills.OPERATIONS: """\
 SIGKILL before each file operation: opening for writing, writing (also with half of the data on the disk),
-syncing, renaming, removing, making folders, and the writes of native code. In one of five trials the resumed
-run is killed too. A trial passes if the same command, unattended, ends with the identical result.""",
+syncing, renaming, removing, making folders, and the writes of native code. All operations of the path are
+tried, and a sample of those of single stages; in one of five trials the resumed run is killed too. A trial
+passes if the same command, unattended, ends with the identical result.""",
     corruption.KIND: """\
 One file that the next command reads again (its time of access tells), or whose presence it reads, is damaged: a
 flipped bit, a truncation, a page of zeros, an edited digit, a deletion, an empty file, two files swapped. Runs
