@@ -65,8 +65,8 @@ result.""",
     signals.KIND: f"""\
 SIGTERM or SIGINT at random instants and at file operations, twice in a row, and while code of the user's takes
 a second a row. A trial passes if the run ends with exit code {signals.STOPPED} within {signals.AT_ONCE_S:.0f}
-seconds (a second signal: at once; in a rollout: when its step has ended), or had finished, and the same command ends with the identical result but for
-the checkpoint that the stop saved.""",
+seconds (a second signal: at once; in a rollout: when its step has ended), or had finished, and the same command
+ends with the identical result but for the checkpoint that the stop saved.""",
     soak.KIND: f"""\
 {soak.STEPS} steps of GRPO in which rewards raise, hang or return NaN, gradients are NaN and saves fail, in
 about five of a hundred steps together. Passed: it reaches its last step, its memory grows by less than
