@@ -60,14 +60,15 @@ suspended; with `--new` twice; and with two configs of one name. A trial passes 
 refused in two lines (or finds the run finished), and the result is identical.""",
     drift.KIND: """\
 A run is killed in its second stage; then rows, prompts, the code of the reward and metric, a key, the resolved
-config, the number of threads or the version of a package changes. Passed: refused in two lines that name what
+config, the number of threads or the version of a package changes; rows of a finished stage may, since nothing
+reads them again. Passed: refused in two lines that name what
 changed; with `--allow-drift` it goes on and the lineage names the change; restored, it ends with the identical
 result.""",
     signals.KIND: f"""\
 SIGTERM or SIGINT at random instants and at file operations, twice in a row, and while code of the user's takes
 a second a row. A trial passes if the run ends with exit code {signals.STOPPED} within {signals.AT_ONCE_S:.0f}
-seconds (a second signal: at once), or had finished, and the same command ends with the identical result but for
-the checkpoint that the stop saved.""",
+seconds (a second signal: at once; in a rollout: when its step has ended), or had finished, and the same command
+ends with the identical result but for the checkpoint that the stop saved.""",
     soak.KIND: f"""\
 {soak.STEPS} steps of GRPO in which rewards raise, hang or return NaN, gradients are NaN and saves fail, in
 about five of a hundred steps together. Passed: it reaches its last step, its memory grows by less than

@@ -137,10 +137,6 @@ CHANGES: Mapping[str, Change] = {
     ),
     "a row of the stage under way is added": Change("dpo|pairs", _rows("pairs", lambda rows: rows.append(rows[0]))),
     "rows of the stage under way are reordered": Change("dpo|pairs", _rows("pairs", lambda rows: rows.reverse())),
-    "a row of a finished stage is edited": Change(
-        "sft|texts", _rows("texts", lambda rows: rows[3].update(completion="another"))
-    ),
-    "a row of a finished stage is added": Change("sft|texts", _rows("texts", lambda rows: rows.append(rows[0]))),
     "a prompt of a later stage and of the evaluation is edited": Change(
         "grpo|prompts|validation|test", _rows("prompts", lambda rows: rows[3].update(prompt="another"))
     ),
