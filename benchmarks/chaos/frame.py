@@ -123,5 +123,5 @@ def compared(folder: Path, baseline: Baseline, *, other_saves: bool = False) -> 
     """Whether every file of the finished run in a folder is that of the undisturbed run."""
     found = differences(baseline.tree, tree(folder / "runs"))
     if other_saves:
-        found = [one for one in found if one.endswith("differs") or "/checkpoints/step-" not in one]
+        found = [one for one in found if one.endswith("differs") or "/checkpoints" not in one]
     return (DIFFERS, ", ".join(found)) if found else (IDENTICAL, "")

@@ -237,12 +237,12 @@ def rung(*arguments: str, before: Callable[[], None] | None = None) -> Body:
     """The command `rung` with these arguments, after `before` has been called in the same process."""
 
     def body() -> int | None:
-        from rung.cli.main import main
+        from rung.cli.main import entry
 
         sys.argv = ["rung", *arguments]
         if before is not None:
             before()
-        main()
+        entry()
         return 0
 
     return body

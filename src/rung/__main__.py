@@ -6,6 +6,6 @@ import sys
 if not sys.flags.safe_path:
     del sys.path[0]
 
-from rung.cli.main import main
+from rung.cli.main import entry
 
-main()
+entry()

@@ -90,6 +90,29 @@ def test_a_signal_outside_a_step_ends_the_process_at_once_even_in_code_that_catc
     assert errors.strip() == "stopped; the same command resumes"
 
 
+QUIET = """
+import sys, time
+from rung.utils.signals import end_quietly, run_has_ended
+
+end_quietly()
+if sys.argv[1] == "ended":
+    run_has_ended(3)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("when", "number", "code"), [("before", signal.SIGINT, 130), ("ended", signal.SIGTERM, 3)])
+def test_a_signal_before_or_after_a_run_leaves_no_traceback(when, number, code):
+    run = subprocess.Popen(
+        [sys.executable, "-c", QUIET, when], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert read_line(run) == "ready\n"
+    run.send_signal(number)
+    assert run.communicate(timeout=30) == ("", "")
+    assert run.returncode == code
+
+
 def test_the_handlers_of_before_are_back_after_leaving():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with StopFlag() as stop:

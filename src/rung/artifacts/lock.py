@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.errors import CheckpointError
+from rung.utils.console import warn
 from rung.utils.files import file_errors
 
 LOCK = ".lock"
@@ -39,8 +40,10 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
+        try:
             os.unlink(folder / LOCK)  # while it is locked, so that no other process can have locked this file
+        except OSError as error:
+            warn(f"{folder / LOCK} stays there: {error.strerror}; the next run takes it over")
         os.close(descriptor)
         for empty in (folder, folder.parent):
             with suppress(OSError):

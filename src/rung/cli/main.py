@@ -17,7 +17,7 @@ from rung.cli.streams import protect_streams
 from rung.errors import UserError
 from rung.utils.console import printable, printable_line, say
 from rung.utils.files import DISK_ERRORS, file_error
-from rung.utils.signals import EXIT_USER, StopFlag
+from rung.utils.signals import EXIT_USER, StopFlag, end_quietly, run_has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -112,7 +112,7 @@ def run(
         _disable_loading_bars()
         loaded = load_config(config, overrides or (), allow_code=allow_code or ())
         done = run_path(loaded, new=new, fully_shard=fully_shard, allow_drift=allow_drift)
-    raise typer.Exit(done.exit_code(strict=strict))
+    raise typer.Exit(run_has_ended(done.exit_code(strict=strict)))
 
 
 @app.command()
@@ -261,6 +261,12 @@ def _lines() -> Iterator[str]:
             return
         if line.strip():
             yield line
+
+
+def entry() -> None:
+    """The command `rung` as a process of its own."""
+    end_quietly()
+    main()
 
 
 def main() -> None:

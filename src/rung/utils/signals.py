@@ -63,6 +63,24 @@ class StopFlag:
         _say(b"\nstopping after this step (a second signal stops at once, without saving)\n")
 
 
+_ended: list[int] = []
+
+
+def end_quietly() -> None:
+    """Makes SIGINT and SIGTERM end this process without a traceback where no `StopFlag` handles them.
+
+    The exit code is 128 plus the number of the signal, as shells have it, or that of `run_has_ended`.
+    """
+    for number in _STOPPING:
+        signal.signal(number, lambda number, frame: _exit_at_once(_ended[-1] if _ended else 128 + number))
+
+
+def run_has_ended(code: int) -> int:
+    """Makes a signal that comes while Python ends leave this exit code, which is returned, as it is."""
+    _ended.append(code)
+    return code
+
+
 def _end(message: bytes) -> None:
     """Ends the process from a signal handler, without unwinding: a reward may catch every exception."""
     _say(message)
