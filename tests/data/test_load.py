@@ -23,6 +23,14 @@ def test_a_bad_row_is_an_error_by_default(tmp_path):
     assert "on_bad_row: skip" in caught.value.remedy
 
 
+def test_all_bad_rows_are_named_at_once(tmp_path):
+    rows = [GOOD[0], BAD, GOOD[1], BAD]
+    with pytest.raises(DataError, match=r"row 2: .*; also bad: rows 4 \(.*\)"):
+        load_examples(written(tmp_path, rows), base=tmp_path)
+    with pytest.raises(DataError, match=r"row 2: .*; also bad: rows 3 \(.*, 7 \(.*\) and 3 more"):
+        load_examples(written(tmp_path, [GOOD[0], *[BAD] * 9]), base=tmp_path)
+
+
 def test_a_skipped_row_is_counted_by_cause(tmp_path):
     examples, report = load_examples(written(tmp_path, [*GOOD, BAD]), base=tmp_path, on_bad_row="skip")
     assert len(examples) == 99

@@ -1,11 +1,13 @@
 """`rung check` and the end of a run: rows of the table, gates that read what is there, and exit codes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.rows import write_rows
 from rung.artifacts.lineage import Lineage, StageRecord
 from rung.config import PathConfig, parse_config
 from rung.errors import ConfigError
@@ -116,3 +118,24 @@ def test_a_reward_model_is_no_start(tmp_path: Path) -> None:
     check(config(tmp_path, judge, SFT))
     with pytest.raises(ConfigError, match="stage `sft` starts from `rm`, which is a reward model"):
         check(config(tmp_path, judge, SFT | {"from": "rm"}))
+
+
+def test_items_whose_prompts_are_trained_on_are_told(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{number}+1?", "completion": str(number)} for number in range(20)]
+    write_rows(tmp_path, {"rows": rows})
+    raw = {
+        "name": "shared",
+        "model": "tiny:llama",
+        "data": {"train": {"path": "rows.jsonl", "share": {"to": 0.8}}},
+        "evaluate": {"validation": {"path": "rows.jsonl", "share": {"from": 0.5}}},
+        "stages": [{"name": "sft", "algorithm": "sft", "data": "train"}],
+    }
+
+    def warnings() -> list[str]:
+        notes = check(parse_config(raw, source="test", base=tmp_path)).notes
+        return [note for note in notes if "trains on the prompts" in note]
+
+    (told,) = warnings()
+    assert re.match(r"warning: stage `sft` trains on the prompts of \d+ of \d+ items of `evaluate.validation`", told)
+    raw["evaluate"]["validation"]["share"] = {"from": 0.8}
+    assert warnings() == []

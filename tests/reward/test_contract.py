@@ -214,3 +214,12 @@ def test_a_function_of_the_whole_batch_is_called_once_with_all_groups(sample) ->
     assert calls == [["a", "bb"]]
     with pytest.raises(ValueError, match="group and batch"):
         reward(group=True, batch=True)
+
+
+def test_a_reward_that_would_compare_the_completion_with_itself_is_refused() -> None:
+    rewards = RewardSet([{"name": "exact_match", "columns": {"answer": "completion"}}])
+    with pytest.raises(
+        RewardError, match=r"reads the field `completion` both as `completion` and as `answer`"
+    ) as caught:
+        rewards.check({"ground_truth"})
+    assert "`ground_truth`" in caught.value.remedy

@@ -11,7 +11,7 @@ from rung.data.mixtures import Mixture, drawn
 from rung.data.pairing import pairs_by
 from rung.data.read import Row, read_hub, read_path
 from rung.data.records import BadRow, Example, digest
-from rung.data.report import MAX_BAD_SHARE, DataReport
+from rung.data.report import MAX_BAD_SHARE, NUM_NAMED, DataReport
 from rung.data.spec import DataSpec, data_spec
 from rung.data.splits import between, sample
 from rung.data.template_columns import COLUMNS_OF_TEMPLATE, is_chat, with_template_columns
@@ -67,7 +67,7 @@ def load_examples(
     if bad:
         first = min(bad)
         if on_bad_row == "error":
-            raise DataError(f"{rows[first].place}: {bad[first]}", remedy)
+            raise DataError(f"{rows[first].place}: {bad[first]}{_others(rows, bad)}", remedy)
         report.check_bad_share(rows[first].place, bad[first], max_bad_share)
     if on_bad_row == "quarantine":
         report.quarantined += [_quarantined(rows[i], fault) for i, fault in bad.items()]
@@ -172,6 +172,13 @@ def _converted(row: Row, form: Format) -> list[Example]:
         return [with_template_columns(example) for example in form.convert(row.columns, row.source)]
     except OverflowError as error:  # an integer of 400 digits, of which a format makes a float
         raise BadRow("a number is too large", str(error)) from None
+
+
+def _others(rows: Sequence[Row], bad: Mapping[int, BadRow]) -> str:
+    """The bad rows after the first one in words, so that all of them can be mended at once."""
+    others = [f"{rows[i].source.rpartition(':')[2]} ({bad[i]})" for i in sorted(bad)[1:]]
+    more = f" and {len(others) - NUM_NAMED} more" if len(others) > NUM_NAMED else ""
+    return f"; also bad: rows {', '.join(others[:NUM_NAMED])}{more}" if others else ""
 
 
 def _quarantined(row: Row, fault: BadRow) -> dict[str, Any]:

@@ -125,7 +125,21 @@ def _check_stage(
         row |= _training_columns(stage, len(read.train))
         lines = (*read.report.lines(), *_unread(read.report.columns, columns), *_notes(algorithm, stage))
         checked.notes.extend(f"{stage.name}: {line}" for line in lines)
+        checked.notes.extend(_shared_prompts(stage.name, read, evaluations))
     checked.rows.append(row)
+
+
+def _shared_prompts(stage: str, data: StageData, evaluations: Evaluations) -> list[str]:
+    """A warning for each evaluation set with prompts that a stage trains on."""
+    trained = {one.example.group for one in data.train}
+    told = []
+    for evaluation_set in SETS:
+        items = evaluations.items(evaluation_set)
+        shared = sum(item.group in trained for item in items)
+        if shared:
+            place = f"{shared} of {len(items)} items of `evaluate.{evaluation_set}`"
+            told.append(f"warning: stage `{stage}` trains on the prompts of {place}, which it may remember")
+    return told
 
 
 def _notes(algorithm: Algorithm, stage: StageConfig) -> list[str]:

@@ -108,7 +108,7 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
             if ranks.rank == 0:
                 _print(ranks, *(record_changes(changes, config, folder) if changes else ()))
                 write_begun(checked, folder, ranks)
-            _print(ranks, *code_lines(config.base))
+            _print(ranks, *code_lines(config.base), *(note for note in checked.notes if note.startswith("warning: ")))
             ranks.gather(None)
             return _PathRun(checked, folder, ranks, allow_drift=allow_drift).run(stop)
 

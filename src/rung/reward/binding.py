@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,7 @@ class Reward:
         for name in sorted(taken & set(columns)):
             what = f"reward `{self.label}` reads the field `{name}`, but the data have a column `{name}` too"
             raise RewardError(what, "rename the column: this name is reserved for a field of the sample")
+        self._refuse_same_field(named)
         offered = {*columns, *self._fields, *HOOKS}
         for name, required in named.items():
             if required and self._field(name) is None and self._column(name) not in columns:
@@ -116,6 +117,16 @@ class Reward:
         if not taken and not self.signature.reads_all and not any(self._column(name) in columns for name in named):
             what = f"reward `{self.label}` reads neither the completion nor a column of the data"
             raise RewardError(what, f"if it makes a reward, {_name_result(self.spec.name)}")
+
+    def _refuse_same_field(self, named: Iterable[str]) -> None:
+        """Raises RewardError if two parameters read the same field: it would be compared with itself."""
+        readers: dict[str, str] = {}
+        for name in (name for name in named if self._field(name) is not None):
+            field = self._column(name)
+            if field in readers:
+                what = f"reward `{self.label}` reads the field `{field}` both as `{readers[field]}` and as `{name}`"
+                raise RewardError(what, "`completion` is the model's answer; the answer in the row is `ground_truth`")
+            readers[field] = name
 
     def columns_read(self, columns: Collection[str]) -> set[str]:
         """Those of the data's columns that the function is given."""
