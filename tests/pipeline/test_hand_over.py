@@ -70,6 +70,16 @@ def test_a_stage_that_lost_its_end_starts_from_the_stage_before_and_not_from_its
     assert files() == whole
 
 
+def test_an_earlier_stage_without_its_record_is_refused(work: Path, command: Command, refusal: Refusal) -> None:
+    """Trained again, it would be judged against the stage after it."""
+    assert command("run", "path.yaml") == 0
+    (RUN / "DONE").unlink()
+    (RUN / "sft" / "DONE").unlink()
+    what, remedy = refusal("run", "path.yaml")
+    assert "sft/DONE is missing, but stage `dpo`, which comes after it, has begun" in what
+    assert "--new" in remedy
+
+
 @pytest.mark.parametrize("damage", ["flipped", "removed"])
 def test_the_damaged_model_of_a_finished_stage_is_refused(
     work: Path, command: Command, refusal: Refusal, damage: str

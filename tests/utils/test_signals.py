@@ -94,7 +94,7 @@ QUIET = """
 import sys, time
 from rung.utils.signals import end_quietly, run_has_ended
 
-end_quietly()
+end_quietly(75 if sys.argv[1] == "run" else None)
 if sys.argv[1] == "ended":
     run_has_ended(3)
 print("ready", flush=True)
@@ -102,7 +102,10 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize(("when", "number", "code"), [("before", signal.SIGINT, 130), ("ended", signal.SIGTERM, 3)])
+@pytest.mark.parametrize(
+    ("when", "number", "code"),
+    [("before", signal.SIGINT, 130), ("run", signal.SIGINT, 75), ("ended", signal.SIGTERM, 3)],
+)
 def test_a_signal_before_or_after_a_run_leaves_no_traceback(when, number, code):
     run = subprocess.Popen(
         [sys.executable, "-c", QUIET, when], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -17,7 +17,7 @@ from rung.cli.streams import protect_streams
 from rung.errors import UserError
 from rung.utils.console import printable, printable_line, say
 from rung.utils.files import DISK_ERRORS, file_error
-from rung.utils.signals import EXIT_USER, StopFlag, end_quietly, run_has_ended
+from rung.utils.signals import EXIT_STOPPED, EXIT_USER, StopFlag, end_quietly, run_has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -265,7 +265,7 @@ def _lines() -> Iterator[str]:
 
 def entry() -> None:
     """The command `rung` as a process of its own."""
-    end_quietly()
+    end_quietly(EXIT_STOPPED if sys.argv[1:2] == ["run"] else None)
     main()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rung.artifacts.claim import tidy_run
@@ -43,6 +43,7 @@ def begin_run(checked: Checked, folder: Path, ranks: Ranks, *, allow_drift: bool
     if missing and not allow_drift:
         what = f"{folder / missing[0]} is missing, but stage `{begun[0]}` has begun"
         raise CheckpointError(what, _MISSING)
+    _check_order(folder, stages)
     before = read_conditions(folder)
     changes = drift(before, _now(checked, ranks, before)) if before is not None else []
     matters = [change for change in changes if _matters(change, checked, folder)]
@@ -50,6 +51,16 @@ def begin_run(checked: Checked, folder: Path, ranks: Ranks, *, allow_drift: bool
         refuse_drift(folder, matters)
     told = [change for change in changes if change in matters or change.key.startswith("code.")]
     return told + [Change(key=name, before="written", after="missing") for name in missing]
+
+
+def _check_order(folder: Path, stages: Sequence[str]) -> None:
+    """Raises CheckpointError if a stage has not finished but a later one has begun, against which it would be judged."""
+    unfinished = next((stage for stage in stages if not (folder / stage / DONE).exists()), None)
+    later = stages[stages.index(unfinished) + 1 :] if unfinished is not None else ()
+    for stage in later:
+        if _has_begun(folder / stage):
+            what = f"{folder / str(unfinished) / DONE} is missing, but stage `{stage}`, which comes after it, has begun"
+            raise CheckpointError(what, "restore it from a backup, or start a new run with `--new`")
 
 
 def _matters(change: Change, checked: Checked, folder: Path) -> bool:

@@ -66,13 +66,17 @@ class StopFlag:
 _ended: list[int] = []
 
 
-def end_quietly() -> None:
+def end_quietly(code: int | None = None) -> None:
     """Makes SIGINT and SIGTERM end this process without a traceback where no `StopFlag` handles them.
 
-    The exit code is 128 plus the number of the signal, as shells have it, or that of `run_has_ended`.
+    The exit code is that of `run_has_ended`, else `code`, else 128 plus the number of the signal, as shells have it.
     """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        _exit_at_once(_ended[-1] if _ended else 128 + number if code is None else code)
+
     for number in _STOPPING:
-        signal.signal(number, lambda number, frame: _exit_at_once(_ended[-1] if _ended else 128 + number))
+        signal.signal(number, end)
 
 
 def run_has_ended(code: int) -> int:
