@@ -54,7 +54,7 @@ def begin_run(checked: Checked, folder: Path, ranks: Ranks, *, allow_drift: bool
 
 
 def _check_order(folder: Path, stages: Sequence[str]) -> None:
-    """Raises CheckpointError if a stage has not finished but a later one has begun, against which it would be judged."""
+    """Raises CheckpointError if a stage has not finished but one after it has begun: it would be judged by that one."""
     unfinished = next((stage for stage in stages if not (folder / stage / DONE).exists()), None)
     later = stages[stages.index(unfinished) + 1 :] if unfinished is not None else ()
     for stage in later:
