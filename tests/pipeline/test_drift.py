@@ -105,6 +105,16 @@ def test_drift_is_refused_with_the_difference_or_recorded(
     assert f"`{recorded.key}`" in (RUN / "report.md").read_text()
 
 
+def test_an_edited_config_of_the_run_is_refused(begun: Path, command: Command, refusal: Refusal) -> None:
+    """`max_empty_steps` may change in the config of the user, but not in the copy in the folder of the run."""
+    edit("runs/run/config.yaml", "max_empty_steps: 20", "max_empty_steps: 21")
+    assert "config.yaml is damaged, or was edited" in refusal("run", "run.yaml")[0]
+    edit("runs/run/config.yaml", "max_empty_steps: 21", "max_empty_steps: 20")
+    assert command("run", "run.yaml", "grpo.max_empty_steps=30") == 0
+    (change,) = Lineage.load(RUN / "lineage.json").changes
+    assert change.key == "grpo.max_empty_steps"
+
+
 def test_nothing_is_drift_before_a_stage_has_begun(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

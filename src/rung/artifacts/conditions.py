@@ -27,7 +27,8 @@ class Conditions(BaseModel):
     """What the bits of a run depend on beside its config and its training data.
 
     `code` are the hashes of the user's files that were imported, `items` those of the sets of items that evaluations
-    use: `validation`, `test` and `shots`. `threads` are those of torch in each of the `world` processes.
+    use: `validation`, `test` and `shots`. `threads` are those of torch in each of the `world` processes. `config` is a
+    hash of the run's `config.yaml`, empty before it is written.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +39,7 @@ class Conditions(BaseModel):
     world: int
     code: dict[str, str]
     items: dict[str, str]
+    config: str = ""
 
 
 def conditions_now(base: Path, items: Mapping[str, str], world: int, begun: Conditions | None) -> Conditions:
@@ -77,7 +79,7 @@ def drift(before: Conditions, now: Conditions) -> list[Change]:
 
     A file that was not imported before is no change: if the others are unchanged, it belongs to another run.
     """
-    kept = {"world", "threads"} if before.world != now.world else {"world"}
+    kept = {"world", "config"} | ({"threads"} if before.world != now.world else set())
     if now.device != "cpu" and before.device == now.device:
         kept.add("threads")
     changes: list[Change] = []

@@ -23,7 +23,8 @@ from rung.distributed.ranks import Ranks
 from rung.errors import CheckpointError
 from rung.pipeline.check import Checked
 from rung.training.checkpoint import newest_step
-from rung.utils.files import write_text
+from rung.utils.files import sha256_file, sha256_text, write_text
+from rung.utils.secrets import without_secrets
 from rung.utils.yaml_file import as_yaml
 
 _MISSING = "restore it from a backup, start a new run with `--new`, or go on without by `--allow-drift`"
@@ -45,12 +46,23 @@ def begin_run(checked: Checked, folder: Path, ranks: Ranks, *, allow_drift: bool
         raise CheckpointError(what, _MISSING)
     _check_order(folder, stages)
     before = read_conditions(folder)
+    if before is not None and not missing and not allow_drift:
+        _check_config(folder / CONFIG, before, checked)
     changes = drift(before, _now(checked, ranks, before)) if before is not None else []
     matters = [change for change in changes if _matters(change, checked, folder)]
     if not allow_drift:
         refuse_drift(folder, matters)
     told = [change for change in changes if change in matters or change.key.startswith("code.")]
     return told + [Change(key=name, before="written", after="missing") for name in missing]
+
+
+def _check_config(file: Path, before: Conditions, checked: Checked) -> None:
+    """Raises CheckpointError if the config of the run is not the one that was written.
+
+    A process that was killed before it wrote the conditions has left the config of this command.
+    """
+    if before.config and sha256_file(file) not in (before.config, sha256_text(_config_text(checked))):
+        raise CheckpointError(f"{file} is damaged, or was edited", _MISSING)
 
 
 def _check_order(folder: Path, stages: Sequence[str]) -> None:
@@ -86,8 +98,10 @@ def write_begun(checked: Checked, folder: Path, ranks: Ranks) -> None:
     tidy_run(folder, [stage.name for stage in checked.config.stages])
     if not (folder / LINEAGE).exists():
         Lineage().save(folder / LINEAGE)
-    write_text(folder / CONFIG, as_yaml(checked.config.dump()))
-    write_conditions(folder, _now(checked, ranks, read_conditions(folder)))
+    before = read_conditions(folder)
+    write_text(folder / CONFIG, _config_text(checked))
+    now = _now(checked, ranks, before)
+    write_conditions(folder, now.model_copy(update={"config": sha256_file(folder / CONFIG)}))
 
 
 def accept_drift(run: Path, stage: str, changed: Mapping[str, tuple[str, str]], *, allowed: bool) -> None:
@@ -105,6 +119,10 @@ def accept_drift(run: Path, stage: str, changed: Mapping[str, tuple[str, str]], 
         Lineage.load(run / LINEAGE).with_changes(changes).save(run / LINEAGE)
         for change in changes:
             print(change.words, flush=True)
+
+
+def _config_text(checked: Checked) -> str:
+    return without_secrets(as_yaml(checked.config.dump()))
 
 
 def _has_begun(stage: Path) -> bool:
