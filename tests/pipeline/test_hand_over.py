@@ -119,9 +119,9 @@ def test_an_edited_evaluation_is_made_again_and_an_edited_lineage_is_refused(
     assert files() == whole
     (RUN / "DONE").unlink()
     lineage = RUN / "lineage.json"
-    lineage.write_text(lineage.read_text().replace('"n": 12', '"n": 13'))
-    if lineage.read_bytes() != whole["lineage.json"]:
-        assert "lineage.json is damaged, or was edited" in refusal("run", "path.yaml")[0]
+    lineage.write_text(lineage.read_text().replace('"outcome": "trained"', '"outcome": "promoted"'))
+    assert lineage.read_bytes() != whole["lineage.json"]
+    assert "lineage.json is damaged, or was edited" in refusal("run", "path.yaml")[0]
 
 
 def test_an_empty_report_is_written_again(work: Path, command: Command) -> None:
