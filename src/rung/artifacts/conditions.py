@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from rung.artifacts.lineage import Change
-from rung.errors import CheckpointError, ConfigError
-from rung.utils.sealed import read_sealed, write_sealed
+from rung.artifacts.records import read_record
+from rung.errors import ConfigError
+from rung.utils.sealed import write_sealed
 from rung.utils.user_files import file_digest, loaded_files
 from rung.utils.versions import versions
 
 FILE = "conditions.json"
-_REMEDY = "restore it from a backup, or start a new run with `--new`"
 _SHOWN = 4  # differences that an error names
 
 
@@ -65,13 +65,7 @@ def write_conditions(folder: Path, conditions: Conditions) -> None:
 
 def read_conditions(folder: Path) -> Conditions | None:
     """The conditions under which the run in a folder began; None if it has not begun. Raises CheckpointError."""
-    file = folder / FILE
-    if not file.exists():
-        return None
-    try:
-        return Conditions.model_validate(read_sealed(file, _REMEDY))
-    except ValidationError:
-        raise CheckpointError(f"{file} is damaged, or of another version of rung", _REMEDY) from None
+    return read_record(folder / FILE, Conditions)
 
 
 def drift(before: Conditions, now: Conditions) -> list[Change]:

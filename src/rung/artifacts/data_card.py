@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rung.artifacts.records import RESTORE
 from rung.data.fingerprints import difference
 from rung.data.report import DataReport
 from rung.errors import CheckpointError, DataError
 from rung.utils.sealed import read_sealed, write_sealed
 
 DATA = "data.json"
-_REMEDY = "restore it from a backup, or start a new run with `--new`"
 
 
 def write_data_card(folder: Path, card: Mapping[str, Any]) -> None:
@@ -23,7 +23,7 @@ def write_data_card(folder: Path, card: Mapping[str, Any]) -> None:
 def read_data_card(folder: Path) -> dict[str, Any] | None:
     """The data card in the folder of a stage; None if it has none. Raises CheckpointError for a damaged file."""
     file = folder / DATA
-    return read_sealed(file, _REMEDY) if file.exists() else None
+    return read_sealed(file, RESTORE) if file.exists() else None
 
 
 def rows_changed(folder: Path, report: DataReport) -> tuple[str, str] | None:
@@ -33,7 +33,7 @@ def rows_changed(folder: Path, report: DataReport) -> tuple[str, str] | None:
     """
     card = read_data_card(folder)
     if card is None:
-        raise CheckpointError(f"{folder / DATA} is missing, but the stage has checkpoints", _REMEDY)
+        raise CheckpointError(f"{folder / DATA} is missing, but the stage has checkpoints", RESTORE)
     differs = difference(card, report.digests)
     return (f"{card['encoded']} rows", f"{len(report.digests)} rows ({differs})") if differs else None
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from rung.artifacts.data_card import DATA
 from rung.artifacts.folder import CONFIG, DONE
 from rung.artifacts.lineage import StageRecord
+from rung.artifacts.records import RESTORE, read_record
 from rung.errors import CheckpointError
 from rung.training.trackers import COMPLETIONS, METRICS
 from rung.utils.files import file_errors, sha256_file, sha256_unchanged
-from rung.utils.sealed import read_sealed, write_sealed
+from rung.utils.sealed import write_sealed
 from rung.utils.yaml_file import read_yaml
 
 _STAGE_FILES = ("model/**/*", "adapter/**/*", METRICS, COMPLETIONS, DATA)
 _MODELS = ("model", "adapter")
-_REMEDY = "restore it from a backup, or start a new run with `--new`"
 
 
 class Finished(BaseModel):
@@ -42,9 +42,9 @@ def finish_run(folder: Path, files: Iterable[Path]) -> None:
 
 def finished_stage(folder: Path) -> Finished | None:
     """What a stage left when it finished; None if it has not finished. Raises CheckpointError for a damaged file."""
-    found = _read(folder)
+    found = read_record(folder / DONE, Finished)
     if found is not None and (found.record is None or found.record.stage != folder.name):
-        raise CheckpointError(f"{folder / DONE} is not that of this stage", _REMEDY)
+        raise CheckpointError(f"{folder / DONE} is not that of this stage", RESTORE)
     return found
 
 
@@ -68,7 +68,7 @@ def stages_of(run: Path) -> list[str]:
 def run_is_finished(folder: Path) -> bool:
     """Whether the folder has a finished run, whose report is complete and undamaged."""
     try:
-        found = _read(folder)
+        found = read_record(folder / DONE, Finished)
         return found is not None and found.record is None and not _faults(folder, found, tuple(found.files))
     except CheckpointError:
         return False
@@ -81,7 +81,7 @@ def check_files(folder: Path, found: Finished, *prefixes: str) -> None:
     """
     faults = _faults(folder, found, prefixes)
     if faults:
-        raise CheckpointError(faults[0], _REMEDY)
+        raise CheckpointError(faults[0], RESTORE)
 
 
 def verified(location: str) -> str:
@@ -119,13 +119,3 @@ def _write(folder: Path, record: StageRecord | None, files: Iterable[Path]) -> N
             if file.is_file()
         }
     write_sealed(folder / DONE, Finished(record=record, files=hashed).model_dump(mode="json"))
-
-
-def _read(folder: Path) -> Finished | None:
-    file = folder / DONE
-    if not file.exists():
-        return None
-    try:
-        return Finished.model_validate(read_sealed(file, _REMEDY))
-    except ValidationError:
-        raise CheckpointError(f"{file} is damaged, or of another version of rung", _REMEDY) from None

@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rung.artifacts.records import RESTORE
 from rung.errors import CheckpointError
 from rung.evaluation.gate import Decision, Outcome
 from rung.utils.files import sha256_file
 from rung.utils.sealed import read_sealed, write_sealed
-
-_REMEDY = "restore it from a backup, or start a new run with --new"
 
 
 class DataRecord(BaseModel):
@@ -130,9 +129,9 @@ class Lineage(BaseModel):
         if not path.exists():
             return cls()
         try:
-            return cls.model_validate(read_sealed(path, _REMEDY))
+            return cls.model_validate(read_sealed(path, RESTORE))
         except ValidationError as error:
-            raise CheckpointError(f"{path} is not a lineage: {str(error).splitlines()[0]}", _REMEDY) from None
+            raise CheckpointError(f"{path} is not a lineage: {str(error).splitlines()[0]}", RESTORE) from None
 
 
 def _plain(value: Any) -> str:

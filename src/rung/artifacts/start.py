@@ -6,23 +6,23 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from rung.artifacts.records import RESTORE, read_record
 from rung.errors import CheckpointError
 from rung.models.adapters import base_of
 from rung.models.names import TINY
 from rung.utils.files import file_errors, sha256_unchanged
-from rung.utils.sealed import read_sealed, write_sealed
+from rung.utils.sealed import write_sealed
 from rung.utils.versions import versions
 
 FILE = "start.json"
-_REMEDY = "restore it from a backup, or start a new run with `--new`"
 
 
 class Start(BaseModel):
     """What a stage starts from, as in `StageRecord.start`, and a hash of each of its models.
 
-    The keys of `models` are roles: `start`, `reference`, `critic` and `teacher`.
+    The keys of `models` are roles: `start`, `reference`, `critic`, `teacher`, and `reward model 1`, `2` ...
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,15 +40,9 @@ def write_start(folder: Path, start: str, locations: Mapping[str, str]) -> None:
 
 def read_start(folder: Path) -> Start | None:
     """The start of the stage in a folder; None if it has not begun. Raises CheckpointError for a damaged file."""
-    file = folder / FILE
-    if not file.exists():
-        return None
-    try:
-        found = Start.model_validate(read_sealed(file, _REMEDY))
-    except ValidationError:
-        raise CheckpointError(f"{file} is damaged, or of another version of rung", _REMEDY) from None
-    if found.stage != folder.name:
-        raise CheckpointError(f"{file} belongs to stage `{found.stage}`", _REMEDY)
+    found = read_record(folder / FILE, Start)
+    if found is not None and found.stage != folder.name:
+        raise CheckpointError(f"{folder / FILE} belongs to stage `{found.stage}`", RESTORE)
     return found
 
 

@@ -16,9 +16,12 @@ from rung.artifacts.conditions import (
     short,
     write_conditions,
 )
+from rung.artifacts.finished import verified
 from rung.artifacts.folder import CHECKPOINTS, CONFIG, DONE, EVALUATIONS, INITIAL, LINEAGE
 from rung.artifacts.lineage import Change, Lineage
+from rung.artifacts.records import RESTORE
 from rung.artifacts.start import FILE as START_FILE
+from rung.artifacts.start import Start, changed_models, write_start
 from rung.distributed.ranks import Ranks
 from rung.errors import CheckpointError
 from rung.pipeline.check import Checked
@@ -72,7 +75,7 @@ def _check_order(folder: Path, stages: Sequence[str]) -> None:
     for stage in later:
         if _has_begun(folder / stage):
             what = f"{folder / str(unfinished) / DONE} is missing, but stage `{stage}`, which comes after it, has begun"
-            raise CheckpointError(what, "restore it from a backup, or start a new run with `--new`")
+            raise CheckpointError(what, RESTORE)
 
 
 def _matters(change: Change, checked: Checked, folder: Path) -> bool:
@@ -102,6 +105,27 @@ def write_begun(checked: Checked, folder: Path, ranks: Ranks) -> None:
     write_text(folder / CONFIG, _config_text(checked))
     now = _now(checked, ranks, before)
     write_conditions(folder, now.model_copy(update={"config": sha256_file(folder / CONFIG)}))
+
+
+def begin_stage(
+    folder: Path, begun: Start | None, start: str, locations: Mapping[str, str], *, allow_drift: bool
+) -> None:
+    """Writes what a stage starts from; `begun` is what it has started from, and `locations` are its models by role.
+
+    Raises CheckpointError for a damaged model and for a stage whose start is missing, and ConfigError for other models
+    than those with which the stage began, unless `allow_drift`.
+    """
+    for location in locations.values():
+        verified(location)
+    if begun is None:
+        if newest_step(folder / CHECKPOINTS) > 0:
+            raise CheckpointError(f"{folder / START_FILE} is missing, but the stage has checkpoints", RESTORE)
+    else:
+        changed = changed_models(begun, locations)
+        accept_drift(folder.parent, folder.name, changed, allowed=allow_drift)
+        if not changed:
+            return
+    write_start(folder, start, locations)
 
 
 def accept_drift(run: Path, stage: str, changed: Mapping[str, tuple[str, str]], *, allowed: bool) -> None:

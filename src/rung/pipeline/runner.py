@@ -16,23 +16,21 @@ from rung.artifacts.changes import date_of, record_changes, refuse_changes
 from rung.artifacts.claim import claimed
 from rung.artifacts.conditions import FILE as CONDITIONS
 from rung.artifacts.data_card import DATA, read_data_card, refuse_other_rows, rows_changed
-from rung.artifacts.finished import check_files, finish_run, finish_stage, finished_stage, run_is_finished, verified
-from rung.artifacts.folder import CHECKPOINTS, CONFIG, EVALUATIONS, INITIAL, LINEAGE, REPORT
+from rung.artifacts.finished import check_files, finish_run, finish_stage, finished_stage, run_is_finished
+from rung.artifacts.folder import CONFIG, EVALUATIONS, INITIAL, LINEAGE, REPORT
 from rung.artifacts.lineage import DataRecord, Lineage, StageRecord, hash_weights
 from rung.artifacts.locate import locate
 from rung.artifacts.reward_models import reward_models
-from rung.artifacts.start import FILE as START_FILE
-from rung.artifacts.start import Start, changed_models, read_start, write_start
+from rung.artifacts.start import read_start
 from rung.config import PathConfig, StageConfig
 from rung.config.algorithms import make_algorithm
 from rung.config.schema import UPDATED_REFERENCES
 from rung.data.report import DataReport
 from rung.data.templates import dated
 from rung.distributed.ranks import Ranks, init_ranks
-from rung.errors import CheckpointError
 from rung.evaluation.evaluate import Evaluation
 from rung.evaluation.gate import Decision, decide
-from rung.pipeline.begin import accept_drift, begin_run, write_begun
+from rung.pipeline.begin import accept_drift, begin_run, begin_stage, write_begun
 from rung.pipeline.check import Checked, check
 from rung.pipeline.evaluations import EvaluationSet
 from rung.pipeline.model_size import resolve_by_model
@@ -40,7 +38,6 @@ from rung.pipeline.requirements import check_4bit
 from rung.pipeline.stage_settings import stage_settings
 from rung.pipeline.train_stage import train_stage
 from rung.report import Entry, Report, render, write
-from rung.training.checkpoint import newest_step
 from rung.training.trackers import METRICS
 from rung.utils.allowed_code import only_allowed
 from rung.utils.console import say
@@ -160,7 +157,7 @@ class _PathRun:
         locations = self._locations(stage, start)
         self.ranks.gather(None)  # rank 0 must not write the start before every rank has read it
         if self.ranks.rank == 0:
-            self._begin(stage, begun, start, locations)
+            begin_stage(folder, begun, start, locations, allow_drift=self.allow_drift)
         self.ranks.gather(None)
         if self._trains(stage) and not self._train(stage, locations, folder, stop):
             return False
@@ -173,22 +170,6 @@ class _PathRun:
         if self.ranks.rank == 0:
             self.lineage.save(self.folder / LINEAGE)
         return True
-
-    def _begin(self, stage: StageConfig, begun: Start | None, start: str, locations: Mapping[str, str]) -> None:
-        """Writes what a stage starts from, or refuses to go on from other models than those with which it began."""
-        folder = self.folder / stage.name
-        for location in locations.values():
-            verified(location)
-        if begun is None:
-            if newest_step(folder / CHECKPOINTS) > 0:
-                what = f"{folder / START_FILE} is missing, but the stage has checkpoints"
-                raise CheckpointError(what, "restore it from a backup, or start a new run with `--new`")
-        else:
-            changed = changed_models(begun, locations)
-            accept_drift(self.folder, stage.name, changed, allowed=self.allow_drift)
-            if not changed:
-                return
-        write_start(folder, start, locations)
 
     def _locations(self, stage: StageConfig, start: str) -> dict[str, str]:
         """The locations of the models that a stage reads, by role."""
