@@ -78,6 +78,6 @@ class DAPO(GRPO):
         limit = rollout.max_completion_length
         buffer = limit // 5 if self.overlong_buffer is None else min(self.overlong_buffer, limit)
         if buffer:
-            penalty = self.overlong_factor * overlong_penalty(rollout.lengths, limit, buffer)
+            penalty = self.overlong_factor * overlong_penalty(rollout.loss_mask.sum(1), limit, buffer)
             rollout = replace(rollout, rewards=rollout.rewards + penalty)
         return super().credit(rollout, state)

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from rung.metrics import Metrics
 
-FinishReason = Literal["eos", "stop", "length"]
+# How a row ended: with an EOS token or a stop string; at the limit of tokens, while the model wrote or since an answer
+# did not fit; at the limit of calls; since what answers the model failed; or since the environment was done.
+FinishReason = Literal["eos", "stop", "length", "answer_length", "turns", "tool_failed", "done"]
+CUT_OFF: frozenset[FinishReason] = frozenset({"length", "answer_length"})
 Readout = Callable[[Tensor], Tensor]  # a function of logits, (n, V) -> (n,), such as the entropy
 TeacherReadout = Callable[[Tensor, Tensor], Tensor]  # logits of the policy and of the teacher -> (n,)
 Denominator = Literal["tokens", "rows", "groups"] | float | Callable[["Batch"], Tensor]
@@ -225,11 +228,21 @@ def count_denominators(terms: Mapping[str, Denominator], batch: Batch) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled completion: its token ids (including EOS if sampled), their log-probs and the reason why it ended."""
+    """One sampled completion: its token ids (including EOS if sampled), their log-probs and the reason why it ended.
+
+    `sampled` is true at the tokens of the model; the others are answers to its turns, and their log-probs are 0. If it
+    is empty, the model sampled every token.
+    """
 
     ids: tuple[int, ...]
     logps: tuple[float, ...]
     finish_reason: FinishReason
+    sampled: tuple[bool, ...] = ()
+
+    @property
+    def trained(self) -> tuple[bool, ...]:
+        """Whether each token is the model's own, and so is trained."""
+        return self.sampled or (True,) * len(self.ids)
 
 
 def placeholder(device: torch.device) -> Batch:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +27,10 @@ class GrowingLayer(DynamicLayer):
         super().__init__()
         self._buffers: tuple[Tensor, Tensor] | None = None
         self._view: Tensor | None = None
+
+    def replace(self, keys: Tensor, values: Tensor) -> None:
+        """Replaces keys and values by others, and releases the buffer."""
+        self.keys, self.values, self._buffers, self._view = keys, values, None, None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Appends keys and values, each (rows, heads, new, size); returns views of all keys and values so far.
@@ -79,3 +85,55 @@ def branch(cache: Cache, rows: Tensor) -> Cache:
     part.layers = [copy(layer) for layer in cache.layers]
     part.batch_select_indices(rows)
     return part
+
+
+def without_padding(cache: Cache, row: int, length: int) -> Cache:
+    """A new cache with one row of `cache`, and of it only the last `length` positions; `cache` is unchanged."""
+    part = branch(cache, torch.tensor([row]))
+    for layer in _layers(part):
+        keys, values = _states(layer)
+        start = keys.shape[-2] - min(length, _most_columns(layer))
+        _replace(layer, keys[:, :, start:].clone(), values[:, :, start:].clone(), length)
+    return part
+
+
+def join(caches: Sequence[Cache]) -> Cache:
+    """A new cache with the rows of several, padded on the left to the length of the longest.
+
+    The padding is zeros, which an attention mask has to hide.
+    """
+    length = max(cache.get_seq_length() for cache in caches)
+    joined = copy(caches[0])
+    joined.layers = [copy(layer) for layer in caches[0].layers]
+    for layer, *parts in zip(_layers(joined), *map(_layers, caches), strict=True):
+        width = min(length, _most_columns(layer))
+        keys, values = zip(*map(_states, parts), strict=True)
+        _replace(layer, _left_padded(keys, width), _left_padded(values, width), length)
+    return joined
+
+
+def _left_padded(parts: Sequence[Tensor], width: int) -> Tensor:
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, width - part.shape[-2], 0)) for part in parts])
+
+
+def _layers(cache: Cache) -> list[GrowingLayer | DynamicSlidingWindowLayer]:
+    """The layers of a cache that `new_cache` made."""
+    return cast(list[GrowingLayer | DynamicSlidingWindowLayer], cache.layers)
+
+
+def _states(layer: DynamicLayer) -> tuple[Tensor, Tensor]:
+    assert layer.keys is not None, "the cache is filled"
+    assert layer.values is not None, "the cache is filled"
+    return layer.keys, layer.values
+
+
+def _most_columns(layer: DynamicLayer) -> int:
+    """The most positions that a layer stores: a sliding window includes the position that attends."""
+    return layer.sliding_window - 1 if isinstance(layer, DynamicSlidingWindowLayer) else sys.maxsize
+
+
+def _replace(layer: GrowingLayer | DynamicSlidingWindowLayer, keys: Tensor, values: Tensor, length: int) -> None:
+    if isinstance(layer, GrowingLayer):
+        layer.replace(keys, values)
+    else:
+        layer.keys, layer.values, layer.cumulative_length = keys, values, length

@@ -98,7 +98,7 @@ class _StopTexts(StoppingCriteria):
         self.stop_criteria, self.start = stop_criteria, start
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
-        return self.stop_criteria.stopped(input_ids[:, self.start :])
+        return self.stop_criteria.stopped(input_ids[:, self.start :]).to(input_ids.device)
 
 
 def _completions(ids: Tensor, logps: Tensor, stop_criteria: StopCriteria) -> list[Completion]:

@@ -56,8 +56,10 @@ def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     return np.stack([c0, c1, c2, c3], axis=-1)
 
 
-def uniforms(key: Key, visits: Tensor, samples: Tensor, start: int, count: int) -> Tensor:
+def uniforms(key: Key, visits: Tensor, samples: Tensor, start: int | Tensor, count: int) -> Tensor:
     """Uniform random numbers in [0, 1), with 53 random bits, for tokens `start` to `start + count - 1` of n rows.
+
+    `start` is one number for all rows, or a tensor (n,) with one for each.
 
     A row is identified by its prompt's visit (0 to 2**63 - 1: how many prompts were visited before in the run) and its
     number among the samples of that prompt (below 2**32); its index in the batch and the other rows have no effect.
@@ -72,7 +74,8 @@ def uniforms(key: Key, visits: Tensor, samples: Tensor, start: int, count: int) 
     assert not (samples < 0).any(), "samples must not be negative"
     visit = visits.cpu().numpy().astype(np.uint64)[:, None]
     sample = samples.cpu().numpy().astype(np.uint64)[:, None]
-    token = np.arange(start, start + count, dtype=np.uint64)[None]
+    starts = torch.as_tensor(start).cpu().numpy().astype(np.uint64).reshape(-1, 1)
+    token = starts + np.arange(count, dtype=np.uint64)
     counter = np.stack(np.broadcast_arrays(visit & _LOW, visit >> _SHIFT, sample, token), axis=-1)
     words = philox4x32(counter, key.words())
     bits = (words[..., 0] >> np.uint64(5)) << np.uint64(26) | words[..., 1] >> np.uint64(6)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
+from rung.agents.protocol import World
 from rung.batch import Completion
 from rung.errors import ConfigError, MemoryLimitError
 from rung.forward.memory import attempt, tell_lowered
@@ -21,6 +22,7 @@ from rung.rollout.decode import DecodeBatch, Prefill, Rows, StopCriteria
 from rung.rollout.generate_rows import generate_rows, shares_state
 from rung.rollout.philox import Key
 from rung.rollout.samplers.protocol import Prompt
+from rung.rollout.trajectories import Trajectories
 from rung.sampling import Sampling
 
 Name = TypeVar("Name", bound=tuple[int, ...])
@@ -34,6 +36,7 @@ class _Draws(NamedTuple):
     stop_criteria: StopCriteria
     key: Key
     sampling: Sampling
+    world: World | None
 
 
 class LocalSampler:
@@ -88,6 +91,35 @@ class LocalSampler:
         min-p. Raises ConfigError for a prompt that is empty or too long, NonFiniteError if the log-probs of the policy
         are not finite, and MemoryLimitError if a single row does not fit into memory.
         """
+        return self._sample(prompts, k, visits, key, sampling, None)
+
+    @torch.no_grad()
+    def sample_trajectories(
+        self, prompts: Sequence[Prompt], k: int, *, visits: Sequence[int], key: Key, sampling: Sampling, world: World
+    ) -> list[list[Completion]]:
+        """`k` trajectories of each prompt, in the order of the prompts: completions in which `world` answers turns.
+
+        A row is named by the number of its prompt and that of its sample. After an answer it goes on from its own
+        cache. Log-probs of answers are 0. Draws and errors are those of `sample`; when memory runs out, rows are
+        started again. `check_trajectories` tells whether the model can do this.
+        """
+        return self._sample(prompts, k, visits, key, sampling, world)
+
+    def check_trajectories(self) -> None:
+        """Raises ConfigError if the model has a state that cannot be kept while a row waits for an answer."""
+        if not self._shares_state:
+            what = f"model `{self.model.config.model_type}` has a recurrent state, which cannot wait for an answer"
+            raise ConfigError(what, "use a model with attention in every layer, or leave out `tools` and environments")
+
+    def _sample(
+        self,
+        prompts: Sequence[Prompt],
+        k: int,
+        visits: Sequence[int],
+        key: Key,
+        sampling: Sampling,
+        world: World | None,
+    ) -> list[list[Completion]]:
         assert len(visits) == len(prompts), "`visits` needs one entry per prompt"
         assert k >= 1, "`k` must be at least 1"
         self._check_room(prompts, sampling)
@@ -97,7 +129,7 @@ class LocalSampler:
         stop_criteria = StopCriteria(self.tokenizer, stop_ids(self.model, self.tokenizer), sampling.stop)
         sample = self._sample_sharing if self._shares_state else self._sample_alone
         with _eval_mode(self.model):
-            drawn = sample(indices_of, _Draws(k, visits, stop_criteria, key, sampling))
+            drawn = sample(indices_of, _Draws(k, visits, stop_criteria, key, sampling, world))
         return [[drawn[i, j] for j in range(k)] for i in range(len(prompts))]
 
     def _sample_sharing(
@@ -127,6 +159,16 @@ class LocalSampler:
             assert prefilled is not None
             prompt_of, index, samples = torch.tensor(chunk).unbind(1)
             rows = Rows(prompt_of, torch.tensor(draws.visits)[index], samples)
+            if draws.world is not None:
+                trajectories = Trajectories(
+                    self._decode,
+                    draws.stop_criteria,
+                    draws.world,
+                    key=draws.key,
+                    sampling=draws.sampling,
+                    prefill_tokens=self.prefill_tokens,
+                )
+                return trajectories.run(prefilled[0], rows, [name[1:] for name in chunk])
             return DecodeBatch(
                 self._decode, draws.stop_criteria, prefilled[0], rows, key=draws.key, sampling=draws.sampling
             ).run()
@@ -143,6 +185,7 @@ class LocalSampler:
 
     def _sample_alone(self, indices_of: Mapping[Prompt, list[int]], draws: _Draws) -> dict[tuple[int, int], Completion]:
         """The completions by index of the prompt and number, with the rows of one prompt at a time."""
+        assert draws.world is None, "`check_trajectories` refuses such a model"
         drawn: dict[tuple[int, int], Completion] = {}
         for prompt, indices in indices_of.items():
 

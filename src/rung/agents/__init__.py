@@ -1,0 +1,1 @@
+"""What answers the turns of a model: tools, environments, and the reading of calls."""
