@@ -19,12 +19,12 @@ def output_tokens(n_tokens: int) -> float:
 
 @reward(range=(0, 1), role="metric", goal="min")
 def truncated(finish_reason: str) -> float:
-    """1 where the length limit ended the completion, else 0.
+    """1 where the length limit ended the completion, also since the answer of a tool did not fit; else 0.
 
-    >>> truncated("length"), truncated("eos")
-    (1.0, 0.0)
+    >>> truncated("length"), truncated("answer_length"), truncated("eos")
+    (1.0, 1.0, 0.0)
     """
-    return float(finish_reason == "length")
+    return float(finish_reason in ("length", "answer_length"))
 
 
 @reward(range=(-1, 0), role="shaping")

@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from rung.agents.tools import ToolSpec
 from rung.config.gate import GateConfig
 from rung.data.mixtures import Mixture, mixture
 from rung.data.report import MAX_BAD_SHARE
@@ -50,6 +51,8 @@ def as_named(value: Any) -> Any:
 
 
 RewardSpecs = tuple[Annotated[RewardSpec, BeforeValidator(as_named)], ...]
+ToolSpecs = tuple[Annotated[ToolSpec, BeforeValidator(as_named)], ...]
+EnvironmentFactory = str | dict[str, str]
 
 
 class Section(BaseModel):
@@ -120,7 +123,10 @@ class StageConfig(Section):
     `critic` is `head` (a value head on the policy), or a separate model, initialised from `start` (the weights that
     this stage starts from) or from an earlier stage, such as a reward model. `teacher` is the model to distill: an
     earlier stage, or whatever the key `model` of the path accepts. A step with nothing to train is left out;
-    `max_empty_steps` of them in a row end the run with an error.
+    `max_empty_steps` of them in a row end the run with an error. A policy that is sampled may call `tools` and
+    the public methods of an environment, which `environment_factory` makes (a name, or names by the value of the row's
+    column `environment`): the calls of a turn are answered at most `max_tool_calling_iterations` times for each completion, with at most
+    `max_tool_result_tokens` tokens for each result.
     """
 
     name: str
@@ -128,6 +134,10 @@ class StageConfig(Section):
     algorithm: Annotated[dict[str, Any], BeforeValidator(as_named)]
     data: DataEntry | None = None
     rewards: RewardSpecs | None = None
+    tools: ToolSpecs = ()
+    environment_factory: EnvironmentFactory | None = None
+    max_tool_calling_iterations: PositiveInt | None = None
+    max_tool_result_tokens: PositiveInt | None = None
     adapter: Adapter | None = None
     reference: str = "start"
     ref_model_sync_steps: PositiveInt | None = None
@@ -190,7 +200,7 @@ class EvaluateConfig(Section):
 
     `metrics` has the same entries as `rewards`. `shots` lists numbers of few-shot examples, which are drawn from the
     data `shots_from` and put before each question; the evaluation is repeated for each number, and gates use the
-    first. Temperature 0 is greedy decoding.
+    first. Temperature 0 is greedy decoding. `tools` are those that a model may call, as in a stage.
     """
 
     validation: DataEntry | None = None
@@ -198,6 +208,10 @@ class EvaluateConfig(Section):
     metrics: RewardSpecs = ()
     shots: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
     shots_from: DataEntry | None = None
+    tools: ToolSpecs = ()
+    environment_factory: EnvironmentFactory | None = None
+    max_tool_calling_iterations: PositiveInt | None = None
+    max_tool_result_tokens: PositiveInt | None = None
     max_completion_length: PositiveInt | Auto = "auto"
     temperature: NonNegativeFloat = 0.0
     stop: tuple[Stop, ...] = ()
@@ -208,12 +222,14 @@ class EvaluateConfig(Section):
 class PathConfig(Section):
     """The config of a path: a model and the stages that train it one after another, with data, rewards and evaluation.
 
+    `chat_template` replaces that of the model: a file, or `trl` for the training template that TRL has for it.
     `data` gives names to data sets, to which stages refer; a stage may also define its data itself. `rewards`, `gate`
     and `seed` apply to every stage that does not set its own. The files of a run are written to `output`/`name`.
     """
 
     name: str
     model: str
+    chat_template: str | None = None
     prompt_template: str | None = None
     system: str | None = None
     data: dict[str, DataEntry] = {}

@@ -19,6 +19,7 @@ class Message(TypedDict):
     role: str
     content: str
     name: NotRequired[str]
+    tool_call_id: NotRequired[str]
     tool_calls: NotRequired[list[Any]]
     weight: NotRequired[Literal[0]]  # an assistant turn that is not trained
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rung.data.records import Example, as_prompt
+from rung.data.records import Encoded, Example, as_prompt
 from rung.data.templates import LIMITS
 from rung.errors import CheckpointError, DataError
 from rung.evaluation.fewshot import SEPARATOR, answer, encode_question, last_text, question
 from rung.evaluation.statistics import mean_interval
 from rung.reward import Outcome, RewardSet, Sample
 from rung.reward.decorator import Goal
+from rung.reward.returned import as_json
 from rung.reward.sample import answered_sample
 from rung.utils.files import sha256_text, write_text
 from rung.utils.sealed import read_sealed, write_sealed
@@ -26,12 +27,14 @@ from rung.utils.secrets import without_secrets
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from rung.agents.agent import Agent
     from rung.rollout.philox import Key
     from rung.rollout.samplers import Sampler
     from rung.sampling import Sampling
 
 OUTPUT_TOKENS, TRUNCATED = "output_tokens", "truncated"
 BUILT_IN_GOALS: Mapping[str, Goal] = {OUTPUT_TOKENS: "min", TRUNCATED: "min"}  # metrics that every evaluation has
+OF_TRAJECTORIES = ("num_turns", "num_calls", "failed_calls", "unknown_calls", "repeated_calls", "hit_limit")
 _ROWS = "rows"
 _REMEDY = "evaluate the stage again"
 
@@ -80,10 +83,11 @@ class Row(_Record):
     finish_reason: str
     scores: dict[str, float | None]
     details: dict[str, dict[str, Any]] = {}
+    messages: list[dict[str, Any]] = []  # of a trajectory: the turns of the model and the answers to them
 
     def line(self) -> str:
-        """The row as one line of JSON, without `details` if there are none."""
-        return self.model_dump_json(exclude=None if self.details else {"details"}) + "\n"
+        """The row as one line of JSON, without `details` and `messages` if there are none."""
+        return self.model_dump_json(exclude={name for name in ("details", "messages") if not getattr(self, name)}) + "\n"
 
 
 class Evaluation(_Record):
@@ -138,23 +142,29 @@ def evaluate(
     shots: Sequence[Example] = (),
     sampling: Sampling,
     key: Key,
+    agent: Agent | None = None,
 ) -> Evaluation:
     """Evaluates a model: samples one completion per item, with the shots before the prompt, and scores it.
 
     Metrics see the prompt of the item without shots; `output_tokens` and `truncated` are always among the metrics. The
     random draws depend on `key` and the position of the item, so they are the same for two models. Before sampling,
     raises DataError for no items, for raw text and for a shot that is one of the items, and RewardError if the data
-    lack a column that a metric reads.
+    lack a column that a metric reads. With an `agent`, completions are trajectories.
     """
+    from rung.rollout.generate import sampled
+
     check_items(examples, shots)
     items = [as_prompt(example) for example in examples]
     metrics.check(set.intersection(*(set(item.columns) for item in items)))
     with LIMITS:
         prompts = [encode_question(item, shots, tokenizer) for item in items]
-    drawn = sampler.sample(prompts, 1, visits=range(len(prompts)), key=key, sampling=sampling)
+    rows = [Encoded(item.id, item.source, ids, (), item) for item, ids in zip(items, prompts, strict=True)]
+    rows, drawn, trajectories = sampled(
+        sampler, agent, rows, 1, visits=range(len(prompts)), key=key, sampling=sampling
+    )
     completions = [completion for (completion,) in drawn]
     with LIMITS:
-        asked = [encode_question(item, (), tokenizer) for item in items] if shots else prompts
+        asked = [encode_question(item, (), tokenizer) for item in items] if shots else [row.prompt_ids for row in rows]
     samples = [
         answered_sample(
             question(item),
@@ -165,6 +175,7 @@ def evaluate(
             group=group,
             columns=item.columns,
             skip_special_tokens=sampling.skip_special_tokens,
+            trajectory=trajectories.get((group, 0)),
         )
         for group, (item, completion, ids) in enumerate(zip(items, completions, asked, strict=True))
     ]
@@ -178,18 +189,25 @@ def evaluate(
         "decoding": _digest([_decoding(sampling), key.seed]),
         "scorers": _digest([[reward.label, reward.settings, reward.spec.columns] for reward in metrics.rewards]),
     }
+    if agent is not None:
+        measured["tools"] = _digest([[tool.schema for tool in agent.toolbox.tools], asdict(agent.toolbox.limits)])
     groups = [example.group for example in examples]
     return Evaluation(
         hash=_digest(measured),
         measured=measured,
         num_shots=len(shots),
         metrics={name: estimate(values, groups, failures[name]) for name, values in scores.items()},
-        output_tokens=_lengths([len(completion.ids) for completion in completions]),
+        output_tokens=_lengths([sum(completion.trained) for completion in completions]),
         rows=tuple(
             _row(example, sample, {name: outcomes[i] for name, outcomes in by_metric.items()})
             for i, (example, sample) in enumerate(zip(examples, samples, strict=True))
         ),
     )
+
+
+def built_in_goals(trajectories: bool) -> Mapping[str, Goal]:
+    """The metrics that every evaluation has, with tools or without, and their goals."""
+    return {**BUILT_IN_GOALS, **dict.fromkeys(OF_TRAJECTORIES, "min")} if trajectories else BUILT_IN_GOALS
 
 
 def items_digest(examples: Sequence[Example]) -> str:
@@ -242,8 +260,9 @@ def first_failure(outcomes: Sequence[Outcome]) -> str:
 def _outcomes(metrics: RewardSet, samples: Sequence[Sample]) -> dict[str, Sequence[Outcome]]:
     """The outcomes of the items by metric, including the metrics that every evaluation has."""
     by_metric = dict(metrics.score(samples).by_reward)
-    missing = [name for name in BUILT_IN_GOALS if name not in by_metric]
-    return by_metric | dict(RewardSet(missing).score(samples).by_reward)
+    trajectories = any(sample.trajectory is not None for sample in samples)
+    missing = [name for name in built_in_goals(trajectories) if name not in by_metric]
+    return by_metric | dict(RewardSet(missing, trajectories=trajectories).score(samples).by_reward)
 
 
 def _row(example: Example, sample: Sample, outcomes: Mapping[str, Outcome]) -> Row:
@@ -255,10 +274,11 @@ def _row(example: Example, sample: Sample, outcomes: Mapping[str, Outcome]) -> R
         group=example.group,
         prompt=last_text(question(example)),
         expected=None if expected is None else last_text(expected),
-        completion=last_text(sample.completion),
+        completion=sample.answer,
         finish_reason=sample.finish_reason,
         scores={name: outcome.value for name, outcome in outcomes.items()},
         details={name: each for name, each in told.items() if each},
+        messages=as_json(list(sample.trajectory.messages)) if sample.trajectory else [],
     )
 
 

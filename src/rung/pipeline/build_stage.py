@@ -22,6 +22,7 @@ from rung.models.quantization import quantize
 from rung.models.reward_model import check_can_be_reward_model
 from rung.models.stops import stop_ids
 from rung.models.vocabulary import check_special_tokens, ignore_unused_rows, num_embeddings
+from rung.pipeline.agents import build_agent
 from rung.pipeline.stage_data import StageData, check_ids, check_positions, read_stage_data
 from rung.pipeline.stage_rewards import build_rewards
 from rung.pipeline.stage_settings import StageSettings, resolved
@@ -194,8 +195,9 @@ def build_rollout_source(
     make_sampler = SAMPLERS.find(rollout.sampler, settings.base)
     size, minibatches, epochs = resolved(rollout.batch_size), resolved(updates.minibatches), resolved(updates.epochs)
     steps_per_epoch = len(data.train) / size * minibatches * epochs
+    sampler = make_sampler(policy.model, tokenizer, training_dtype=policy.dtype)
     generator = Generator(
-        sampler=make_sampler(policy.model, tokenizer, training_dtype=policy.dtype),
+        sampler=sampler,
         sampling=policy.sampling,
         key=Key(settings.seed, settings.name, "rollout"),
         samples=settings.algorithm.samples_per_prompt(),
@@ -204,6 +206,7 @@ def build_rollout_source(
         keeps_separate_rewards="separate_rewards" in settings.algorithm.needs(),
         total_steps=total_steps_of(settings.config, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
+        agent=build_agent(settings.toolbox, sampler, tokenizer, stop_ids(policy.causal_lm, tokenizer)),
     )
     source = RolloutSource(
         data.train,

@@ -20,9 +20,12 @@ from rung.data.records import Example, as_prompt
 from rung.data.splits import sample
 from rung.data.templates import LIMITS
 from rung.errors import CheckpointError, ConfigError, error_context
-from rung.evaluation.evaluate import BUILT_IN_GOALS, Evaluation, check_items, evaluate, items_digest
+from rung.evaluation.evaluate import Evaluation, built_in_goals, check_items, evaluate, items_digest
 from rung.evaluation.fewshot import encode_question
 from rung.models.load import load_model, num_positions, to_device
+from rung.models.stops import stop_ids
+from rung.pipeline.agents import build_agent
+from rung.pipeline.stage_settings import toolbox_of
 from rung.reward import RewardPolicy, RewardSet
 from rung.rollout.philox import Key
 from rung.rollout.samplers import SAMPLERS, LocalSampler
@@ -54,12 +57,13 @@ class Evaluations:
         metrics = locate_reward_models(self.block.metrics, config, None)
         with error_context("`evaluate.metrics`"):
             policy = RewardPolicy(timeout_s=config.reward_policy.timeout_s)
-            self.metrics = RewardSet(metrics, policy, config.base)
+            self.toolbox = toolbox_of(self.block, config.base, "`evaluate`")
+            self.metrics = RewardSet(metrics, policy, config.base, trajectories=bool(self.toolbox))
 
     @property
     def goals(self) -> dict[str, Goal]:
         """The goal of every metric of an evaluation: `max` if higher is better, `min` if lower is better."""
-        return {**self.metrics.goals, **BUILT_IN_GOALS}
+        return {**self.metrics.goals, **built_in_goals(bool(self.toolbox))}
 
     @cached_property
     def validation(self) -> list[Example]:
@@ -179,6 +183,7 @@ class Evaluations:
         make_sampler = SAMPLERS.find(self.block.sampler, self.config.base)
         sampler = make_sampler(to_device(model), tokenizer, training_dtype=torch.float32)
         items = self.items(evaluation_set)
+        agent = build_agent(self.toolbox, sampler, tokenizer, stop_ids(model, tokenizer))
         shown = progress(len(items), f"{label}: {evaluation_set}") if label else nullcontext()
         with shown as show:
             if show is not None and isinstance(sampler, LocalSampler):
@@ -196,6 +201,7 @@ class Evaluations:
                     skip_special_tokens=self.block.skip_special_tokens,
                 ),
                 key=Key(self.config.seed, evaluation_set, "evaluate"),
+                agent=agent,
             )
         measured = measured.model_copy(update={"model": known})
         if file is not None:
@@ -224,4 +230,4 @@ class Evaluations:
     def _load(self, data: str | dict[str, Any] | Mixture) -> list[Example]:
         examples, _ = load_examples(data, base=self.config.base, seed=self.config.seed, remedy=REMEDY)
         prompting = Prompting(self.config.prompt_template, self.config.system)
-        return [prompting.asked(example) for example in examples]
+        return [self.toolbox.offered(prompting.asked(example)) for example in examples]

@@ -49,7 +49,7 @@ def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase,
     Raises UserError, naming the row, for data that the stage cannot use.
     """
     examples, report = _read(settings)
-    examples = [settings.prompting.asked(example) for example in examples]
+    examples = [settings.toolbox.offered(settings.prompting.asked(example)) for example in examples]
     report.prompt_form = prompt_form_of(examples, settings.prompting)
     train, held_out = _split(settings, examples)
     encoded = _encode(settings, [*train, *held_out], tokenizer, stop_ids, report)

@@ -31,7 +31,8 @@ def check_rewards(settings: StageSettings, encoded: Sequence[Encoded], tokenizer
     with _bind(settings, encoded) as rewards:
         read = rewards.columns_read({name for one in encoded for name in one.example.columns})
     trained = [reward for reward in settings.rewards if not is_pending(reward)]
-    with RewardSet(trained, settings.reward_policy, settings.base) as rewards:
+    agentic = bool(settings.toolbox)
+    with RewardSet(trained, settings.reward_policy, settings.base, trajectories=agentic) as rewards:
         rewards.check_policy(tokenizer)
     return read
 
@@ -39,7 +40,9 @@ def check_rewards(settings: StageSettings, encoded: Sequence[Encoded], tokenizer
 def _bind(settings: StageSettings, encoded: Sequence[Encoded]) -> RewardSet:
     """The rewards of a stage, checked against the columns of the data and against the algorithm."""
     with error_context(f"stage `{settings.name}`"):
-        rewards = RewardSet(settings.rewards, settings.reward_policy, settings.base)
+        rewards = RewardSet(
+            settings.rewards, settings.reward_policy, settings.base, trajectories=bool(settings.toolbox)
+        )
         for columns in {frozenset(one.example.columns) for one in encoded}:
             rewards.check(columns)
         if settings.algorithm.reads_rewards and not any(reward.credited for reward in rewards.rewards):

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rung.agents.agent import NO_TOOLS, Toolbox, make_toolbox
 from rung.algorithm import Algorithm
 from rung.artifacts.reward_models import locate_reward_models
 from rung.config import PathConfig, StageConfig
+from rung.config.schema import EvaluateConfig
 from rung.data.mixtures import Mixture
 from rung.data.prompting import Prompting
-from rung.errors import ConfigError
+from rung.errors import ConfigError, error_context
 from rung.reward import RewardPolicy
 from rung.reward.binding import RewardSource
 from rung.sampling import Sampling
@@ -34,6 +36,7 @@ class StageSettings:
     rewards: tuple[RewardSource, ...]
     reward_policy: RewardPolicy
     prompting: Prompting = field(default_factory=Prompting)
+    toolbox: Toolbox = NO_TOOLS
 
     @property
     def name(self) -> str:
@@ -95,7 +98,20 @@ def stage_settings(
         rewards=tuple(locate_reward_models(named, path, stage.name)) if algorithm.data_kind() == "prompts" else (),
         reward_policy=path.reward_policy,
         prompting=Prompting(path.prompt_template, path.system),
+        toolbox=toolbox_of(stage, path.base, f"stage `{stage.name}`"),
     )
+
+
+def toolbox_of(block: StageConfig | EvaluateConfig, base: Path, place: str) -> Toolbox:
+    """The tools and environments of a stage or of `evaluate`, which errors call `place`. Raises ConfigError."""
+    with error_context(place):
+        return make_toolbox(
+            block.tools,
+            block.environment_factory,
+            base,
+            max_tool_calling_iterations=block.max_tool_calling_iterations,
+            max_tool_result_tokens=block.max_tool_result_tokens,
+        )
 
 
 def resolved(value: int | float | str) -> Any:

@@ -18,7 +18,13 @@ from rung.reward.deadline import START_TIMEOUT_S, Expired, call_within, free, is
 from rung.reward.decorator import Goal, Role, declaration, name_of
 from rung.reward.registry import reward_function
 from rung.reward.returned import copied
-from rung.reward.sample import STANDARD_FIELDS, TRL_FIELDS, Sample
+from rung.reward.sample import (
+    STANDARD_FIELDS,
+    TRAJECTORY_FIELDS,
+    TRL_FIELDS,
+    TRL_TRAJECTORY_FIELDS,
+    Sample,
+)
 from rung.reward.signature import HOOKS, Signature, read_settings, read_signature, returns_function
 from rung.reward.spec import RewardPolicy, RewardSpec
 from rung.utils.messages import did_you_mean, settings_error
@@ -35,6 +41,7 @@ class Reward:
     `address` tells a worker process how to load the function; None if the function is called in this process.
     `timeout` is the deadline of a call in seconds, None for none.
     `concurrency` is the number of calls at the same time; None if neither the entry nor the function sets it.
+    `trajectories`: whether the samples may be trajectories, whose fields the function can read.
     """
 
     label: str
@@ -48,6 +55,7 @@ class Reward:
     settings: Mapping[str, Any]
     address: Mapping[str, Any] | None
     concurrency: int | None = None
+    trajectories: bool = False
 
     @property
     def credited(self) -> bool:
@@ -136,7 +144,9 @@ class Reward:
 
     @property
     def _fields(self) -> Mapping[str, Callable[[Sample], Any]]:
-        return TRL_FIELDS if self.signature.style == "trl" else STANDARD_FIELDS
+        if self.signature.style == "trl":
+            return {**TRL_FIELDS, **TRL_TRAJECTORY_FIELDS} if self.trajectories else TRL_FIELDS
+        return {**STANDARD_FIELDS, **TRAJECTORY_FIELDS} if self.trajectories else STANDARD_FIELDS
 
     def _field(self, name: str) -> Callable[[Sample], Any] | None:
         """The standard field that a parameter reads; None if it reads a column.
@@ -155,9 +165,10 @@ class Reward:
         return self.spec.columns.get(name, name)
 
 
-def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Reward:
+def bind(source: RewardSource, policy: RewardPolicy, base: Path | None, *, trajectories: bool = False) -> Reward:
     """Builds a reward from a config entry, a name or a function; file paths are relative to `base`.
 
+    With `trajectories`, it can read the fields of trajectories.
     Raises RewardError or ConfigError if the function cannot be found, a setting is wrong, or an option has no effect.
     """
     spec, function = _resolve(source, base)
@@ -191,6 +202,7 @@ def bind(source: RewardSource, policy: RewardPolicy, base: Path | None) -> Rewar
         settings=settings,
         address=address,
         concurrency=spec.concurrency or declared.concurrency,
+        trajectories=trajectories,
     )
 
 

@@ -29,14 +29,22 @@ class RewardSet:
 
     Each of `specs` is a name, a config entry or a function. A reward that is named and has a deadline runs in a worker
     process, which is ended at the deadline. Rewards of `rung.rewards` and functions that a Python program passes run in
-    this process. Call `close`, or use a `with` block, to end the worker processes.
+    this process. With `trajectories`, functions can read the fields of trajectories. Call `close`, or use a `with`
+    block, to end the worker processes.
 
     Raises RewardError or ConfigError for an unknown reward or setting, a value of a wrong type, or a duplicate label.
     """
 
-    def __init__(self, specs: Iterable[RewardSource], policy: RewardPolicy | None = None, base: Path | None = None):
+    def __init__(
+        self,
+        specs: Iterable[RewardSource],
+        policy: RewardPolicy | None = None,
+        base: Path | None = None,
+        *,
+        trajectories: bool = False,
+    ):
         self.policy = policy or RewardPolicy()
-        self.rewards = [bind(spec, self.policy, base) for spec in specs]
+        self.rewards = [bind(spec, self.policy, base, trajectories=trajectories) for spec in specs]
         labels = [reward.label for reward in self.rewards]
         for label in labels:
             if labels.count(label) > 1:
@@ -143,9 +151,8 @@ class RewardSet:
         self, reward: Reward, samples: Sequence[Sample], state: TrainerState
     ) -> tuple[list[Outcome], list[list[int]]]:
         """The outcome of each sample, and the samples that were judged in the same call."""
-        too_long = Outcome("error", note=f"the completion has more than {MAX_COMPLETION_CHARACTERS:,} characters")
-        outcomes = [too_long] * len(samples)
-        rows = [i for i, sample in enumerate(samples) if len(text_of(sample.completion)) <= MAX_COMPLETION_CHARACTERS]
+        outcomes = [_not_judged(sample) for sample in samples]
+        rows = [i for i, outcome in enumerate(outcomes) if outcome is None]
         calls = reward.batches(samples, rows)
         many = [reward.arguments([samples[i] for i in call]) for call in calls]
         replies = self._caller.replies(reward, many, state)
@@ -155,7 +162,18 @@ class RewardSet:
             for row, outcome in zip(call, _judged(reward, reply, len(call)), strict=True):
                 outcomes[row] = outcome
         judged_rows = set(rows)
-        return outcomes, [*calls, *([row] for row in range(len(samples)) if row not in judged_rows)]
+        given = [outcome for outcome in outcomes if outcome is not None]
+        assert len(given) == len(samples), "every sample has an outcome"
+        return given, [*calls, *([row] for row in range(len(samples)) if row not in judged_rows)]
+
+
+def _not_judged(sample: Sample) -> Outcome | None:
+    """The outcome of a sample that no reward is asked about: its tools failed, or it is too long; None for others."""
+    if sample.trajectory is not None and sample.trajectory.failure:
+        return Outcome("abstained", note=sample.trajectory.failure)
+    if len(text_of(sample.completion)) > MAX_COMPLETION_CHARACTERS:
+        return Outcome("error", note=f"the completion has more than {MAX_COMPLETION_CHARACTERS:,} characters")
+    return None
 
 
 def _check_size(totals: Sequence[float | None]) -> None:

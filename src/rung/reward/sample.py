@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rung.reward.returned import copied
 from rung.reward.text import raw_text, visible_text
+from rung.reward.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,8 +23,9 @@ class Sample:
     """One completion, its prompt, and the columns of the row that the prompt came from.
 
     `prompt` and `completion` are strings, or messages if the data are conversational. `n_tokens` is the number of
-    completion tokens, EOS included. `raw_completion` is the text with special tokens, without EOS at its end. Samples
-    of the same `group` have the same prompt and are compared with each other.
+    completion tokens, EOS included; of a trajectory, that of the tokens that the model sampled. `raw_completion` is the
+    text with special tokens, without EOS at its end. Samples of the same `group` have the same prompt and are compared
+    with each other. `trajectory` is set in stages with tools or environments.
     """
 
     prompt: Text
@@ -36,16 +38,22 @@ class Sample:
     row_id: str
     group: int
     columns: Mapping[str, Any] = field(default_factory=dict)
+    trajectory: Trajectory | None = None
+
+    @property
+    def answer(self) -> str:
+        """The text of the model's answer; of a trajectory, that of its last turn."""
+        return text_of(self.completion) if self.trajectory is None else self.trajectory.final_text
 
     @property
     def raw(self) -> str:
         """The text of the completion with its special tokens, if they are known."""
-        return text_of(self.completion) if self.raw_completion is None else self.raw_completion
+        return self.answer if self.raw_completion is None else self.raw_completion
 
     @property
     def has_hidden_tokens(self) -> bool:
         """Whether the completion has special tokens that its text leaves out."""
-        return self.raw != text_of(self.completion)
+        return self.raw != self.answer
 
 
 def text_of(text: Text) -> str:
@@ -78,7 +86,7 @@ def native(text: Text, role: str) -> str | list[dict[str, Any]]:
 STANDARD_FIELDS: Mapping[str, Callable[[Sample], Any]] = {
     "prompt": lambda sample: text_of(sample.prompt),
     "messages": lambda sample: messages_of(sample.prompt, "user") + messages_of(sample.completion, "assistant"),
-    "completion": lambda sample: text_of(sample.completion),
+    "completion": lambda sample: sample.answer,
     "completion_ids": lambda sample: list(sample.completion_ids),
     "prompt_ids": lambda sample: list(sample.prompt_ids),
     "raw_completion": lambda sample: sample.raw,
@@ -86,6 +94,14 @@ STANDARD_FIELDS: Mapping[str, Callable[[Sample], Any]] = {
     "n_tokens": lambda sample: sample.n_tokens,
     "row_id": lambda sample: sample.row_id,
 }
+
+# Fields of stages with tools or environments; elsewhere, these are names of columns.
+TRAJECTORY_FIELDS: Mapping[str, Callable[[Sample], Any]] = {
+    "turns": lambda sample: 1 if sample.trajectory is None else sample.trajectory.turns,
+    "tool_calls": lambda sample: [call.as_dict() for call in sample.trajectory.calls] if sample.trajectory else [],
+    "environment": lambda sample: sample.trajectory and sample.trajectory.environment,
+}
+TRL_TRAJECTORY_FIELDS: Mapping[str, Callable[[Sample], Any]] = {"environments": TRAJECTORY_FIELDS["environment"]}
 
 TRL_FIELDS: Mapping[str, Callable[[Sample], Any]] = {
     "prompts": lambda sample: native(sample.prompt, "user"),
@@ -105,22 +121,25 @@ def answered_sample(
     group: int,
     columns: Mapping[str, Any],
     skip_special_tokens: bool = True,
+    trajectory: Trajectory | None = None,
 ) -> Sample:
     """The Sample for a sampled completion, which is decoded; if the prompt is conversational, it becomes a message.
 
-    With `skip_special_tokens`, tokens such as `<think>` are only in `raw_completion`, if they are special tokens.
+    A trajectory has its own messages. With `skip_special_tokens`, tokens such as `<think>` are only in `raw_completion`, if they are special tokens.
     """
     raw = raw_text(completion, tokenizer)
     text = visible_text(completion, tokenizer) if skip_special_tokens else raw
+    messages = ({"role": "assistant", "content": text},) if trajectory is None else trajectory.messages
     return Sample(
         prompt=prompt,
-        completion=text if isinstance(prompt, str) else ({"role": "assistant", "content": text},),
+        completion=text if isinstance(prompt, str) else messages,
         completion_ids=completion.ids,
         raw_completion=raw,
         prompt_ids=prompt_ids,
         finish_reason=completion.finish_reason,
-        n_tokens=len(completion.ids),
+        n_tokens=sum(completion.trained),
         row_id=row_id,
         group=group,
         columns=columns,
+        trajectory=trajectory,
     )

@@ -10,7 +10,9 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rung.batch import Batch, Completion
+from rung.agents.agent import Agent
+from rung.agents.metrics import trajectory_metrics
+from rung.batch import CUT_OFF, Batch, Completion
 from rung.data.collate import collate
 from rung.data.records import Answer, Encoded, Text
 from rung.metrics import Max, Mean, Metric, Min, Sum, merge
@@ -18,14 +20,15 @@ from rung.reward import RewardSet
 from rung.reward.returned import as_json
 from rung.reward.sample import answered_sample, text_of
 from rung.reward.scores import Scores
+from rung.reward.trajectory import Trajectory
 from rung.rollout.philox import Key
-from rung.rollout.samplers import Sampler
+from rung.rollout.samplers import LocalSampler, Sampler
 from rung.rollout.unscored import unscored_rows
 from rung.sampling import Sampling
 
 GOLD = ("ground_truth", "answer", "solution")  # columns that are logged even if no reward names them
 MAX_LOGGED, MAX_EXTRA = 2_000, 20_000  # characters in the log of completions: of a column, and of what rewards log
-LOGGED_ONLY = ("row_id", "columns", "details")  # keys of `Generated.table` that are too long for a terminal
+LOGGED_ONLY = ("row_id", "columns", "details", "messages")  # keys of `Generated.table` that are too long for a terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class Generator:
     """Samples a number of completions (`samples`) of each prompt, and scores them.
 
     With `keeps_separate_rewards`, the batch has the individual rewards in addition to their weighted sum. Rewards can
-    read `total_steps`, the optimizer steps of the stage, and the epoch, which follows from `steps_per_epoch`.
+    read `total_steps`, the optimizer steps of the stage, and the epoch, which follows from `steps_per_epoch`. With an
+    `agent`, completions are trajectories, in which tools or environments answer the turns of the policy.
     """
 
     sampler: Sampler
@@ -58,6 +62,7 @@ class Generator:
     keeps_separate_rewards: bool = False
     total_steps: int = 0
     steps_per_epoch: float = 0.0
+    agent: Agent | None = None
 
     def __call__(self, prompts: Sequence[Encoded], visits: Sequence[int], step: int) -> Generated:
         """Samples and scores completions of each prompt; rows of equal prompts are adjacent in the result.
@@ -67,8 +72,8 @@ class Generator:
         """
         order = group_equal_prompts([prompt.prompt_ids for prompt in prompts])
         prompts, visits = [prompts[i] for i in order], [visits[i] for i in order]
-        answers = self.sampler.sample(
-            [prompt.prompt_ids for prompt in prompts], self.samples, visits=visits, key=self.key, sampling=self.sampling
+        prompts, answers, trajectories = sampled(
+            self.sampler, self.agent, prompts, self.samples, visits=visits, key=self.key, sampling=self.sampling
         )
         flat = [completion for group in answers for completion in group]
         samples = [
@@ -81,9 +86,10 @@ class Generator:
                 group=group,
                 columns=prompt.example.columns,
                 skip_special_tokens=self.sampling.skip_special_tokens,
+                trajectory=trajectories.get((group, number)),
             )
             for group, (prompt, completions) in enumerate(zip(prompts, answers, strict=True))
-            for completion in completions
+            for number, completion in enumerate(completions)
         ]
         scores = self.rewards.score(
             samples, step=step, max_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
@@ -93,7 +99,7 @@ class Generator:
         batch = replace(
             batch,
             max_completion_length=self.sampling.max_completion_length,
-            truncated=torch.tensor([completion.finish_reason == "length" for completion in flat]),
+            truncated=torch.tensor([completion.finish_reason in CUT_OFF for completion in flat]),
             rewards=float_tensor(scores.totals),
             task_rewards=float_tensor(scores.task_totals),
             extras={"visit": torch.tensor(visits).repeat_interleave(self.samples)},
@@ -111,7 +117,8 @@ class Generator:
         table = [
             {
                 "prompt": text_of(sample.prompt),
-                "completion": text_of(sample.completion),
+                "completion": sample.answer,
+                **({"messages": bounded(as_json(list(sample.trajectory.messages)))} if sample.trajectory else {}),
                 **({"raw_completion": sample.raw_completion} if sample.has_hidden_tokens else {}),
                 "finish_reason": sample.finish_reason,
                 "reward": total,
@@ -125,7 +132,34 @@ class Generator:
         ]
         credited = {reward.label for reward in self.rewards.rewards if reward.credited}
         metrics = merge([scores.metrics(), length_metrics(flat), unknown_metrics(unknown)])
+        if trajectories:
+            metrics |= trajectory_metrics(flat, list(trajectories.values()))
         return Generated(batch, table, metrics, unscored_rows(samples, scores, credited))
+
+
+def sampled(
+    sampler: Sampler,
+    agent: Agent | None,
+    prompts: Sequence[Encoded],
+    samples: int,
+    *,
+    visits: Sequence[int],
+    key: Key,
+    sampling: Sampling,
+) -> tuple[Sequence[Encoded], list[list[Completion]], dict[tuple[int, int], Trajectory]]:
+    """Completions of each prompt, or with an `agent` trajectories; by number of the prompt and of the sample.
+
+    Returns the prompts too, to which environments may have added what they tell.
+    """
+    if agent is None:
+        ids = [prompt.prompt_ids for prompt in prompts]
+        return prompts, sampler.sample(ids, samples, visits=visits, key=key, sampling=sampling), {}
+    assert isinstance(sampler, LocalSampler), "`check_trajectories` refuses other samplers"
+    prompts, world = agent.world(prompts, samples, visits, (key.seed, key.stage, key.purpose))
+    ids = [prompt.prompt_ids for prompt in prompts]
+    made = sampler.sample_trajectories(ids, samples, visits=visits, key=key, sampling=sampling, world=world)
+    rows = ((i, j, one) for i, group in enumerate(made) for j, one in enumerate(group))
+    return prompts, made, {(i, j): world.trajectory((i, j), one) for i, j, one in rows}
 
 
 def group_equal_prompts(prompts: Sequence[tuple[int, ...]]) -> list[int]:
@@ -141,8 +175,8 @@ def group_equal_prompts(prompts: Sequence[tuple[int, ...]]) -> list[int]:
 
 
 def with_answers(prompt: Encoded, completions: Sequence[Completion]) -> Encoded:
-    """The prompt with its sampled completions as answers, in which all tokens are trained."""
-    return replace(prompt, answers=tuple(Answer(c.ids, (True,) * len(c.ids)) for c in completions))
+    """The prompt with its sampled completions as answers, in which the tokens that were sampled are trained."""
+    return replace(prompt, answers=tuple(Answer(c.ids, c.trained) for c in completions))
 
 
 def separate_rewards(scores: Scores, labels: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -190,9 +224,9 @@ def unknown_metrics(unknown: torch.Tensor) -> dict[str, Metric]:
 
 
 def length_metrics(completions: Sequence[Completion]) -> dict[str, Metric]:
-    """TRL's metrics of completion length, including the fraction of completions that reached the length limit."""
-    counts = [float(len(completion.ids)) for completion in completions]
-    ended = [float(len(completion.ids)) for completion in completions if completion.finish_reason != "length"]
+    """TRL's metrics of completion length in sampled tokens, and the fraction that the length limit cut off."""
+    counts = [float(sum(completion.trained)) for completion in completions]
+    ended = [float(sum(one.trained)) for one in completions if one.finish_reason not in CUT_OFF]
     return {
         "completions/mean_length": Mean(sum(counts), len(counts)),
         "completions/min_length": Min(min(counts, default=None)),
