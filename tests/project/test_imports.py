@@ -19,7 +19,7 @@ LAYERS = (
     ("distributed", "registry"),
     ("algorithm", "data", "reward"),
     ("algorithms", "config", "models"),
-    ("forward", "rewards"),
+    ("agents", "forward", "rewards"),
     ("rollout", "training"),
     ("evaluation",),
     ("artifacts",),
