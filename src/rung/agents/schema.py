@@ -30,7 +30,9 @@ def schema_of(function: Callable[..., Any], name: str, called: str) -> dict[str,
 
     where = f"tool `{name}`"
     if not (inspect.getdoc(function) or "").strip():
-        raise ConfigError(f"{where} has no docstring", "say in one what it does, and what each parameter is, in `Args:`")
+        raise ConfigError(
+            f"{where} has no docstring", "say in one what it does, and what each parameter is, in `Args:`"
+        )
     _check_parameters(function, where)
     try:
         schema = get_json_schema(function)

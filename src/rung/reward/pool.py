@@ -1,4 +1,4 @@
-"""The worker processes of the functions of one file or module: a process that has loaded it, and lanes forked from it."""
+"""The worker processes of the functions of one file or module: one that has loaded it, and lanes forked from it."""
 
 from __future__ import annotations
 
