@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from rung.errors import RewardError, UserError
 from rung.registry import load_object
-from rung.reward.deadline import START_TIMEOUT_S, Expired, call_within, free, is_main_thread
+from rung.reward.deadline import imported
 from rung.reward.decorator import Goal, Role, declaration, name_of
 from rung.reward.registry import reward_function
 from rung.reward.returned import copied
@@ -223,19 +223,8 @@ def _resolve(source: RewardSource, base: Path | None) -> tuple[RewardSpec, Calla
 
 
 def _loaded(name: str, base: Path | None) -> Callable[..., Any]:
-    """The function of this name. Raises RewardError if its module is not imported in time, or exits."""
-    try:
-        if ":" not in name or not is_main_thread():
-            return reward_function(name, base)
-        try:
-            return call_within(START_TIMEOUT_S, f"the import of `{name}`", lambda: reward_function(name, base))
-        finally:
-            free()
-    except Expired:
-        what = f"`{name}` was not imported within {START_TIMEOUT_S:g} s"
-        raise RewardError(what, "move what takes long out of its module, into the function") from None
-    except SystemExit as error:
-        raise RewardError(f"`{name}` exits on import: {error}", "take the exit out of its module") from None
+    """The function of this name. Raises RewardError or ConfigError if it cannot be loaded."""
+    return imported(name, lambda: reward_function(name, base)) if ":" in name else reward_function(name, base)
 
 
 def _given(source: RewardSource) -> Callable[..., Any] | None:

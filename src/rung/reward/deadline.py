@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
 
+from rung.errors import ConfigError
 from rung.reward.connection import WorkerFailure
 from rung.reward.keeper import INTERRUPT
 from rung.reward.keeper_process import CurrentKeeper
@@ -70,6 +71,22 @@ def free() -> None:
     _armed.clear()
     with contextlib.suppress(WorkerFailure, OSError):
         _keeper.get().connection.send({"op": "free"})
+
+
+def imported(name: str, load: Callable[[], Result]) -> Result:
+    """What `load`, which imports a user's module, returns. Raises ConfigError if it is not done in time, or exits."""
+    try:
+        if not is_main_thread():
+            return load()
+        try:
+            return call_within(START_TIMEOUT_S, f"the import of `{name}`", load)
+        finally:
+            free()
+    except Expired:
+        what = f"`{name}` was not imported within {START_TIMEOUT_S:g} s"
+        raise ConfigError(what, "move what takes long out of its module, into the function") from None
+    except SystemExit as error:
+        raise ConfigError(f"`{name}` exits on import: {error}", "take the exit out of its module") from None
 
 
 def is_main_thread() -> bool:

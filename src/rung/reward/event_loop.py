@@ -11,6 +11,7 @@ import atexit
 import os
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -29,9 +30,13 @@ class EventLoop:
         """Whether coroutines can be run; False after a function ended the thread."""
         return self._thread.is_alive()
 
+    def start(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Starts a coroutine, and returns at once."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
     def run(self, coroutine: Coroutine[Any, Any, Result], timeout: float | None = None) -> Result:
         """Runs a coroutine and returns its result. Raises TimeoutError after `timeout` seconds, even if it blocks."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future = self.start(coroutine)
         try:
             return future.result(timeout)
         except BaseException:

@@ -272,7 +272,7 @@ class Keeper:
         shown += "..." if len(text) > LINE else ""
         if self.budget < len(shown):
             if not self.told:
-                _write("rewards print more than 64 KiB: the rest is left out")
+                _write("rewards and tools print more than 64 KiB: the rest is left out")
             self.told = True
             return
         self.budget -= len(shown) + 1

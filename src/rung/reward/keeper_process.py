@@ -16,7 +16,7 @@ from rung.reward import keeper
 from rung.reward.connection import Connection, WorkerFailure
 from rung.reward.environment import worker_environment
 
-PROGRAM = "rung.reward.worker_main"  # what a worker process runs: the function `serve` of this module
+REWARD_PROGRAM = "rung.reward.worker_main"  # what a worker process runs: the function `serve` of this module
 ANSWER_S = 10.0  # the keeper runs no code of a user, so that it answers within milliseconds
 
 
@@ -43,13 +43,16 @@ class KeeperProcess:
         """Whether it can be given orders; False after `close`, in a child of a fork, or if it was killed."""
         return self.owner == os.getpid() and self._finalizer.alive and self.process.poll() is None
 
-    def spawn(self, env: Mapping[str, str]) -> tuple[Connection, int]:
-        """Starts a worker process, with `env` added to its environment; returns a connection to it and its id."""
+    def spawn(self, env: Mapping[str, str], program: str) -> tuple[Connection, int]:
+        """Starts a worker process that runs the module `program`, with `env` added to its environment.
+
+        Returns a connection to it and its id.
+        """
         ours, theirs = socket.socketpair()
         connection = Connection(ours)
         with theirs:
             path = [os.path.abspath(folder) for folder in sys.path]
-            order = {"op": "spawn", "path": path, "env": dict(env), "program": PROGRAM}
+            order = {"op": "spawn", "path": path, "env": dict(env), "program": program}
             pid = self._ask(order, [theirs.fileno()])["pid"]
         return connection, pid
 

@@ -1,4 +1,4 @@
-"""The worker processes of the rewards of one file or module: a process that has loaded it, and lanes forked from it."""
+"""The worker processes of the functions of one file or module: one that has loaded it, and lanes forked from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from rung.reward.connection import Connection, WorkerFailure
 from rung.reward.deadline import START_TIMEOUT_S
-from rung.reward.keeper_process import KeeperProcess
+from rung.reward.keeper_process import REWARD_PROGRAM, KeeperProcess
 from rung.reward.outcome import Outcome, timed_out
 from rung.reward.reply import read_reply
 
@@ -22,10 +22,10 @@ SURPLUS_NICENESS = 10  # so that calls in surplus lanes do not slow down the cal
 
 @dataclass(eq=False, slots=True)
 class Lane:
-    """A process that calls rewards, one message at a time.
+    """A process that calls functions, one message at a time.
 
     `rows` are those of the message `serial` without a reply yet. `began` is when it was sent, `heard` when the last
-    reply came. A lane that is not forked first loads the rewards.
+    reply came. A lane that is not forked first loads the functions.
     """
 
     connection: Connection
@@ -40,14 +40,22 @@ class Lane:
 
 
 class Pool:
-    """Opens and ends lanes. `rewards` has what a worker needs to load each reward, by label; `env` its variables."""
+    """Opens and ends lanes.
+
+    `addresses` has what a worker needs to load each function, by its key; `env` has variables for the worker, and
+    `program` is the module that it runs.
+    """
 
     def __init__(
-        self, keeper: Callable[[], KeeperProcess], rewards: Mapping[str, Mapping[str, Any]], env: Mapping[str, str]
+        self,
+        keeper: Callable[[], KeeperProcess],
+        addresses: Mapping[str, Mapping[str, Any]],
+        env: Mapping[str, str],
+        program: str = REWARD_PROGRAM,
     ):
-        self.fault: Outcome | None = None  # why the rewards cannot be loaded
+        self.fault: Outcome | None = None  # why the functions cannot be loaded
         self.can_fork = True
-        self._keeper, self._rewards, self._env = keeper, rewards, env
+        self._keeper, self._addresses, self._env, self._program = keeper, addresses, env, program
         self._template: Lane | None = None
         self._free: list[Lane] = []
         self._serial = 0
@@ -58,7 +66,7 @@ class Pool:
         return self._serial
 
     def lane(self, surplus: bool = False) -> Lane:
-        """A lane that is free, else a new one. Raises WorkerFailure, also if the rewards cannot be loaded (`fault`)."""
+        """A lane that is free, else a new one. Raises WorkerFailure, also if nothing can be loaded (`fault`)."""
         while self._free:
             lane = self._free.pop(0)
             if lane.connection.is_open:
@@ -120,10 +128,10 @@ class Pool:
         return f"it was ended by signal {-status}"
 
     def _started(self) -> Lane | None:
-        """Starts the process that loads the rewards; returns it as a lane if it cannot be forked, else None."""
+        """Starts the process that loads the functions; returns it as a lane if it cannot be forked, else None."""
         lane = self._spawn()
         try:
-            answer = lane.connection.ask({"op": "load", "rewards": self._rewards}, START_TIMEOUT_S)
+            answer = lane.connection.ask({"op": "load", "addresses": self._addresses}, START_TIMEOUT_S)
             self.loaded(answer)
         except TimeoutError:
             self.fault = timed_out(START_TIMEOUT_S)
@@ -141,25 +149,25 @@ class Pool:
         return None
 
     def loaded(self, answer: Mapping[str, Any]) -> None:
-        """Takes the answer of a process that was told to load the rewards. Raises WorkerFailure if it could not."""
+        """Takes the answer of a process that was told to load the functions. Raises WorkerFailure if it could not."""
         if "error" in answer:
             read = read_reply(answer)
             self.fault = read if isinstance(read, Outcome) else None
             raise WorkerFailure(self.fault.note if self.fault else "its reply is invalid")
 
     def _spawn(self, surplus: bool = False) -> Lane:
-        connection, pid = self._keeper().spawn(self._env)
+        connection, pid = self._keeper().spawn(self._env, self._program)
         return Lane(connection, pid, forked=False, surplus=surplus)
 
     def _spawned(self, surplus: bool) -> Lane:
         lane = self._spawn(surplus)
         lane.is_loading = True
-        lane.connection.send({"op": "load", "rewards": self._rewards})
+        lane.connection.send({"op": "load", "addresses": self._addresses})
         return lane
 
     def _forked(self, surplus: bool) -> Lane:
         template = self._template
-        assert template is not None, "lanes are forked from a process that has loaded the rewards"
+        assert template is not None, "lanes are forked from a process that has loaded the functions"
         ours, theirs = socket.socketpair()
         try:
             with theirs:

@@ -1,6 +1,6 @@
-"""The program of a worker process: loads rewards, calls them, and forks lanes, which have loaded the same rewards.
+"""The program of a worker process: loads functions, calls them, and forks lanes, which have loaded the same functions.
 
-A lane has its own socket and calls rewards; the process that it is forked from calls none, so that every new lane
+A lane has its own socket and calls functions; the process that it is forked from calls none, so that every new lane
 starts from the state after loading.
 """
 
@@ -42,13 +42,6 @@ class _Loaded:
     hooks: tuple[str, ...]
 
 
-def _load(request: dict[str, Any]) -> _Loaded:
-    base = request["base"]
-    function = reward_function(request["name"], Path(base) if base else None)
-    signature = read_signature(function, request["name"], request["args"], request["columns"])
-    return _Loaded(function, read_settings(signature, request["name"], request["args"]), signature.hooks)
-
-
 def _as_json(value: object) -> object:
     if isinstance(value, Verdict):
         return {"verdict": {**asdict(replace(value, parts={})), "parts": as_json(value.parts)}}
@@ -79,23 +72,23 @@ def _told(reply: Reply | Outcome) -> dict[str, Any]:
     return {"returned": reply.returned, "columns": reply.columns, "metrics": reply.metrics}
 
 
-def _seed(key: str, step: int, row: int) -> None:
+def seed(*parts: str | int) -> None:
     """Seeds the global generators, so that a resumed run, or a call in another lane, draws the same numbers."""
-    seed = zlib.crc32(f"{key} {step} {row}".encode())
-    random.seed(seed)
+    number = zlib.crc32(" ".join(map(str, parts)).encode())
+    random.seed(number)
     if numpy := sys.modules.get("numpy"):
-        numpy.random.seed(seed)
+        numpy.random.seed(number)
     if torch := sys.modules.get("torch"):
-        torch.manual_seed(seed)
+        torch.manual_seed(number)
 
 
-class _Server:
-    """Answers the requests of the trainer on the socket of this process."""
+class Server:
+    """Answers the requests of the trainer on the socket of this process; the functions are rewards."""
 
     def __init__(self) -> None:
         self.channel = socket.socket(fileno=OWN_SOCKET)
         self.inbox = Inbox(self.channel)
-        self.loaded: dict[str, _Loaded] = {}
+        self.loaded: dict[str, Any] = {}
         self.lanes: dict[int, int | None] = {}  # exit codes; None while a lane runs
 
     def run(self) -> None:
@@ -103,9 +96,16 @@ class _Server:
         while (request := self.inbox.receive()) is not None:
             getattr(self, f"_{request['op']}")(request)
 
+    def load(self, address: dict[str, Any]) -> Any:
+        """What `_call` needs of the function at an address."""
+        base = address["base"]
+        function = reward_function(address["name"], Path(base) if base else None)
+        signature = read_signature(function, address["name"], address["args"], address["columns"])
+        return _Loaded(function, read_settings(signature, address["name"], address["args"]), signature.hooks)
+
     def _load(self, request: dict[str, Any]) -> None:
         try:
-            self.loaded = {key: _load(address) for key, address in request["rewards"].items()}
+            self.loaded = {key: self.load(address) for key, address in request["addresses"].items()}
         except BaseException as error:
             self.channel.sendall(pack({"error": asdict(raised(error))}))
             return
@@ -141,7 +141,7 @@ class _Server:
         entry, state = self.loaded[request["key"]], TrainerState(**request["state"])
         many = {int(row): {**each, **copied(entry.settings)} for row, each in request["many"].items()}
         serial = request["serial"]
-        _seed(request["key"], state.global_step, min(many))
+        seed(request["key"], state.global_step, min(many))
         if is_async(entry.function):
             rows = list(many)
 
@@ -208,10 +208,10 @@ def _release_signals() -> None:
     _unblock_signals()
 
 
-def serve() -> None:
+def serve(server: type[Server] = Server) -> None:
     """Answers requests until the socket is closed; prints go to standard error, and input is empty."""
     sys.stdout = sys.stderr
     _hold_signals()
     os.register_at_fork(before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_release_signals)
-    _Server().run()
+    server().run()
     sys.stderr.flush()
