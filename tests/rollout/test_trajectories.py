@@ -4,13 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.families import family
 from tests.helpers.worlds import Numbers
 from tests.rollout.test_sampler import KEY, ending_often, lora, plain_logps, prompts_of
 
 from rung.agents.protocol import Answer, RowName, Turn
 from rung.batch import Completion
-from rung.errors import ConfigError
 from rung.rollout.draw import draw
 from rung.rollout.philox import uniforms
 from rung.rollout.samplers import LocalSampler
@@ -197,9 +195,3 @@ def test_less_memory_starts_rows_again_and_changes_nothing(monkeypatch: pytest.M
     monkeypatch.setattr(sampler, "_decode", failing)
     assert [one.ids for one in flat(sample(sampler, Numbers()))] == [one.ids for one in flat(expected)]
     assert sampler.max_rows == 6
-
-
-def test_a_recurrent_model_is_refused() -> None:
-    model, tokenizer = family("Mamba")
-    with pytest.raises(ConfigError, match="recurrent state"):
-        LocalSampler(model, tokenizer).check_trajectories()

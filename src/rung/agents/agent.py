@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rung.agents.bridge import Bridge
 from rung.agents.calling import ToolCaller
 from rung.agents.conversation import Conversation
-from rung.agents.environments import ROUTE, Environments, Factories, load_environments, reset
+from rung.agents.environments import ROUTE, Environments, Factories, load_environments
 from rung.agents.parsing import TurnParser
 from rung.agents.protocol import RowName
 from rung.agents.tools import Tool, load_tools
@@ -78,7 +78,9 @@ def make_toolbox(
         assert environments is not None
         taken = {tool.name for tool in loaded} & {tool.name for tool in environments.tools(name)}
         if taken:
-            what = f"two tools are called `{min(taken)}`: a function, and a method of {environments.kinds[name].__name__}"
+            what = (
+                f"two tools are called `{min(taken)}`: a function, and a method of {environments.kinds[name].__name__}"
+            )
             raise ConfigError(what, "rename one of them")
     return Toolbox(loaded, environments, Limits(max_tool_calling_iterations, max_tool_result_tokens))
 
@@ -95,7 +97,7 @@ class Agent:
         self.parser = TurnParser(tokenizer)
         self.bridge = Bridge(tokenizer, stops)
         self.caller = ToolCaller(toolbox.tools)
-        check_template(self.bridge)
+        check_template(self.bridge, toolbox)
 
     def world(
         self, prompts: Sequence[Encoded], samples: int, visits: Sequence[int], seed: Any
@@ -149,7 +151,9 @@ class Agent:
         told = {one.reset(row, seed) for one in rows} - {None}
         if len(told) > 1:
             first, second = sorted(map(str, told))[:2]
-            what = f"{prompt.source}: `reset` told two samples of a prompt different things: {first!r:.40}, {second!r:.40}"
+            what = (
+                f"{prompt.source}: `reset` told two samples of a prompt different things: {first!r:.40}, {second!r:.40}"
+            )
             raise ConfigError(what, "use the parameter `seed` of `reset` for random numbers")
         return self._with_observation(prompt, min(told)) if told else prompt
 
@@ -166,16 +170,19 @@ class Agent:
         return replace(prompt, example=example, prompt_ids=ids)
 
 
-def check_template(bridge: Bridge) -> None:
-    """Raises ConfigError if the chat template cannot go on after the result of a call."""
+def check_template(bridge: Bridge, toolbox: Toolbox) -> None:
+    """Raises ConfigError if the chat template cannot go on after the result of a call, or leaves out tools."""
+    environments = toolbox.environments
+    of_environments = [environments.tools(name) for name in environments.factories] if environments else []
     try:
         bridge.check()
+        for tools in (toolbox.tools, *of_environments):
+            bridge.check_written([tool.schema for tool in tools])
     except BadRow as fault:
-        remedy = "set `chat_template: trl`, or to a file with a template that only appends to what it has written"
+        remedy = "set `chat_template: trl`, or to a file with a template that writes tools and only appends"
         raise ConfigError(f"tools cannot be used: {fault}", remedy) from fault
 
 
 def _seed(seed: Any, visit: int) -> int:
     digest = hashlib.sha256(repr((seed, visit)).encode()).digest()
     return int.from_bytes(digest[:4], "little")
-

@@ -1,4 +1,4 @@
-"""The token ids between two turns of the model: how the chat template closes a turn, writes answers and opens the next."""
+"""The token ids between two turns of the model: the end of a turn, the answers to it, and the header of the next."""
 
 from __future__ import annotations
 
@@ -54,6 +54,14 @@ class Bridge:
         turn, after = self._rendered([result], (), {})
         if "nine" not in self._text(turn, after, self._end(turn), "tool"):
             raise TemplateFault("the chat template leaves out the results of tools")
+
+    def check_written(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        """Raises `BadRow` if the template does not write the names of these tools (schemas) into a prompt."""
+        chat = Chat((_ASKED,), tuple(tools))
+        text = render(chat, own_template(self.tokenizer, chat), self.tokenizer, end="prompt")
+        for tool in tools:
+            if tool["function"]["name"] not in text:
+                raise TemplateFault("the chat template leaves out the definitions of tools")
 
     def _text(self, turn: str, after: str, cut: int, role: str) -> str:
         """What `after` has behind the first `cut` characters, with which the text `turn` begins. Raises `BadRow`."""

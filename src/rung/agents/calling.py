@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rung.agents.local import Local
 from rung.agents.parsing import Call
@@ -29,14 +29,17 @@ class ToolCaller:
         self._local = Local()
         self._open: dict[int, list[Work | ToolResult]] = {}
 
-    def submit(self, ticket: int, calls: Sequence[Call]) -> None:
+    def submit(self, ticket: int, calls: Sequence[Call], tools: Mapping[str, Tool] | None = None) -> None:
         """Starts the calls of a turn, and returns at once.
 
+        `tools` by name are those that the turn may call, such as the methods of an environment; by default all tools.
         The first call of a file waits until a worker process has loaded it. In a worker process, the random numbers of
         a call depend on the ticket and its place in the turn alone.
         """
         assert ticket not in self._open, f"the calls of ticket {ticket} still run"
-        self._open[ticket] = [self._started(call, (ticket, place)) for place, call in enumerate(calls)]
+        known = self._tools if tools is None else tools
+        started = (self._started(call, known.get(call.name), (ticket, n)) for n, call in enumerate(calls))
+        self._open[ticket] = list(started)
 
     def poll(self, timeout_s: float) -> list[tuple[int, list[ToolResult]]]:
         """The tickets whose calls have all ended, each with the results in the order of the calls.
@@ -54,14 +57,17 @@ class ToolCaller:
             if ended or wait <= 0:
                 return ended
 
+    def forget(self, ticket: int) -> None:
+        """Discards the results of a ticket; its calls end by themselves, or at their deadlines."""
+        self._open.pop(ticket, None)
+
     def close(self) -> None:
         """Ends the worker processes and forgets the calls that run; the next call starts new processes."""
         self._open.clear()
         self._local.close()
         self._workers.close()
 
-    def _started(self, call: Call, draw: tuple[int, int]) -> Work | ToolResult:
-        tool = self._tools.get(call.name)
+    def _started(self, call: Call, tool: Tool | None, draw: tuple[int, int]) -> Work | ToolResult:
         if tool is None:
             return mistake(f"Tool {call.name} not found.")
         if wrong := wrong_argument(tool.parameters, call.arguments):

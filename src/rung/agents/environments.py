@@ -72,8 +72,8 @@ def load_environments(given: Factories | None, base: Path | None) -> Environment
     """
     if not given:
         return None
-    named: Mapping[str | None, str | Factory] = dict(given) if isinstance(given, Mapping) else {None: given}
-    factories = {name: _factory(one, base) for name, one in named.items()}
+    named = given.items() if isinstance(given, Mapping) else [(None, given)]
+    factories: dict[str | None, Factory] = {name: _factory(one, base) for name, one in named}
     environments = Environments(factories, {})
     kinds = {name: type(_made(environments, name)) for name in factories}
     for kind in kinds.values():

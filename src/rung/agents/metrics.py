@@ -1,4 +1,4 @@
-"""Metrics of trajectories: turns, calls by tool, loops, limits, and the share of tokens that the model did not write."""
+"""Metrics of trajectories: turns, calls by tool, loops, limits, and the share of tokens that are answers."""
 
 from __future__ import annotations
 

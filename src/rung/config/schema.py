@@ -123,10 +123,10 @@ class StageConfig(Section):
     `critic` is `head` (a value head on the policy), or a separate model, initialised from `start` (the weights that
     this stage starts from) or from an earlier stage, such as a reward model. `teacher` is the model to distill: an
     earlier stage, or whatever the key `model` of the path accepts. A step with nothing to train is left out;
-    `max_empty_steps` of them in a row end the run with an error. A policy that is sampled may call `tools` and
-    the public methods of an environment, which `environment_factory` makes (a name, or names by the value of the row's
-    column `environment`): the calls of a turn are answered at most `max_tool_calling_iterations` times for each completion, with at most
-    `max_tool_result_tokens` tokens for each result.
+    `max_empty_steps` of them in a row end the run with an error. A policy that is sampled may call `tools`, and the
+    public methods of an environment. `environment_factory` is the name of what makes it, or has such names by the value
+    of the column `environment`. Calls are answered in at most `max_tool_calling_iterations` turns of a completion, each
+    with at most `max_tool_result_tokens` tokens.
     """
 
     name: str

@@ -87,7 +87,9 @@ class Row(_Record):
 
     def line(self) -> str:
         """The row as one line of JSON, without `details` and `messages` if there are none."""
-        return self.model_dump_json(exclude={name for name in ("details", "messages") if not getattr(self, name)}) + "\n"
+        return (
+            self.model_dump_json(exclude={name for name in ("details", "messages") if not getattr(self, name)}) + "\n"
+        )
 
 
 class Evaluation(_Record):
@@ -159,9 +161,7 @@ def evaluate(
     with LIMITS:
         prompts = [encode_question(item, shots, tokenizer) for item in items]
     rows = [Encoded(item.id, item.source, ids, (), item) for item, ids in zip(items, prompts, strict=True)]
-    rows, drawn, trajectories = sampled(
-        sampler, agent, rows, 1, visits=range(len(prompts)), key=key, sampling=sampling
-    )
+    rows, drawn, trajectories = sampled(sampler, agent, rows, 1, visits=range(len(prompts)), key=key, sampling=sampling)
     completions = [completion for (completion,) in drawn]
     with LIMITS:
         asked = [encode_question(item, (), tokenizer) for item in items] if shots else [row.prompt_ids for row in rows]

@@ -24,6 +24,7 @@ from rung.models.lora import check_adapter
 from rung.models.reward_model import check_can_be_reward_model
 from rung.models.stops import stop_ids
 from rung.models.vocabulary import check_special_tokens, num_embeddings
+from rung.pipeline.agents import check_agent
 from rung.pipeline.evaluations import SETS, Evaluations
 from rung.pipeline.model_size import resolve_by_model, size_of_model
 from rung.pipeline.requirements import check_requirements
@@ -182,6 +183,9 @@ def _check_training(
     with faults.collect(), error_context(place):
         SAMPLERS.find(stage.rollout.sampler, config.base)
     settings = stage_settings(stage, config, algorithm)
+    with faults.collect(), error_context(place):
+        if settings.samples:
+            check_agent(settings.toolbox, model, tokenizer, SAMPLERS.find(stage.rollout.sampler, config.base))
     data = read_stage_data(settings, tokenizer, stop_ids(model, tokenizer))
     check_positions(settings, data.all, num_positions(model))
     check_ids(data.all, num_embeddings(model), tokenizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +24,7 @@ from rung.evaluation.evaluate import Evaluation, built_in_goals, check_items, ev
 from rung.evaluation.fewshot import encode_question
 from rung.models.load import load_model, num_positions, to_device
 from rung.models.stops import stop_ids
-from rung.pipeline.agents import build_agent
+from rung.pipeline.agents import build_agent, check_agent
 from rung.pipeline.stage_settings import toolbox_of
 from rung.reward import RewardPolicy, RewardSet
 from rung.rollout.philox import Key
@@ -142,6 +142,8 @@ class Evaluations:
         """Raises UserError, naming the row, if the prompt of an item with `num_shots` shots does not fit the model."""
         examples, shots = self.items(evaluation_set), self.shots(num_shots)
         check_items(examples, shots)
+        with error_context("`evaluate`"):
+            check_agent(self.toolbox, model, tokenizer, SAMPLERS.find(self.block.sampler, self.config.base))
         positions = num_positions(model)
         with LIMITS:
             lengths = [len(encode_question(example, shots, tokenizer)) for example in examples]
@@ -185,7 +187,7 @@ class Evaluations:
         items = self.items(evaluation_set)
         agent = build_agent(self.toolbox, sampler, tokenizer, stop_ids(model, tokenizer))
         shown = progress(len(items), f"{label}: {evaluation_set}") if label else nullcontext()
-        with shown as show:
+        with shown as show, closing(agent) if agent else nullcontext():
             if show is not None and isinstance(sampler, LocalSampler):
                 sampler.sampled = lambda num_completions: show(num_completions, {})
             measured = evaluate(

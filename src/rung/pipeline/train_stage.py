@@ -85,6 +85,7 @@ def train_stage(
             save(stage, best, folder, logged)
         for tracker in opened:
             tracker.finish()
+        stage.source.close()
     return completed
 
 

@@ -16,7 +16,8 @@ from rung.config import StageConfig
 from rung.errors import ConfigError
 
 READ_WITHOUT_TRAINING = frozenset({"name", "start", "algorithm", "shots"})  # keys that a stage without training reads
-ROLLOUT_KEYS = ("rewards", "rollout", "updates")
+AGENT_KEYS = ("environment_factory", "max_tool_calling_iterations", "max_tool_result_tokens")
+ROLLOUT_KEYS = ("rewards", "rollout", "updates", *AGENT_KEYS)
 POLICY_KEYS = ("gate", "shots")
 
 

@@ -125,7 +125,8 @@ def answered_sample(
 ) -> Sample:
     """The Sample for a sampled completion, which is decoded; if the prompt is conversational, it becomes a message.
 
-    A trajectory has its own messages. With `skip_special_tokens`, tokens such as `<think>` are only in `raw_completion`, if they are special tokens.
+    A trajectory has its own messages. With `skip_special_tokens`, tokens such as `<think>` are only in
+    `raw_completion`, if they are special tokens.
     """
     raw = raw_text(completion, tokenizer)
     text = visible_text(completion, tokenizer) if skip_special_tokens else raw

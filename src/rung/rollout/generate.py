@@ -154,7 +154,7 @@ def sampled(
     if agent is None:
         ids = [prompt.prompt_ids for prompt in prompts]
         return prompts, sampler.sample(ids, samples, visits=visits, key=key, sampling=sampling), {}
-    assert isinstance(sampler, LocalSampler), "`check_trajectories` refuses other samplers"
+    assert isinstance(sampler, LocalSampler), "`build_agent` refuses other samplers"
     prompts, world = agent.world(prompts, samples, visits, (key.seed, key.stage, key.purpose))
     ids = [prompt.prompt_ids for prompt in prompts]
     made = sampler.sample_trajectories(ids, samples, visits=visits, key=key, sampling=sampling, world=world)

@@ -95,6 +95,12 @@ class RolloutSource:
         cut = [] if self.rollout is None else truncated_rows(self.rollout)
         return [*cut, *self._unscored]
 
+    def close(self) -> None:
+        """Ends the worker processes of rewards and tools, and closes environments."""
+        self.generator.rewards.close()
+        if self.generator.agent is not None:
+            self.generator.agent.close()
+
     def state_dict(self) -> dict[str, Any]:
         """The state from which training can be resumed, including the current rollout."""
         return {

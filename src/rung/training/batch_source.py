@@ -30,6 +30,10 @@ class BatchSource(Protocol):
         """Why rows of this rank were left out of training last, one short text a row."""
         ...
 
+    def close(self) -> None:
+        """Ends what runs beside training, such as worker processes; nothing is yielded afterwards."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """The state, as a nested dict of tensors and JSON values."""
         ...
@@ -66,6 +70,9 @@ class DatasetSource:
     def unscored(self) -> list[str]:
         """Nothing, since every row of a data set is trained."""
         return []
+
+    def close(self) -> None:
+        """Nothing runs beside training on a data set."""
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the data set."""

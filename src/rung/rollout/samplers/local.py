@@ -101,15 +101,9 @@ class LocalSampler:
 
         A row is named by the number of its prompt and that of its sample. After an answer it goes on from its own
         cache. Log-probs of answers are 0. Draws and errors are those of `sample`; when memory runs out, rows are
-        started again. `check_trajectories` tells whether the model can do this.
+        started again. The model has no state but a cache of attention layers (`shares_state`).
         """
         return self._sample(prompts, k, visits, key, sampling, world)
-
-    def check_trajectories(self) -> None:
-        """Raises ConfigError if the model has a state that cannot be kept while a row waits for an answer."""
-        if not self._shares_state:
-            what = f"model `{self.model.config.model_type}` has a recurrent state, which cannot wait for an answer"
-            raise ConfigError(what, "use a model with attention in every layer, or leave out `tools` and environments")
 
     def _sample(
         self,
@@ -185,7 +179,7 @@ class LocalSampler:
 
     def _sample_alone(self, indices_of: Mapping[Prompt, list[int]], draws: _Draws) -> dict[tuple[int, int], Completion]:
         """The completions by index of the prompt and number, with the rows of one prompt at a time."""
-        assert draws.world is None, "`check_trajectories` refuses such a model"
+        assert draws.world is None, "a recurrent state cannot wait for an answer"
         drawn: dict[tuple[int, int], Completion] = {}
         for prompt, indices in indices_of.items():
 
