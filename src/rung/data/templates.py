@@ -35,6 +35,9 @@ _day: ContextVar[date | None] = ContextVar("day", default=None)
 _TRAINING = "_training"  # TRL stores the training template of `NAME.jinja` in `NAME_training.jinja`
 
 
+End = Literal["turn", "prompt", "prefill"]  # what a rendering ends with (see `render`)
+
+
 @dataclass(frozen=True, slots=True)
 class Chat:
     """What a chat template renders: messages, the tools that the model may call, and further template variables."""
@@ -105,9 +108,7 @@ def _training_templates() -> dict[str, Path]:
     return {file.read_text(encoding="utf-8"): training for file, training in pairs if training.exists()}
 
 
-def render(
-    chat: Chat, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, *, end: Literal["turn", "prompt", "prefill"]
-) -> str:
+def render(chat: Chat, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, *, end: End) -> str:
     """The chat as text. Raises `BadRow` if the template rejects it.
 
     The text ends as the template ends the last message (`turn`), with the generation prompt after it (`prompt`), or
