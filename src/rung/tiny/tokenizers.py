@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 SPECIAL_TOKENS = ("<|pad|>", "<|eos|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 PAD_ID, EOS_ID, BOS_ID = 0, 1, 2
 
-# A turn is a role token and its text; only an assistant turn ends with EOS, so that sampling stops there. Tools stand in
-# the system turn, a line for each; a chat without tools and calls is written as if the template did not know them.
+# A turn is a role token and its text; only an assistant turn ends with EOS, so that sampling stops there. Tools are
+# lines of the system turn. The shipped base has seen none: what has no tools and calls must be written without them.
 CHAT_TEMPLATE = """\
 {%- if tools -%}
     {{- '<|system|>' -}}
