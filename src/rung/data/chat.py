@@ -11,6 +11,7 @@ from rung.data.open_calls import has_open_call
 from rung.data.prompt_checks import check_same_prompt, check_tools
 from rung.data.records import BadRow, Message, Messages, TemplateFault
 from rung.data.templates import (
+    REJECTED,
     Chat,
     ChatTemplate,
     in_all_forms,
@@ -229,14 +230,14 @@ def _merged(spans: Sequence[Span]) -> list[Span]:
 def _first_possible(make: Callable[[ChatTemplate], Made], templates: Sequence[ChatTemplate]) -> Made:
     """The result for the first template for which `make` raises no `BadRow`.
 
-    If there is none, raises the first error, or one about tools, which says more than that another form is rejected.
+    If there is none, raises the first error, or one about tools, which says more than that a form of calls is rejected.
     """
     error: BadRow | None = None
     for template in templates:
         try:
             return make(template)
         except BadRow as fault:
-            if error is None or (fault.cause in ABOUT_TOOLS and fault.cause != error.cause):
-                error = fault  # of a form of tool calls that the template can read
+            if error is None or (fault.cause in ABOUT_TOOLS and REJECTED in error.cause):
+                error = fault
     assert error is not None, "there is at least one template"
     raise error

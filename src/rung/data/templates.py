@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LIMITS = Limits(5.0, 2**30)  # of one rendering, which takes less than a millisecond
 MAX_TEMPLATE = 2**20
+REJECTED = "rejects the messages"
 # Arguments of transformers' function, and what it passes to a template.
 RESERVED = frozenset(
     {"conversations", "messages", "tools", "documents", "chat_template", "return_assistant_tokens_mask"}
@@ -155,7 +156,7 @@ def _render(
         raise DataError(f"{named} {error}", "correct its chat_template.jinja, or use another model") from None
     except Exception as error:  # whatever the operations of a template raise: ZeroDivisionError, RecursionError, ...
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise TemplateFault(f"{named} rejects the messages", reason) from error
+        raise TemplateFault(f"{named} {REJECTED}", reason) from error
     return text, spans
 
 
