@@ -106,3 +106,70 @@ def test_a_saved_tokenizer_loads_with_its_template_and_ids(tokenizer, tmp_path):
 def test_a_bpe_smaller_than_its_bytes_is_refused():
     with pytest.raises(ValueError, match="at least 263"):
         tokenizers.bpe(["text"], size=200)
+
+
+LOOKUP = {"type": "function", "function": {"name": "lookup", "description": "<a> & 'b' \u00fc", "parameters": {"z": 1}}}
+CALL = {"type": "function", "function": {"name": "lookup", "arguments": {"drug": "x<'\u00fc"}}}
+
+
+def test_tools_and_calls_are_written_as_plain_json(tokenizer):
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is x?"},
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [CALL, CALL]},
+        {"role": "tool", "content": "A drug."},
+    ]
+    schema = '{"name": "lookup", "description": "<a> & \'b\' \u00fc", "parameters": {"z": 1}}'
+    call = '<tool_call>{"name": "lookup", "arguments": {"drug": "x<\'\u00fc"}}</tool_call>'
+    written = tokenizer.apply_chat_template(chat, tools=[LOOKUP, LOOKUP], tokenize=False, add_generation_prompt=True)
+    assert written == (
+        f"<|system|>Be brief.\n\ntool: {schema}\ntool: {schema}<|user|>What is x?"
+        f"<|assistant|>Let me see.{call}{call}<|eos|><|tool|>A drug.<|assistant|>"
+    )
+    alone = tokenizer.apply_chat_template(chat[1:2], tools=[LOOKUP], tokenize=False)
+    assert alone == f"<|system|>tool: {schema}<|user|>What is x?"
+
+
+def test_arguments_as_text_are_written_as_they_are(tokenizer):
+    call = {"function": {"name": "lookup", "arguments": '{"drug": "x"}'}}
+    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == (
+        '<|user|>?<|assistant|><tool_call>{"name": "lookup", "arguments": {"drug": "x"}}</tool_call><|eos|>'
+    )
+
+
+@pytest.mark.oracle
+def test_trl_can_train_the_tiny_models_with_tools(tokenizer):
+    from trl.chat_template_utils import (
+        is_chat_template_prefix_preserving,
+        is_chat_template_stop_token_trained,
+        supports_tool_calling,
+    )
+
+    assert supports_tool_calling(tokenizer)
+    assert is_chat_template_prefix_preserving(tokenizer)
+    assert is_chat_template_stop_token_trained(tokenizer)
+
+
+# The template with which the shipped base was trained, which knew no tools.
+WITHOUT_TOOLS = (
+    "{%- for message in messages -%}{{- '<|' ~ message.role ~ '|>' -}}{%- if message.role == 'assistant' -%}"
+    "{%- generation -%}{{- message.content ~ eos_token -}}{%- endgeneration -%}{%- else -%}{{- message.content -}}"
+    "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_chat_without_tools_is_written_as_before_there_were_any(tokenizer, asks):
+    spoken = [("system", "<b> & c"), ("user", " 1\n"), ("assistant", "\n2 "), ("tool", "3"), ("assistant", "")]
+    chat = [{"role": role, "content": content} for role, content in spoken]
+    chats = [chat, chat[1:], [chat[0], *chat], [chat[2] | {"tool_calls": []}], chat[:1]]
+    how = {"return_dict": True, "return_assistant_tokens_mask": True, "add_generation_prompt": asks}
+    for one in chats:
+        before = tokenizer.apply_chat_template(one, chat_template=WITHOUT_TOOLS, **how)
+        assert dict(tokenizer.apply_chat_template(one, **how)) == dict(before)
+
+
+def test_the_shipped_base_has_the_same_template():
+    file = models.Path(models.__file__).parent / "base" / "chat_template.jinja"
+    assert file.read_text(encoding="utf-8") == tokenizers.CHAT_TEMPLATE

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from rung.cli.arguments import AllowCode, Config, Overrides
+from rung.cli.data import data_app
 from rung.cli.streams import protect_streams
 from rung.errors import UserError
-from rung.utils.console import printable, printable_line, say
+from rung.utils.console import printable, say, say_error
 from rung.utils.files import DISK_ERRORS, file_error
 from rung.utils.signals import EXIT_STOPPED, EXIT_USER, StopFlag, end_quietly, run_has_ended
 
@@ -28,18 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Preference alignment and RL post-training: train a model through a path of stages, with a gate after each.",
 )
-
-Config = Annotated[str, typer.Argument(help="A .yaml file, or a name from `rung list configs`.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, or <stage>.key=value; values are YAML.")]
-
-AllowCode = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow-code",
-        metavar="PATH_OR_PACKAGE",
-        help="Code outside of the working folder that a config may name, or a model with pickled weights; repeatable.",
-    ),
-]
+app.add_typer(data_app, name="data")
 
 Model = Annotated[
     str,
@@ -294,7 +285,7 @@ def main() -> None:
 
 def _end_with(error: UserError) -> NoReturn:
     for one in getattr(error, "errors", (error,)):
-        print(printable_line(one.what), printable_line(one.remedy), sep="\n", file=sys.stderr)
+        say_error(one.what, one.remedy)
     raise SystemExit(EXIT_USER) from None
 
 

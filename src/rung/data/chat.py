@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from rung.data.completeness import check_prompt_text, end_of_messages
+from rung.data.completeness import ABOUT_TOOLS, check_prompt_text, end_of_messages
+from rung.data.open_calls import has_open_call
+from rung.data.prompt_checks import check_same_prompt, check_tools
 from rung.data.records import BadRow, Message, Messages, TemplateFault
 from rung.data.templates import (
+    REJECTED,
     Chat,
     ChatTemplate,
     in_all_forms,
@@ -49,15 +52,16 @@ class RenderedPrompt:
 def render_prompt(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> RenderedPrompt:
     """The chat with the text that an answer is sampled after, rendered with the model's own template.
 
-    The text ends with the generation prompt; if the last message is the assistant's, it ends with that message. Raises
-    `DataError` if the tokenizer has no template, and `BadRow` if the template rejects the messages or leaves out one
-    that is not the assistant's.
+    The text ends with the generation prompt; if the last message is the assistant's, it ends with that message, which a
+    model continues, or, if it calls a tool, with its turn. Raises `DataError` if the tokenizer has no template, and
+    `BadRow` if the template rejects the messages, or leaves out the tools or a message that is not the assistant's.
     """
-    end = "prefill" if chat.is_prefill else "prompt"
+    end = "turn" if chat.messages[-1].get("tool_calls") else "prefill" if chat.is_prefill else "prompt"
 
     def asked(template: ChatTemplate) -> RenderedPrompt:
         text = render(chat, template, tokenizer, end=end)
         check_prompt_text(chat, text)
+        check_tools(chat, text, template, tokenizer, end)
         return RenderedPrompt(chat, text)
 
     return _first_possible(asked, in_all_forms(own_template(tokenizer, chat), chat))
@@ -120,13 +124,16 @@ class AnswerRenderer:
         spans = _merged(marks)
         begins = text.startswith(asked.text)
         if not begins:
-            _check_same_prompt(asked, text, template, self.tokenizer)
+            check_same_prompt(asked.chat, asked.text, text, template, self.tokenizer)
         shared = len(asked.text) if begins else num_shared(asked.text, text)
-        answered = [(start, end) for start, end in spans if end > shared]
+        earlier = self._spans_of_prompt(asked, template)
+        answered = [(start, end) for start, end in spans[len(earlier) :] if end > shared or not begins]
         if not answered or (asked.chat.is_prefill and not begins):
             raise TemplateFault(OTHER_START, ADVICE)
-        # A mark may begin before the generation prompt ends; the prompt then ends where the mark begins.
-        boundary = shared if asked.chat.is_prefill else min(shared, answered[0][0])
+        # A mark may begin before the generation prompt ends; the prompt then ends where the mark begins. A template
+        # that writes earlier turns differently shares only a part of the prompt.
+        is_whole = not earlier or shared >= spans[len(earlier) - 1][1]
+        boundary = shared if asked.chat.is_prefill else min(shared, answered[0][0]) if is_whole else answered[0][0]
         assistants = [message for message in answer if message["role"] == "assistant"]
         end_of_messages(assistants, "\0".join(text[max(start, boundary) : end] for start, end in answered))
         trained = answered
@@ -138,13 +145,20 @@ class AnswerRenderer:
         closed = tuple((max(start, boundary), self._with_stop(text, end)) for start, end in trained)
         return Rendering(text, boundary, closed, () if begins else (OTHER_START,))
 
+    def _spans_of_prompt(self, asked: RenderedPrompt, template: ChatTemplate) -> list[Span]:
+        """The marked spans of the assistant turns in a prompt, but for a prefill, which the answer continues."""
+        turns = asked.chat.messages[:-1] if asked.chat.is_prefill else asked.chat.messages
+        if not any(message["role"] == "assistant" for message in turns):
+            return []
+        return _merged(render_marked(replace(asked.chat, messages=turns), template, self.tokenizer)[1])
+
     def _unmarked(self, asked: RenderedPrompt, answer: Messages, chat: Chat, template: ChatTemplate) -> Rendering:
         """The rendering by a template without marks, or of an answer that is trained as a whole."""
         text = render(chat, template, self.tokenizer, end="turn")
         check_prompt_text(chat, text)
         begins = text.startswith(asked.text)
         if not begins:
-            _check_same_prompt(asked, text, template, self.tokenizer)
+            check_same_prompt(asked.chat, asked.text, text, template, self.tokenizer)
         if not self.by_turn or len(answer) == 1:
             boundary = num_shared(asked.text, text)
             said = end_of_messages(answer, text, boundary)
@@ -179,7 +193,7 @@ def is_trained(message: Message) -> bool:
 
 def _check_answer(asked: RenderedPrompt, answer: Messages, by_turn: bool) -> None:
     begins = answer[0]["role"]
-    after_call = begins == "tool" and "tool_calls" in asked.chat.messages[-1]
+    after_call = begins == "tool" and has_open_call(asked.chat.messages)
     if begins != "assistant" and not after_call:
         raise BadRow("the completion does not begin with an assistant turn", f"but with a {begins} turn")
     if not any(message["role"] == "assistant" for message in answer):
@@ -198,22 +212,6 @@ def _joined(asked: RenderedPrompt, answer: Messages) -> Chat:
     return replace(asked.chat, messages=(*messages, *answer))
 
 
-def _check_same_prompt(
-    asked: RenderedPrompt, text: str, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Raises `BadRow` if a text that does not begin with the prompt differs from it in more than the generation prompt.
-
-    The sequence would then be neither that of sampling nor one that the template writes.
-    """
-    bare = render(asked.chat, template, tokenizer, end="turn")
-    shared = num_shared(asked.text, text)
-    if shared < num_shared(asked.text, bare):
-        found, expected = (f"{side[max(shared - 8, 0) : shared + 24]!r}" for side in (text, asked.text))
-        raise TemplateFault(
-            "the chat template writes the prompt differently once an answer follows", f"{found}, not {expected}"
-        )
-
-
 def _merged(spans: Sequence[Span]) -> list[Span]:
     """The spans with adjacent ones joined, and empty ones left out.
 
@@ -230,12 +228,16 @@ def _merged(spans: Sequence[Span]) -> list[Span]:
 
 
 def _first_possible(make: Callable[[ChatTemplate], Made], templates: Sequence[ChatTemplate]) -> Made:
-    """The result for the first template for which `make` raises no `BadRow`; the first error if there is none."""
+    """The result for the first template for which `make` raises no `BadRow`.
+
+    If there is none, raises the first error, or one about tools, which says more than that a form of calls is rejected.
+    """
     error: BadRow | None = None
     for template in templates:
         try:
             return make(template)
         except BadRow as fault:
-            error = error or fault
+            if error is None or (fault.cause in ABOUT_TOOLS and REJECTED in error.cause):
+                error = fault
     assert error is not None, "there is at least one template"
     raise error

@@ -15,6 +15,9 @@ REASONING = ("reasoning_content", "reasoning", "thinking")  # names of one field
 SHOWN = 40  # characters of a text in a message
 LONG = 8  # characters of a text that no template writes by itself
 TWICE = "the chat template writes a message twice"
+NO_TOOLS = "the chat template leaves out the tools"
+QUOTED = "the chat template writes the arguments of a call as a text in quotes"
+ABOUT_TOOLS = (NO_TOOLS, QUOTED)
 
 
 def map_pieces(message: Message, change: Callable[[str], str]) -> Message:
@@ -86,16 +89,20 @@ def _check_once(messages: Sequence[Message], text: str) -> None:
 def check_prompt_text(chat: Chat, text: str) -> None:
     """Raises `BadRow` if `text` leaves out a tool, or a message that is not the assistant's, wherever it stands.
 
-    Templates may leave out reasoning of earlier turns, and move the system message.
+    It is also raised for the arguments of a call as JSON inside a JSON text. Templates may leave out reasoning of
+    earlier turns, and move the system message.
     """
     for message in chat.messages:
         missing = next((piece for piece in pieces(message) if _find(piece, text, 0) is None), None)
         if message["role"] != "assistant" and missing is not None:
             raise TemplateFault(cause_left_out(message), f"{missing!r:.{SHOWN}}")
+        quoted = next((quotation for quotation in _quoted_arguments(message) if quotation in text), None)
+        if quoted is not None:
+            raise TemplateFault(QUOTED, quoted[:SHOWN])
     for tool in chat.tools:
         name = str(tool.get("function", tool).get("name", ""))
         if name not in text:
-            raise TemplateFault("the chat template leaves out the tools", f"it does not write `{name}`")
+            raise TemplateFault(NO_TOOLS, f"it does not write `{name}`")
 
 
 def cause_left_out(message: Message) -> str:
@@ -118,6 +125,13 @@ def _argument_values(message: Message) -> Iterator[tuple[str, ...]]:
     for call in message.get("tool_calls", ()):
         for value in _leaves(call["function"]["arguments"]):
             yield (str(value), json.dumps(value, ensure_ascii=False)) + ((value,) if isinstance(value, str) else ())
+
+
+def _quoted_arguments(message: Message) -> Iterator[str]:
+    """What a template writes that encodes the arguments of a call a second time, without the quotation marks."""
+    for call in message.get("tool_calls", ()):
+        if call["function"]["arguments"]:
+            yield json.dumps(json.dumps(call["function"]["arguments"], ensure_ascii=False), ensure_ascii=False)[1:-1]
 
 
 def _leaves(value: Any) -> Iterator[Any]:

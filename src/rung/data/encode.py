@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rung.data.chat import AnswerRenderer, render_prompt, training_templates
+from rung.data.open_calls import check_not_open, with_call_in_answers
 from rung.data.records import Answer, BadRow, Encoded, Example, Messages, Text, as_row, first_turns
 from rung.data.report import MAX_BAD_SHARE, DataReport
 from rung.data.templates import LIMITS, Chat
@@ -115,6 +116,7 @@ def encode_prompt(
     """
     if isinstance(prompt, str):
         return tuple(_text_ids(prompt, tokenizer))
+    check_not_open(prompt)
     asked = render_prompt(Chat(prompt, tuple(tools), variables or {}), tokenizer)
     return tuple(_chat_ids(asked.text, tokenizer))
 
@@ -183,14 +185,17 @@ class _Encoder:
         return prompt_ids, answers
 
     def _chats(self, example: Example, prompt: Text, completions: Sequence[Text]) -> tuple[Sequence[int], list[Answer]]:
-        chat = Chat(cast(Messages, prompt), example.tools, example.template_variables)
+        messages, answered = cast(Messages, prompt), cast(list[Messages], completions)
+        if any(answer[0]["role"] != "tool" for answer in answered) or not answered:
+            check_not_open(messages)
+        if self.renderer.by_turn:
+            messages, answered = with_call_in_answers(messages, answered)
+        chat = Chat(messages, example.tools, example.template_variables)
         asked = render_prompt(chat, self.tokenizer)
-        if not completions and "tool_calls" in chat.messages[-1]:
-            raise BadRow("the prompt ends with a tool call", "an answer can only follow its result")
-        if not completions:
+        if not answered:
             return _chat_ids(asked.text, self.tokenizer), []
         templates = training_templates(chat, self.tokenizer, prefer_own=example.messages is None)
-        made = self.renderer.render(asked, cast(Sequence[Messages], completions), templates)
+        made = self.renderer.render(asked, answered, templates)
         start = min((one.text[: one.boundary] for one in made), key=len)
         if not all(one.text.startswith(start) for one in made):
             raise BadRow("the chat template writes the prompt differently before the two completions")

@@ -30,8 +30,12 @@ def unused_columns(row: Columns, *used: str) -> dict[str, Any]:
 
 
 def with_truth(columns: dict[str, Any], truth: object) -> dict[str, Any]:
-    """The columns with `truth`, the gold answer, added as `ground_truth` unless they have a `ground_truth` already."""
-    return columns if columns.get("ground_truth") is not None else columns | {"ground_truth": truth}
+    """The columns with `truth`, the gold answer, added as `ground_truth` unless they have a `ground_truth` already.
+
+    No truth (None) leaves the columns as they are.
+    """
+    has_truth = truth is None or columns.get("ground_truth") is not None
+    return columns if has_truth else columns | {"ground_truth": truth}
 
 
 def number(value: object, name: str) -> float:
@@ -71,9 +75,12 @@ def check_differ(chosen: Text, rejected: Text) -> None:
         raise BadRow("`chosen` equals `rejected`")
 
 
-def gold(text: Text) -> str:
-    """The text of a completion, as the gold answer: the string itself, or the content of the last message."""
-    return text if isinstance(text, str) else text[-1]["content"]
+def gold(text: Text) -> str | None:
+    """The text of a completion, as the gold answer: the string itself, or the content of the last message.
+
+    None for a last message that only calls tools: nothing that a model writes would equal an empty answer.
+    """
+    return text if isinstance(text, str) else text[-1]["content"] or None
 
 
 def system_first(row: Columns) -> Messages:

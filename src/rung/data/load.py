@@ -21,6 +21,14 @@ OnBadRow = Literal["error", "skip", "quarantine"]
 Specified = str | Mapping[str, Any] | DataSpec
 
 
+class NoExamplesError(DataError):
+    """Data of which no example is left; `report` says why each row was dropped."""
+
+    def __init__(self, what: str, remedy: str, report: DataReport):
+        super().__init__(what, remedy)
+        self.report = report
+
+
 def load_examples(
     spec: Specified | Mixture | Iterable[Mapping[str, Any] | Example],
     *,
@@ -80,7 +88,7 @@ def load_examples(
         examples = sample(examples, settings.limit, seed)
     if not examples:
         what = f"{settings.place}: no example is left: {'; '.join(report.lines())}"
-        raise DataError(what, "fix the dropped rows, or widen `share`")
+        raise NoExamplesError(what, "fix the dropped rows, or widen `share`", report)
     report.examples = len(examples)
     report.columns = _unused(examples, rows)
     return examples, report

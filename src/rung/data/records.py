@@ -226,7 +226,8 @@ def as_prompt(example: Example) -> Example:
     """Converts an example to one that has only a prompt, for which completions are sampled; the id stays the same.
 
     The prompt of a conversation is everything before its last turn, and the last turn becomes the column
-    `ground_truth`, unless the row has this column already. Raises `DataError` for raw text.
+    `ground_truth`, unless the row has this column already, or the turn only calls tools. Raises `DataError` for raw
+    text.
     """
     if example.kind == "text":
         raise DataError(
@@ -234,7 +235,7 @@ def as_prompt(example: Example) -> Example:
         )
     prompt, gold = example.prompt, None
     if example.messages is not None:
-        prompt, gold = example.messages[:-1], example.messages[-1]["content"]
+        prompt, gold = example.messages[:-1], example.messages[-1]["content"] or None
     columns = example.columns if gold is None else {"ground_truth": gold} | dict(example.columns)
     return replace(
         example,

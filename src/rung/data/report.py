@@ -21,16 +21,23 @@ MAX_BAD_SHARE = 0.02  # the default of `max_bad_share`
 
 @dataclass(slots=True)
 class Tally:
-    """The number of rows that were dropped or noticed for one cause, and the sources of the first few of them."""
+    """The sources of the rows that were dropped or noticed for one cause, in their order."""
 
-    count: int = 0
-    first: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """The number of rows."""
+        return len(self.sources)
+
+    @property
+    def first(self) -> list[str]:
+        """The sources of the first few rows."""
+        return self.sources[:NUM_NAMED]
 
     def add(self, source: str) -> None:
-        """Counts a row, and keeps its source if it is among the first."""
-        self.count += 1
-        if len(self.first) < NUM_NAMED:
-            self.first.append(source)
+        """Counts a row."""
+        self.sources.append(source)
 
 
 @dataclass(slots=True)
@@ -125,8 +132,7 @@ class DataReport:
                 merged.lengths[name] = merged.lengths.get(name, []) + lengths
             for totals, added in ((merged.dropped, report.dropped), (merged.noticed, report.noticed)):
                 for cause, tally in added.items():
-                    before = totals.get(cause, Tally())
-                    totals[cause] = Tally(before.count + tally.count, (before.first + tally.first)[:NUM_NAMED])
+                    totals[cause] = Tally(totals.get(cause, Tally()).sources + tally.sources)
         return merged
 
     def write_quarantine(self, file: Path) -> None:

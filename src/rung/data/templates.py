@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LIMITS = Limits(5.0, 2**30)  # of one rendering, which takes less than a millisecond
 MAX_TEMPLATE = 2**20
+REJECTED = "rejects the messages"
 # Arguments of transformers' function, and what it passes to a template.
 RESERVED = frozenset(
     {"conversations", "messages", "tools", "documents", "chat_template", "return_assistant_tokens_mask"}
@@ -33,6 +34,9 @@ _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _day: ContextVar[date | None] = ContextVar("day", default=None)
 _TRAINING = "_training"  # TRL stores the training template of `NAME.jinja` in `NAME_training.jinja`
+
+
+End = Literal["turn", "prompt", "prefill"]  # what a rendering ends with (see `render`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,7 @@ def _training_templates() -> dict[str, Path]:
     return {file.read_text(encoding="utf-8"): training for file, training in pairs if training.exists()}
 
 
-def render(
-    chat: Chat, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, *, end: Literal["turn", "prompt", "prefill"]
-) -> str:
+def render(chat: Chat, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, *, end: End) -> str:
     """The chat as text. Raises `BadRow` if the template rejects it.
 
     The text ends as the template ends the last message (`turn`), with the generation prompt after it (`prompt`), or
@@ -154,7 +156,7 @@ def _render(
         raise DataError(f"{named} {error}", "correct its chat_template.jinja, or use another model") from None
     except Exception as error:  # whatever the operations of a template raise: ZeroDivisionError, RecursionError, ...
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise TemplateFault(f"{named} rejects the messages", reason) from error
+        raise TemplateFault(f"{named} {REJECTED}", reason) from error
     return text, spans
 
 

@@ -259,13 +259,13 @@ def _check_same_tokenizers(config: PathConfig, stage: StageConfig) -> None:
     """
     for key in ("reference", "critic", "teacher"):
         other = next((each for each in config.stages if each.name == getattr(stage, key)), None)
-        own, theirs = sorted(_origins(config, stage)), sorted(_origins(config, other) if other else ())
+        own, theirs = sorted(origins(config, stage)), sorted(origins(config, other) if other else ())
         if len(own) == len(theirs) == 1 and own != theirs:
             with error_context(f"stage `{stage.name}`"):
                 check_same_tokenizer(theirs[0], load_tokenizer(own[0]), key)
 
 
-def _origins(config: PathConfig, stage: StageConfig) -> set[str]:
+def origins(config: PathConfig, stage: StageConfig) -> set[str]:
     """The locations of the initial models from which a stage may descend.
 
     There can be several, since it is not known before the run which stage will be the last accepted one.
@@ -273,12 +273,12 @@ def _origins(config: PathConfig, stage: StageConfig) -> set[str]:
     earlier = config.stages[: config.stages.index(stage)]
     named = next((other for other in earlier if other.name == stage.start), None)
     if named is not None:
-        return _origins(config, named)
+        return origins(config, named)
     if stage.start is not None:
         return {locate(stage.start, base=config.base, runs=Path(config.output))}
     policies = _policies(earlier, config)
     model = locate(config.model, base=config.base, runs=Path(config.output))
-    return {model}.union(*(_origins(config, other) for other in policies))
+    return {model}.union(*(origins(config, other) for other in policies))
 
 
 def _teacher_positions(config: PathConfig, stage: StageConfig) -> int | None:
@@ -290,7 +290,7 @@ def _teacher_positions(config: PathConfig, stage: StageConfig) -> int | None:
     with error_context(f"stage `{stage.name}`: teacher"):
         location = locate(stage.teacher, base=config.base, runs=Path(config.output))
         teacher, _ = load_meta_model(location)
-        own = _origins(config, stage)
+        own = origins(config, stage)
         if len(own) == 1:
             check_same_tokenizer(location, load_tokenizer(*own), "teacher")
         return num_positions(teacher)

@@ -48,11 +48,10 @@ def read_stage_data(settings: StageSettings, tokenizer: PreTrainedTokenizerBase,
 
     Raises UserError, naming the row, for data that the stage cannot use.
     """
-    examples, report = _read(settings)
-    examples = [settings.toolbox.offered(settings.prompting.asked(example)) for example in examples]
+    examples, report = read_examples(settings)
     report.prompt_form = prompt_form_of(examples, settings.prompting)
-    train, held_out = _split(settings, examples)
-    encoded = _encode(settings, [*train, *held_out], tokenizer, stop_ids, report)
+    train, held_out = split_examples(settings, examples)
+    encoded = encode_examples(settings, [*train, *held_out], tokenizer, stop_ids, report)
     apart = {id(example) for example in held_out}
     to_train = [one for one in encoded if id(one.example) not in apart]
     to_hold_out = [one for one in encoded if id(one.example) in apart]
@@ -95,6 +94,15 @@ def check_ids(encoded: Sequence[Encoded], size: int, tokenizer: PreTrainedTokeni
             raise DataError(f"{one.source}: the id {beyond} (`{token}`) is beyond the {size} embeddings", REMEDY)
 
 
+def read_examples(settings: StageSettings) -> tuple[list[Example], DataReport]:
+    """The examples of a stage, as they are put to the model, and the data report.
+
+    Raises UserError, naming the row, for an example that is not of the kind that the algorithm trains on.
+    """
+    examples, report = _read(settings)
+    return [settings.toolbox.offered(settings.prompting.asked(example)) for example in examples], report
+
+
 def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
     """The examples of a stage, checked to be of the kind that its algorithm trains on, and the data report."""
     config, algorithm = settings.config, settings.algorithm
@@ -127,8 +135,11 @@ def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
     return [as_prompt(example) for example in examples] if kind == "prompts" else examples, report
 
 
-def _split(settings: StageSettings, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """The examples to train on, and those held out for early stopping."""
+def split_examples(settings: StageSettings, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """The examples to train on, and those held out for early stopping.
+
+    Raises ConfigError if the stage cannot stop early, or if no example would be left for one of the two.
+    """
     config = settings.config
     if config.early_stopping is None:
         return list(examples), []
@@ -145,13 +156,14 @@ def _split(settings: StageSettings, examples: Sequence[Example]) -> tuple[list[E
     return shares["train"], shares["held_out"]
 
 
-def _encode(
+def encode_examples(
     settings: StageSettings,
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
     stop_ids: Sequence[int],
     report: DataReport,
 ) -> list[Encoded]:
+    """The examples as the stage trains them (see `encode`)."""
     config = settings.config
     return encode(
         examples,

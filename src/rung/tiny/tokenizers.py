@@ -11,17 +11,39 @@ if TYPE_CHECKING:
 SPECIAL_TOKENS = ("<|pad|>", "<|eos|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 PAD_ID, EOS_ID, BOS_ID = 0, 1, 2
 
-# A turn is a role token and its text; only an assistant turn ends with EOS, so that sampling stops there.
+# A turn is a role token and its text; only an assistant turn ends with EOS, so that sampling stops there. Tools are
+# lines of the system turn. The shipped base has seen none: what has no tools and calls must be written without them.
 CHAT_TEMPLATE = """\
+{%- if tools -%}
+    {{- '<|system|>' -}}
+    {%- if messages[0].role == 'system' -%}{{- messages[0].content ~ '\\n\\n' -}}{%- endif -%}
+    {%- for tool in tools -%}
+        {{- 'tool: ' ~ ((tool.function or tool) | tojson) -}}
+        {%- if not loop.last -%}{{- '\\n' -}}{%- endif -%}
+    {%- endfor -%}
+{%- endif -%}
 {%- for message in messages -%}
     {%- if message.role not in ('system', 'user', 'assistant', 'tool') -%}
         {{- raise_exception('unknown role ' ~ message.role) -}}
     {%- endif -%}
-    {{- '<|' ~ message.role ~ '|>' -}}
     {%- if message.role == 'assistant' -%}
-        {%- generation -%}{{- message.content ~ eos_token -}}{%- endgeneration -%}
-    {%- else -%}
-        {{- message.content -}}
+        {{- '<|assistant|>' -}}
+        {%- generation -%}
+        {%- if message.tool_calls -%}
+            {{- message.content or '' -}}
+            {%- for call in message.tool_calls -%}
+                {%- set function = call.function or call -%}
+                {{- '<tool_call>{"name": ' ~ (function.name | tojson) ~ ', "arguments": ' -}}
+                {{- function.arguments if function.arguments is string else function.arguments | tojson -}}
+                {{- '}</tool_call>' -}}
+            {%- endfor -%}
+        {%- else -%}
+            {{- message.content -}}
+        {%- endif -%}
+        {{- eos_token -}}
+        {%- endgeneration -%}
+    {%- elif not (tools and loop.first and message.role == 'system') -%}
+        {{- '<|' ~ message.role ~ '|>' ~ message.content -}}
     {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}

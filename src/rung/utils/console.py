@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -84,6 +85,11 @@ def say(*lines: str) -> None:
     """Prints lines at once, with what is not printable in them escaped: they may name files, rows or models."""
     for line in lines:
         print(printable(line), flush=True)
+
+
+def say_error(what: str, remedy: str) -> None:
+    """Prints an error in two lines on stderr."""
+    print(printable_line(what), printable_line(remedy), sep="\n", file=sys.stderr)
 
 
 def warn(line: str) -> None:

@@ -1,7 +1,7 @@
 """Formats for preferences between completions: pairs and rankings."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from rung.data.fields import (
     Columns,
@@ -19,6 +19,7 @@ from rung.data.fields import (
 )
 from rung.data.formats.format import Format
 from rung.data.formats.transcripts import is_hh_rlhf
+from rung.data.open_calls import has_open_call
 from rung.data.records import BadRow, Example, Message, Messages, Text, make_example
 
 
@@ -119,20 +120,29 @@ def _ranking(row: Columns, source: str) -> list[Example]:
 
 
 def _shared_messages(chosen: Messages, rejected: Messages) -> Messages:
-    """The implicit prompt of a pair of conversations: the messages at the start that are equal on both sides."""
+    """The implicit prompt of a pair of conversations: the messages at the start that are equal on both sides.
+
+    The `weight` of a turn does not count, since no turn of a prompt is trained.
+    """
     bound = min(len(chosen), len(rejected)) - 1
-    same = next((i for i in range(bound) if chosen[i] != rejected[i]), bound)
+    same = next((i for i in range(bound) if _said(chosen[i]) != _said(rejected[i])), bound)
     if same == 0:
         raise BadRow("`chosen` and `rejected` share no leading message", "add a `prompt`")
     return chosen[:same]
 
 
+def _said(message: Message) -> dict[str, Any]:
+    return {name: value for name, value in message.items() if name != "weight"}
+
+
 def _without_prompt(prompt: Messages, answer: Messages, name: str) -> Messages:
     """The completion, with the prompt removed from its start if it is repeated there."""
-    completion = answer[len(prompt) :] if answer[: len(prompt)] == prompt else answer
+    repeated = [*map(_said, answer[: len(prompt)])] == [*map(_said, prompt)]
+    completion = answer[len(prompt) :] if repeated else answer
     if not completion:
         raise BadRow(f"`{name}` has only the prompt")
-    if completion[0]["role"] != "assistant":
+    after_call = completion[0]["role"] == "tool" and has_open_call(prompt)
+    if completion[0]["role"] != "assistant" and not after_call:
         raise BadRow("the prompt differs between the sides", f"`{name}` begins with a {completion[0]['role']} turn")
     return completion
 
