@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from helpers.commands import Command, Refusal
 from helpers.repository import ROOT
 from rung.config import load_config
 from rung.pipeline.check import check
+from rung.tiny.models import build
 
 CHAT = [
     {"role": "user", "content": "2+2?"},
@@ -193,9 +195,21 @@ def test_a_good_row_says_that_others_stop_the_stage(write: Any, shown: Any) -> N
     assert not any("bad rows" in line for line in shown("on_bad_row=skip"))
 
 
-def test_a_chat_with_trls_template_and_a_truncated_row_say_so(write: Any, shown: Any) -> None:
+def test_a_truncated_row_says_so(write: Any, shown: Any) -> None:
     write({"prompt": "a", "completion": "bcdef"})
     assert "truncated to max_length 3" in shown("max_length=3", "on_overlong=truncate")
+
+
+def test_trls_training_template_is_named(write: Any, shown: Any) -> None:
+    write({"messages": CHAT})
+    model, tokenizer = build("llama")
+    template = files("trl") / "chat_templates" / "qwen3.jinja"
+    tokenizer.chat_template = template.read_text(encoding="utf-8")
+    for part in (model, tokenizer):
+        part.save_pretrained("qwen")
+    told = shown("model=./qwen")
+    assert any("TRL's training template `qwen3`" in line for line in told)
+    assert "rendered with the model's own chat template" not in told
 
 
 def test_held_out_rows_are_told(write: Any, shown: Any) -> None:
