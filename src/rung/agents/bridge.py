@@ -33,26 +33,21 @@ class Bridge:
         tools: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any],
         *,
-        closed: bool,
+        ended_by: str,
     ) -> tuple[int, ...]:
         """The ids from the end of a turn to the beginning of the next, with the answers between them.
 
-        `tools` (schemas) and `variables` are those of the chat. `closed`: the model has written the token that ends its
-        turn; if not, the ids begin with it. Raises `BadRow` if the template rejects the answers, or writes the turn
-        before them differently.
+        `tools` (schemas) and `variables` are those of the chat. `ended_by` is the text of the token with which the model
+        ended its turn, empty if there is none; if the template writes another one, the ids begin with that. Raises `BadRow` if the template rejects
+        the answers, or writes the turn before them differently.
         """
-        turn, after = self._rendered(answers, tools, variables)
-        cut = self._end(turn)
-        text = self._text(turn, after, cut, answers[0]["role"])
-        if not closed:
-            text = next((stop for stop in self.stops if turn[:cut].endswith(stop)), "") + text
+        text = self._after_turn(answers, tools, variables, ended_by)
         return tuple(continuation_tokens(text, self.tokenizer)[0])
 
     def check(self) -> None:
         """Raises `BadRow` if the template cannot go on after a turn with a call."""
         result = Message(role="tool", name="lookup", content="nine")
-        turn, after = self._rendered([result], (), {})
-        if "nine" not in self._text(turn, after, self._end(turn), "tool"):
+        if "nine" not in self._after_turn([result], (), {}, ""):
             raise TemplateFault("the chat template leaves out the results of tools")
 
     def check_written(self, tools: Sequence[Mapping[str, Any]]) -> None:
@@ -63,36 +58,49 @@ class Bridge:
             if tool["function"]["name"] not in text:
                 raise TemplateFault("the chat template leaves out the definitions of tools")
 
-    def _text(self, turn: str, after: str, cut: int, role: str) -> str:
-        """What `after` has behind the first `cut` characters, with which the text `turn` begins. Raises `BadRow`."""
+    def _after_turn(
+        self,
+        answers: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any],
+        ended_by: str,
+    ) -> str:
+        asked, turn, after = self._rendered(answers, tools, variables)
+        begins = num_shared(asked, turn)
+        closed = [(turn.rfind(stop, begins), stop) for stop in self.stops]
+        at, stop = max((one for one in closed if one[0] >= 0), default=(len(turn), ""))
+        cut = at + len(stop)
         if not after.startswith(turn[:cut]):
-            what = f"the chat template writes a turn of the assistant differently once a {role} message follows"
+            what = "the chat template writes a turn of the assistant differently once a message follows"
             raise TemplateFault(what, _difference(turn[:cut], after))
-        return after[cut:]
+        if stop != ended_by and stop:
+            return stop + after[cut:]
+        # Some templates write the token that ends a call as the beginning of what follows (GLM's `<|observation|>`).
+        return after[cut:].removeprefix("" if stop else ended_by)
 
     def _rendered(
         self, answers: Sequence[Message], tools: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
-    ) -> tuple[str, str]:
-        """The stand-in chat as text: with the turn of the assistant at its end, and with the answers after it."""
+    ) -> tuple[str, str, str]:
+        """The stand-in chat as text: the question, with a turn of the assistant after it, and with the answers too.
+
+        The turn calls the tools of the answers; only the first of them if the template writes a single call.
+        """
         calls = [_call(answer) for answer in answers if answer["role"] == "tool"]
-        said: Any = {"role": "assistant", "content": "" if calls else "dummy"}
-        if calls:
-            said["tool_calls"] = calls
-        asked = Chat((_ASKED, cast(Message, said)), tuple(tools), variables)
-        answered = replace(asked, messages=(*asked.messages, *answers))
         fault: BadRow | None = None
-        for template in in_all_forms(own_template(self.tokenizer, asked), answered):
-            try:
-                turn = render(asked, template, self.tokenizer, end="turn")
-                return turn, render(answered, template, self.tokenizer, end="prompt")
-            except BadRow as error:
-                fault = fault or error
+        for count in dict.fromkeys((len(calls), min(len(calls), 1))):
+            said: Any = {"role": "assistant", "content": "" if calls else "dummy"}
+            said |= {"tool_calls": calls[:count]} if calls else {}
+            asked = Chat((_ASKED,), tuple(tools), variables)
+            turn = replace(asked, messages=(_ASKED, cast(Message, said)))
+            answered = replace(asked, messages=(*turn.messages, *answers))
+            for template in in_all_forms(own_template(self.tokenizer, asked), answered):
+                try:
+                    one, two = (render(chat, template, self.tokenizer, end="turn") for chat in (asked, turn))
+                    return one, two, render(answered, template, self.tokenizer, end="prompt")
+                except BadRow as error:
+                    fault = fault or error
         assert fault is not None, "there is at least one form"
         raise fault
-
-    def _end(self, turn: str) -> int:
-        """Where the turn that ends `turn` has been closed: after the last of the texts `stops`, else at the end."""
-        return max((at + len(stop) for stop in self.stops if (at := turn.rfind(stop)) >= 0), default=len(turn))
 
 
 def _call(answer: Message) -> dict[str, Any]:

@@ -110,8 +110,8 @@ class ToolWorld:
             return Answer(end="done")
         if sum(len(message["content"]) for message in messages) > _MOST_CHARACTERS * turn.room:
             return Answer(end="answer_length")
-        closed = turn.finish_reason == "eos"
-        ids = self.bridge.ids(messages, conversation.schemas, conversation.variables, closed=closed)
+        last = str(self.bridge.tokenizer.decode([turn.ids[-1]])) if turn.finish_reason == "eos" else ""
+        ids = self.bridge.ids(messages, conversation.schemas, conversation.variables, ended_by=last)
         if len(ids) >= turn.room:
             return Answer(end="answer_length")
         conversation.answer(messages, ids)
