@@ -16,20 +16,62 @@ from rung.tiny import tokenizers
 TOKENIZER_FOR = runpy.run_path(str(ROOT / "benchmarks" / "chat_templates.py"))["tokenizer_for"]
 TEMPLATES = sorted(Path(str(files("trl") / "chat_templates")).glob("*.jinja"))
 # The families whose templates write calls and results, and only append; Qwen3's own template is for one turn.
-EQUAL = (
-    "deepseekv3_training gemma4_v2 gptoss gptoss_training lfm2_2_5 lfm2_2_5_v2 lfm2_2_5_vl lfm2_v2 lfm2_v2_training llama3_1 "
-    "llama3_2 muse_glimmer muse_glimmer_training nemotron_3_5_lightning nemotron_3_5_lightning_training nemotron_3_nano "
-    "nemotron_3_nano_training nemotron_3_super nemotron_3_super_training nemotron_3_ultra nemotron_3_ultra_training "
-    "qwen2_5 qwen2_5_training qwen3_5_nothink qwen3_5_nothink_training qwen3_5_think qwen3_5_think_training qwen3_6 "
-    "qwen3_6_training qwen3_8 qwen3_8_training qwen3_instruct_2507 qwen3_instruct_2507_training qwen3_training qwen3_vl "
-    "qwen3_vl_training"
-).split()
+EQUAL = [
+    "deepseekv3_training",
+    "gemma4_v2",
+    "gptoss",
+    "gptoss_training",
+    "lfm2_2_5",
+    "lfm2_2_5_v2",
+    "lfm2_2_5_vl",
+    "lfm2_v2",
+    "lfm2_v2_training",
+    "llama3_1",
+    "llama3_2",
+    "muse_glimmer",
+    "muse_glimmer_training",
+    "nemotron_3_5_lightning",
+    "nemotron_3_5_lightning_training",
+    "nemotron_3_nano",
+    "nemotron_3_nano_training",
+    "nemotron_3_super",
+    "nemotron_3_super_training",
+    "nemotron_3_ultra",
+    "nemotron_3_ultra_training",
+    "qwen2_5",
+    "qwen2_5_training",
+    "qwen3_5_nothink",
+    "qwen3_5_nothink_training",
+    "qwen3_5_think",
+    "qwen3_5_think_training",
+    "qwen3_6",
+    "qwen3_6_training",
+    "qwen3_8",
+    "qwen3_8_training",
+    "qwen3_instruct_2507",
+    "qwen3_instruct_2507_training",
+    "qwen3_training",
+    "qwen3_vl",
+    "qwen3_vl_training",
+]
 # TRL looks for the last EOS token before the answers. Where a turn with calls has none, it is that of the question, and
 # the rest of the stand-in for the chat, its question or its call, becomes part of the row.
-WRONG_IN_TRL = (
-    "diffusion_gemma diffusion_gemma_training gemma4 gemma4_v3 gemma4_v4 gemma4_v5 glm4moe glm4moe_training".split()
-)
-ENDS_OF_CALLS = ("<|tool_response>", "<|observation|>", "<|call|>")  # in `generation_config.json`
+WRONG_IN_TRL = [
+    "diffusion_gemma",
+    "diffusion_gemma_training",
+    "gemma4",
+    "gemma4_v3",
+    "gemma4_v4",
+    "gemma4_v5",
+    "glm4moe",
+    "glm4moe_training",
+]
+ENDS_OF_CALLS = {
+    "gemma4": "<|tool_response>",
+    "diffusion": "<|tool_response>",
+    "glm4moe": "<|observation|>",
+    "gptoss": "<|call|>",
+}
 ANSWER: list[Any] = [Message(role="tool", name="weather", content="Nine degrees.")]
 
 
@@ -37,11 +79,13 @@ def tokenizer_of(name: str) -> Any:
     text = (files("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
     tokenizer = TOKENIZER_FOR(text)
     tokenizer.chat_template = text
+    tokenizer.name_or_path = "" if name == "gemma4_v2" else name  # the second version closes a turn with a call
     return tokenizer
 
 
 def end_of_call(tokenizer: Any) -> str:
-    return next((end for end in ENDS_OF_CALLS if end in tokenizer.chat_template), tokenizer.eos_token)
+    """The token with which the model ends a turn with a call, as `generation_config.json` of the family has it."""
+    return ENDS_OF_CALLS.get(tokenizer.name_or_path.partition("_")[0], tokenizer.eos_token)
 
 
 def bridge_of(tokenizer: Any) -> Bridge:
