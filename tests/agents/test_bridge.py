@@ -85,7 +85,7 @@ def tokenizer_of(name: str) -> Any:
 
 def end_of_call(tokenizer: Any) -> str:
     """The token with which the model ends a turn with a call, as `generation_config.json` of the family has it."""
-    return ENDS_OF_CALLS.get(tokenizer.name_or_path.partition("_")[0], tokenizer.eos_token)
+    return str(ENDS_OF_CALLS.get(tokenizer.name_or_path.partition("_")[0], tokenizer.eos_token))
 
 
 def bridge_of(tokenizer: Any) -> Bridge:

@@ -186,7 +186,8 @@ def bind(source: RewardSource, policy: RewardPolicy, base: Path | None, *, traje
     timeout = declared.timeout or (None if is_ours else policy.timeout_s)
     name = spec.name if _given(source) is None else importable_name(function) if declared.timeout else None
     address = None
-    if timeout is not None and name is not None:
+    acts = trajectories and not {"environment", "environments"}.isdisjoint(signature.reads)
+    if timeout is not None and name is not None and not acts:  # an environment lives in this process
         folder = str((base or Path()).resolve())
         address = {"name": name, "base": folder, "args": args, "columns": dict(spec.columns)}
     _check_environment(spec, label, in_worker=address is not None)
