@@ -5,16 +5,19 @@ A path is a sequence of training stages, defined by a config.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from rung.agents.environments import Factories
+from rung.agents.tools import ToolSpec
 from rung.algorithm import Algorithm
 from rung.artifacts.finished import verified
 from rung.artifacts.locate import locate
-from rung.config import load_config, parse_config, resolve
+from rung.config import PathConfig, load_config, parse_config, resolve
 from rung.config.algorithms import make_algorithm
 from rung.config.defaults import size_of
+from rung.data.templates import replaced_template
 from rung.distributed.ranks import Ranks
 from rung.errors import ConfigError
 from rung.pipeline.build_stage import build_stage
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
     from rung.pipeline.runner import Run
 
-PROMPTING = ("prompt_template", "system")  # keys of a path that `train` takes among those of its stage
+PROMPTING = ("prompt_template", "system", "chat_template")  # keys of a path that `train` takes among those of its stage
 
 
 def train(
@@ -40,6 +43,8 @@ def train(
     data: str | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     rewards: RewardSource | Iterable[RewardSource] = (),
     reward_policy: RewardPolicy | Mapping[str, Any] | None = None,
+    tools: Sequence[ToolSpec | str | Mapping[str, Any] | Callable[..., Any]] = (),
+    environment_factory: Factories | None = None,
     **settings: Any,
 ) -> Stage:
     """A stage that trains while you iterate over it: `for step in rung.train("dpo", model="tiny:base", data="x.csv")`.
@@ -47,9 +52,10 @@ def train(
     `model` is a name, a folder, or a pair of a loaded model, which is trained in place, and its tokenizer. `data` is
     what a config accepts as data, or a list of rows. `rewards` is one reward or several: a name, a function, or an
     entry as in a config, whose `name` may be a function: `{"name": my_reward, "weight": 0.5}`. `reward_policy` has the
-    keys of the config's block of this name. `settings` are keys of a stage in a config, such as `learning_rate` or
-    `max_steps`, and `prompt_template` and `system`. No files are written: your loop logs, evaluates and saves between
-    steps; the model being trained is `stage.policy.model`.
+    keys of the config's block of this name. `tools` are functions, or names or entries as in a config, and
+    `environment_factory` is a class, a function or a name, or several by name, as in TRL. `settings` are keys of a
+    stage in a config, such as `learning_rate`, and `prompt_template`, `system` and `chat_template`. No files are
+    written: your loop logs, evaluates and saves between steps; the model being trained is `stage.policy.model`.
     Raises UserError for every mistake that can be found before training.
     """
     named = model if isinstance(model, str) else "given"
@@ -63,6 +69,23 @@ def train(
     policy = reward_policy.model_dump() if isinstance(reward_policy, RewardPolicy) else dict(reward_policy or {})
     whole = {"name": "train", "model": named, "stages": [stage], "reward_policy": policy, **asked}
     path = parse_config(whole, source="rung.train", base=Path.cwd())
+    if path.chat_template is not None and not isinstance(model, str):
+        what = "`chat_template` is given, but the tokenizer was passed as an object"
+        raise ConfigError(what, "set `tokenizer.chat_template` instead")
+    with replaced_template(path.chat_template, path.base):
+        return _stage(path, algorithm, model, data, _several(rewards), tools, environment_factory)
+
+
+def _stage(
+    path: PathConfig,
+    algorithm: Algorithm | str,
+    model: str | tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    data: str | Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    rewards: tuple[RewardSource, ...],
+    tools: Sequence[Any],
+    environment_factory: Factories | None,
+) -> Stage:
+    """The stage of a path that `train` made of its arguments."""
     size = size_of_model(path) if isinstance(model, str) else size_of(model[0].num_parameters())
     path = resolve(path, size, {"train": algorithm} if isinstance(algorithm, Algorithm) else None)
     config = path.stages[0]
@@ -81,11 +104,14 @@ def train(
         )
     check_requirements(made, config)
     rows = None if isinstance(data, str | Mapping) else data
+    settings = stage_settings(
+        config, path, made, rows=rows, rewards=rewards, tools=tools, environment_factory=environment_factory
+    )
     return build_stage(
-        stage_settings(config, path, made, rows=rows, rewards=_several(rewards)),
-        start=verified(named),
+        settings,
+        start=verified(path.model),
         reference=None,
-        critic=named if own_critic else None,
+        critic=path.model if own_critic else None,
         teacher=None if config.teacher is None else locate(config.teacher, base=path.base, runs=Path(path.output)),
         ranks=Ranks(),
         model=None if isinstance(model, str) else model,

@@ -37,9 +37,9 @@ class Bridge:
     ) -> tuple[int, ...]:
         """The ids from the end of a turn to the beginning of the next, with the answers between them.
 
-        `tools` (schemas) and `variables` are those of the chat. `ended_by` is the text of the token with which the model
-        ended its turn, empty if there is none; if the template writes another one, the ids begin with that. Raises `BadRow` if the template rejects
-        the answers, or writes the turn before them differently.
+        `tools` (schemas) and `variables` are those of the chat. `ended_by` is the text of the token with which the
+        model ended its turn, empty if there is none; if the template writes another one, the ids begin with that.
+        Raises `BadRow` if the template rejects the answers, or writes the turn before them differently.
         """
         text = self._after_turn(answers, tools, variables, ended_by)
         return tuple(continuation_tokens(text, self.tokenizer)[0])

@@ -34,14 +34,14 @@ def show(
 
     from rung.cli.trained_text import listed, shown
     from rung.config import load_config
-    from rung.data.templates import dated
+    from rung.data.templates import rendering
     from rung.pipeline.trained_row import NotTrainedError, find_row
 
     if row is not None and re.match(r"[\w.]+=", row):  # an override after CONFIG, without a row
         row, overrides = None, [row, *(overrides or ())]
     loaded = load_config(config, overrides or (), allow_code=allow_code or ())
     try:
-        with dated(loaded.date):
+        with rendering(loaded.date, loaded.chat_template, loaded.base):
             found = find_row(loaded, row, stage)
     except NotTrainedError as reason:
         say_error(reason.what, reason.remedy)

@@ -110,11 +110,11 @@ def run(
 def check(config: Config, overrides: Overrides = None, allow_code: AllowCode = None) -> None:
     """Check a path without training, and show the values of `auto`."""
     from rung.config import load_config
-    from rung.data.templates import dated
+    from rung.data.templates import rendering
     from rung.pipeline.check import check as check_path
 
     loaded = load_config(config, overrides or (), allow_code=allow_code or ())
-    with dated(loaded.date):
+    with rendering(loaded.date, loaded.chat_template, loaded.base):
         checked = check_path(loaded)
     _print_table(checked.rows, f"{checked.config.name}: {checked.config.model}")
     say(*checked.notes)
@@ -173,19 +173,23 @@ def evaluate(
 
     from rung.cli.show import scores
     from rung.config import load_config
-    from rung.data.templates import dated
+    from rung.data.templates import rendering
     from rung.pipeline.check import check as check_path
     from rung.utils.allowed_code import only_allowed
     from rung.utils.user_files import code_lines
 
     _disable_loading_bars()
     loaded = load_config(config, overrides or (), allow_code=allow_code or ())
-    with dated(loaded.date):
+    with rendering(loaded.date, loaded.chat_template, loaded.base):
         checked = check_path(loaded)
     evaluations, runs = checked.evaluations, Path(checked.config.output)
     evaluations.check_set(evaluation_set.value)
     say(*code_lines(checked.config.base))
-    with _located(model, runs) as location, dated(loaded.date), only_allowed(loaded.code):
+    with (
+        _located(model, runs) as location,
+        rendering(loaded.date, loaded.chat_template, loaded.base),
+        only_allowed(loaded.code),
+    ):
         measured = evaluations.evaluate(location, evaluation_set.value, shots)
     if save is not None:
         measured.save(save)

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
+from rung.data.templates import chosen_template
 from rung.distributed.fsdp import all_finite
 from rung.errors import ConfigError, NonFiniteError
 from rung.models.adapters import base_of, is_adapter, load_merged, sort_names, write_fingerprint
@@ -54,7 +55,7 @@ def load_model(location: str | Path, *, seed: int = 0) -> tuple[PreTrainedModel,
     if name.startswith(TINY):
         model, tokenizer = load_spec(name.removeprefix(TINY), seed=seed)
         model.name_or_path = name  # an adapter records it as its base model
-        return model, tokenizer
+        return model, _with_template(tokenizer, name)
     read_config(name)
     model, info = read_weights(AutoModelForCausalLM, name)
     if info["missing_keys"]:
@@ -154,7 +155,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if not (Path(name) / "tokenizer_config.json").is_file():
         name = base_of(name)
     if name.startswith(TINY):
-        return load_spec(name.removeprefix(TINY))[1]
+        return _with_template(load_spec(name.removeprefix(TINY))[1], name)
     with readable(f"the tokenizer of `{name}` cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
@@ -162,6 +163,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         # Padding is never attended and never trained, so any id works.
         tokenizer.pad_token = tokenizer.eos_token
+    return _with_template(tokenizer, name)
+
+
+def _with_template(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
+    tokenizer.chat_template = chosen_template(tokenizer.chat_template, name)
     return tokenizer
 
 

@@ -26,7 +26,7 @@ from rung.config import PathConfig, StageConfig
 from rung.config.algorithms import make_algorithm
 from rung.config.schema import UPDATED_REFERENCES
 from rung.data.report import DataReport
-from rung.data.templates import dated
+from rung.data.templates import rendering
 from rung.distributed.ranks import Ranks, init_ranks
 from rung.evaluation.evaluate import Evaluation
 from rung.evaluation.gate import Decision, decide
@@ -95,7 +95,7 @@ def run_path(config: PathConfig, *, new: bool = False, fully_shard: bool = False
         if run_is_finished(folder):
             _print(ranks, f"{folder} is finished: see {folder / REPORT}; `--new` starts a new run beside it")
             return Run(folder, Lineage.load(folder / LINEAGE), finished=True)
-        with dated(day):
+        with rendering(day, config.chat_template, config.base):
             checked = check(config)
             config = checked.config
             for stage in config.stages:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.agents.agent import NO_TOOLS, Toolbox, make_toolbox
+from rung.agents.environments import Factories
 from rung.algorithm import Algorithm
 from rung.artifacts.reward_models import locate_reward_models
 from rung.config import PathConfig, StageConfig
@@ -18,6 +19,8 @@ from rung.errors import ConfigError, error_context
 from rung.reward import RewardPolicy
 from rung.reward.binding import RewardSource
 from rung.sampling import Sampling
+
+ENVIRONMENT_REWARD = "environment_reward"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +79,21 @@ def stage_settings(
     *,
     rows: Sequence[Mapping[str, Any]] | None = None,
     rewards: Sequence[RewardSource] = (),
+    tools: Sequence[Any] = (),
+    environment_factory: Factories | None = None,
 ) -> StageSettings:
     """The settings of a stage of a resolved path.
 
-    `rows` and `rewards`, which a Python program passes, are used in place of those in the config. Raises ConfigError if
-    the stage has no data, refers to unknown data, or samples completions but has no rewards.
+    `rows`, `rewards`, `tools` and `environment_factory`, which a Python program passes, are used in place of those in
+    the config. Raises ConfigError if the stage has no data, refers to unknown data, or samples completions but has no
+    rewards.
     """
     if rows is None and stage.data is None:
         known = ", ".join(path.data) or "none"
         remedy = f"set `data` to a file, or to a name of the path's data ({known})"
         raise ConfigError(f"stage `{stage.name}` has no data", remedy)
-    named = rewards or path.rewards_of(stage)
+    toolbox = toolbox_of(stage, path.base, f"stage `{stage.name}`", tools, environment_factory)
+    named = (*(rewards or path.rewards_of(stage)), *_rewards_of(toolbox, rewards or path.rewards_of(stage)))
     if algorithm.data_kind() == "prompts" and algorithm.reads_rewards and not named:
         raise ConfigError(f"stage `{stage.name}` samples completions but has no rewards", "set `rewards: [name, ...]`")
     return StageSettings(
@@ -98,16 +105,37 @@ def stage_settings(
         rewards=tuple(locate_reward_models(named, path, stage.name)) if algorithm.data_kind() == "prompts" else (),
         reward_policy=path.reward_policy,
         prompting=Prompting(path.prompt_template, path.system),
-        toolbox=toolbox_of(stage, path.base, f"stage `{stage.name}`"),
+        toolbox=toolbox,
     )
 
 
-def toolbox_of(block: StageConfig | EvaluateConfig, base: Path, place: str) -> Toolbox:
-    """The tools and environments of a stage or of `evaluate`, which errors call `place`. Raises ConfigError."""
+def _rewards_of(toolbox: Toolbox, named: Sequence[RewardSource]) -> tuple[RewardSource, ...]:
+    """The reward of the environments, which is called like their class, as in TRL; none if an entry names it."""
+    environments = toolbox.environments
+    kinds = {kind for kind in environments.kinds.values() if hasattr(kind, "get_reward")} if environments else set()
+    names = [one.get("name") if isinstance(one, Mapping) else getattr(one, "name", one) for one in named]
+    if not kinds or ENVIRONMENT_REWARD in names:
+        return ()
+    label = kinds.pop().__name__ if len(kinds) == 1 else ENVIRONMENT_REWARD
+    return ({"name": ENVIRONMENT_REWARD, "label": label},)
+
+
+def toolbox_of(
+    block: StageConfig | EvaluateConfig,
+    base: Path,
+    place: str,
+    tools: Sequence[Any] = (),
+    environment_factory: Factories | None = None,
+) -> Toolbox:
+    """The tools and environments of a stage or of `evaluate`, which errors call `place`.
+
+    `tools` and `environment_factory`, which a Python program passes, are used in place of those in the config. Raises
+    ConfigError.
+    """
     with error_context(place):
         return make_toolbox(
-            block.tools,
-            block.environment_factory,
+            tools or block.tools,
+            environment_factory or block.environment_factory,
             base,
             max_tool_calling_iterations=block.max_tool_calling_iterations,
             max_tool_result_tokens=block.max_tool_result_tokens,
