@@ -83,9 +83,34 @@ def test_fields_are_separated_by_the_delimiter(tmp_path: Path, name: str, text: 
         assert (example.prompt, example.completion) == ("2+2?", "4")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "delimiter", "remedy"),
+    [
+        ("a.csv", "prompt;completion\n2+2?;4\n", None, '";"'),
+        ("a.csv", 'prompt;completion\n"2+2; quick?";4\n', None, '";"'),
+        ("a.csv", "prompt\tcompletion\n2+2?\t4\n", None, "tab"),
+        ("a.csv", "prompt|completion\n2+2?|4\n", None, '"|"'),
+        ("a.csv", "prompt,completion\n2+2?,4\n", ";", '","'),
+        ("a.tsv", "prompt,completion\n2+2?,4\n", None, '","'),
+        ("a.csv", "prompt, long;completion\n2+2?;4\n", None, '";"'),
+        ("a.csv", 'prompt, long;completion\n"a";4\n"b" ,c;4\n', None, None),
+        ("a.csv", 'prompt, long;completion\n"a, b";4\n', None, '";"'),
+    ],
+)
+def test_a_delimiter_that_was_forgotten_is_told(
+    tmp_path: Path, name: str, text: str, delimiter: str | None, remedy: str | None
+) -> None:
+    """By a header of one field, else if every row fits with one of the usual characters."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError) as caught:
+        load_examples({"path": name, "delimiter": delimiter}, base=tmp_path)
+    told = f"set `delimiter: {remedy}` beside `path`"
+    assert (caught.value.remedy == told) is (remedy is not None), caught.value
+
+
 def test_a_delimiter_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("prompt;completion\n2+2?;4\n")
-    with pytest.raises(DataError, match=r"its columns \(prompt;completion\) match no known format") as caught:
+    (tmp_path / "a.csv").write_text("prompt^completion\n2+2?^4\n")
+    with pytest.raises(DataError, match=r"its columns \(prompt\^completion\) match no known format") as caught:
         load_examples("a.csv", base=tmp_path)
     assert caught.value.remedy.startswith("set `delimiter` to the character between the fields, or use `columns:`")
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n')

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rung.data.arrow import class_names, classes_of_parquet, from_arrow
+from rung.data.delimiters import DELIMITERS, check_fit, check_header
 from rung.data.json_text import loads
 from rung.data.records import BadRow
 from rung.errors import DataError
@@ -208,16 +209,23 @@ def _csv(content: BinaryIO, name: str, options: ReadOptions) -> Iterator[Row]:
     try:
         header = reader.fieldnames or []
     except csv.Error as error:
+        check_fit(text, name, delimiter)
         raise DataError(f"{name}: the header is not valid CSV ({error})", "check its quotation marks") from error
+    if len(header) == 1:
+        check_header(header[0], name, delimiter)
     if len(set(header)) < len(header):
         raise DataError(f"{name}: the header names a column twice ({', '.join(header)})", "rename one of them")
-    number = 0
+    number, fits = 0, True
     try:
         for number, columns in enumerate(reader, 1):
             whole = None not in columns and None not in columns.values()
+            if fits and not whole:
+                check_fit(text, name, delimiter)
+            fits = fits and whole
             fault = None if whole else BadRow("the number of fields differs from the header", f"line {reader.line_num}")
             yield Row(name, number, columns if whole else {}, fault)
     except csv.Error as error:
+        check_fit(text, name, delimiter)
         raise DataError(
             f"{name}, row {number + 1} is not valid CSV ({error})", "check the quotation marks of this row"
         ) from error
@@ -241,7 +249,6 @@ def _parquet(content: BinaryIO, name: str, _: ReadOptions) -> Iterator[Row]:
         ) from error
 
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 READERS: dict[str, Callable[[BinaryIO, str, ReadOptions], Iterator[Row]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
