@@ -66,7 +66,7 @@ def test_a_bad_row_of_an_evaluation_is_named_with_what_can_be_done(tmp_path: Pat
     (tmp_path / "bad.jsonl").write_text('{"prompt": "", "completion": "b"}\n')
     with pytest.raises(DataError, match=r"bad\.jsonl, row 1: `prompt` is empty") as caught:
         exam(tmp_path, shots_from="bad.jsonl").shots(1)
-    assert caught.value.remedy == "fix the row, or leave it out of the data: an evaluation reads every item"
+    assert caught.value.remedy.startswith("fix or remove these rows: an evaluation reads every row of the file")
 
 
 def test_shots_are_a_sample_by_the_seed_and_all_may_be_asked_for(tmp_path: Path) -> None:

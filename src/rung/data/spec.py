@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from rung.data.column_map import template_columns
 from rung.data.read import READERS
 from rung.errors import ConfigError
-from rung.utils.messages import settings_error
+from rung.utils.messages import faulty_key, settings_error
 
+KEYS_OF_STAGE = ("on_bad_row", "max_bad_share", "on_overlong", "max_length", "max_prompt_length")  # about rows
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -88,7 +89,15 @@ def data_spec(spec: str | Mapping[str, Any] | DataSpec, base: Path | None) -> Da
         try:
             return DataSpec.model_validate(cast("Mapping[str, Any]", spec))
         except ValidationError as error:
-            raise settings_error("data", error, DataSpec.model_fields) from error
+            raise _settings_error(error) from error
     is_file = spec.startswith("task:") or (base or Path()).joinpath(spec).exists() or spec.endswith((*READERS, ".gz"))
     is_hub = not is_file and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec) is not None
     return DataSpec(name=spec) if is_hub else DataSpec(path=spec)
+
+
+def _settings_error(error: ValidationError) -> ConfigError:
+    fault = error.errors()[0]
+    key = faulty_key(fault)
+    if fault["type"] == "extra_forbidden" and key in KEYS_OF_STAGE:
+        return ConfigError(f"data: unknown key `{key}`", "it is a key of a stage: write it beside `algorithm`")
+    return settings_error("data", error, DataSpec.model_fields)

@@ -74,7 +74,7 @@ def _check(config: PathConfig) -> Checked:
     faults = Faults()
     with faults.collect():
         make_trackers(config.trackers, Path(), project="", run_name="", base=config.base)
-    evaluations: Evaluations | None = None
+    evaluations: Evaluations | None = None  # checked before the stages, since its remedy for a bad row helps both
     with faults.collect():
         evaluations = Evaluations(config)
         evaluations.check()

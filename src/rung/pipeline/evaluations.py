@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rung.reward.decorator import Goal
 
 EvaluationSet = Literal["validation", "test"]
-REMEDY = "fix the row, or leave it out of the data: an evaluation reads every item"
+REMEDY = "fix or remove these rows: an evaluation reads every row of the file, whatever `on_bad_row` of a stage says"
 SETS: tuple[EvaluationSet, ...] = ("validation", "test")
 
 
