@@ -55,6 +55,24 @@ def test_columns_that_no_reward_and_no_metric_reads_are_listed(tmp_path: Path) -
     assert f"rl: {told}level, note" in check(config(tmp_path, rewarded)).notes
 
 
+def test_plain_prompts_for_a_model_with_a_chat_template_are_noticed(tmp_path: Path) -> None:
+    """Not if the config says how prompts are asked, not of raw text or chats, and not of the shipped tasks."""
+
+    def noticed(**more: Any) -> int:
+        return sum("notice: the prompts are plain text" in note for note in check(config(tmp_path, **more)).notes)
+
+    def config(folder: Path, data: str = "rows.jsonl", **more: Any) -> PathConfig:
+        raw = {"name": "p", "model": "tiny:llama", "stages": [SFT | {"data": data}], **more}
+        return parse_config(raw, source="test", base=folder)
+
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    write_rows(tmp_path, {"rows": [{"prompt": "a", "completion": "b"}], "raw": [{"text": "a b c"}], "chats": [chat]})
+    assert noticed() == 1
+    for template in ("chat", None, "Q: {prompt}"):
+        assert noticed(prompt_template=template) == 0
+    assert [noticed(data=name) for name in ("raw.jsonl", "chats.jsonl", "task:arithmetic/sft")] == [0, 0, 0]
+
+
 def test_each_stage_has_its_row(tmp_path: Path) -> None:
     asked = config(
         tmp_path,

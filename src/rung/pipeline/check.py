@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from rung.models.stops import stop_ids
 from rung.models.vocabulary import check_special_tokens, num_embeddings
 from rung.pipeline.evaluations import SETS, Evaluations
 from rung.pipeline.model_size import resolve_by_model, size_of_model
+from rung.pipeline.notices import shared_prompts, unread_columns, unused_template
 from rung.pipeline.requirements import check_requirements
 from rung.pipeline.stage_data import StageData, check_ids, check_positions, read_stage_data
 from rung.pipeline.stage_rewards import check_rewards
@@ -123,23 +124,16 @@ def _check_stage(
         checked.data[stage.name] = read
         columns |= evaluations.metrics.columns_read(read.report.columns)
         row |= _training_columns(stage, len(read.train))
-        lines = (*read.report.lines(), *_unread(read.report.columns, columns), *_notes(algorithm, stage))
+        unused = unused_template(config, read, tokenizer)
+        lines = (
+            *read.report.lines(),
+            *unread_columns(read.report.columns, columns),
+            *unused,
+            *_notes(algorithm, stage),
+        )
         checked.notes.extend(f"{stage.name}: {line}" for line in lines)
-        checked.notes.extend(_shared_prompts(stage.name, read, evaluations))
+        checked.notes.extend(shared_prompts(stage.name, read, evaluations))
     checked.rows.append(row)
-
-
-def _shared_prompts(stage: str, data: StageData, evaluations: Evaluations) -> list[str]:
-    """A warning for each evaluation set with prompts that a stage trains on."""
-    trained = {one.example.group for one in data.train}
-    told = []
-    for evaluation_set in SETS:
-        items = evaluations.items(evaluation_set)
-        shared = sum(item.group in trained for item in items)
-        if shared:
-            place = f"{shared} of {len(items)} items of `evaluate.{evaluation_set}`"
-            told.append(f"warning: stage `{stage}` trains on the prompts of {place}, which it may remember")
-    return told
 
 
 def _notes(algorithm: Algorithm, stage: StageConfig) -> list[str]:
@@ -147,12 +141,6 @@ def _notes(algorithm: Algorithm, stage: StageConfig) -> list[str]:
     if algorithm.data_kind() != "prompts":
         return algorithm.notes(1)
     return algorithm.notes(resolved(stage.updates.epochs) * resolved(stage.updates.minibatches))
-
-
-def _unread(columns: Collection[str], read: Collection[str]) -> list[str]:
-    """A line with the columns of the data that no format, reward or metric reads; no line if there are none."""
-    left = [name for name in columns if name not in read]
-    return [f"columns kept for rewards and metrics: {', '.join(left)}"] if left else []
 
 
 def _check_training(
