@@ -112,7 +112,7 @@ def test_a_delimiter_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt^completion\n2+2?^4\n")
     with pytest.raises(DataError, match=r"its columns \(prompt\^completion\) match no known format") as caught:
         load_examples("a.csv", base=tmp_path)
-    assert caught.value.remedy.startswith("set `delimiter` to the character between the fields, or use `columns:`")
+    assert caught.value.remedy.startswith("set `delimiter` to the character between the fields, or tell which column")
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n')
     with pytest.raises(DataError, match="`delimiter` is set, but the file is not CSV or TSV"):
         load_examples({"path": "a.jsonl", "delimiter": ";"}, base=tmp_path)

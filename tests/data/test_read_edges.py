@@ -2,9 +2,11 @@
 
 import gzip
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rung.data.formats import FORMATS, detect
 from rung.data.read import Row, read_path
@@ -137,6 +139,25 @@ def test_32_rows_spread_over_all_decide() -> None:
 def test_rows_of_no_format_are_told_their_columns() -> None:
     with pytest.raises(DataError, match=r"a, row 1: its columns \(x, y\) match no known format"):
         detect(rows({"x": 1, "y": 2}))
+    ticket = {"id": "7", "Ticket Text": "It does not start.", "Category": "fault"}
+    with pytest.raises(DataError, match=r"its columns \(id, Ticket Text, Category\) match no known format") as caught:
+        detect(rows(ticket, ticket))
+    assert "`columns: {prompt: Ticket Text, completion: Category}` beside `path`" in caught.value.remedy
+    assert caught.value.remedy.count("; ") == 3  # three formats
+    assert "prompt-completion (prompt, completion" in caught.value.remedy
+
+
+def test_the_columns_that_are_told_can_be_used() -> None:
+    """Names that YAML would read otherwise are quoted; a format is near if its signature has the columns."""
+    odd = {"a: b": "which one?", "#": "c"}
+    with pytest.raises(DataError) as caught:
+        detect(rows(odd))
+    line = re.search(r"`(columns: .*?)` beside", caught.value.remedy)
+    assert line is not None
+    columns = yaml.safe_load(line[1])["columns"]
+    assert columns == {"prompt": "a: b", "completion": "#"}
+    with pytest.raises(DataError, match="helpsteer"):
+        detect(rows({"response": "b", "correctness": 3}))
     assert FORMATS.find("text").name == "text"
     with pytest.raises(ConfigError, match="there is no format `txt`"):
         FORMATS.find("txt")
