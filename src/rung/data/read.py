@@ -23,6 +23,7 @@ from rung.errors import DataError
 
 MAX_BYTES = 2**30  # of a file that is read as a whole, and of a line; a compressed file may expand without end
 MAX_ENTRIES = 200_000  # of a folder with data
+_UTF8 = "save the file as UTF-8; Excel calls it `CSV UTF-8` in its list of file types"
 MAX_CSV_FIELD = 2**31 - 1  # Python's default of 128 KiB is too short for many documents
 
 
@@ -284,4 +285,4 @@ def _decode(raw: bytes, name: str) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise DataError(f"{name}, line {line} is not UTF-8 (byte {error.start})", "save the file as UTF-8") from error
+        raise DataError(f"{name}, line {line} is not UTF-8 (byte {error.start})", _UTF8) from error

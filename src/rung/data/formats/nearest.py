@@ -40,7 +40,8 @@ def nearest(columns: Sequence[str], formats: Sequence[Format]) -> list[Format]:
     """Three formats, those whose signatures have most of the columns first, then the usual ones."""
     names = {column.casefold() for column in columns}
     near = {form.name: len(names & set(re.findall(r"\w+", form.signature.casefold()))) for form in formats}
-    return sorted(formats, key=lambda form: (-near[form.name], form.name not in USUAL))[:NUM_NEAREST]
+    order = [*USUAL, *(form.name for form in formats)]
+    return sorted(formats, key=lambda form: (-near[form.name], order.index(form.name)))[:NUM_NEAREST]
 
 
 def _length(rows: Sequence[Mapping[str, Any]], name: str) -> int:
