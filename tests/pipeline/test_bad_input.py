@@ -111,7 +111,12 @@ def written(config: dict[str, Any]) -> str:
         pytest.param(
             SFT | {"data": "latin.jsonl"}, "latin.jsonl, row 2: the line is not UTF-8", "fix the row", id="not UTF-8"
         ),
-        pytest.param(SFT | {"data": "latin.csv"}, "latin.csv, line 3 is not UTF-8", "Excel calls it `CSV UTF-8`", id="csv not UTF-8"),
+        pytest.param(
+            SFT | {"data": "latin.csv"},
+            "latin.csv, line 3 is not UTF-8",
+            "Excel calls it `CSV UTF-8`",
+            id="csv not UTF-8",
+        ),
         pytest.param(DPO | {"data": "same.jsonl"}, "same.jsonl, row 2", "on_bad_row", id="chosen equals rejected"),
         pytest.param(
             SFT | {"data": "long.jsonl", "max_prompt_length": 20, "on_overlong": "error"},

@@ -10,7 +10,7 @@ import pytest
 from helpers.rows import write_rows
 from rung.artifacts.lineage import Lineage, StageRecord
 from rung.config import PathConfig, parse_config
-from rung.errors import ConfigError
+from rung.errors import ConfigError, RewardError
 from rung.pipeline.check import check
 from rung.pipeline.runner import Run
 
@@ -157,3 +157,28 @@ def test_items_whose_prompts_are_trained_on_are_told(tmp_path: Path) -> None:
     assert re.match(r"warning: stage `sft` trains on the prompts of \d+ of \d+ items of `evaluate.validation`", told)
     raw["evaluate"]["validation"]["share"] = {"from": 0.8}
     assert warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"columns": {"answer": "Category"}}, "`Category` is read as `completion`; use `ground_truth`: write "),
+        ({"columns": {"answer": "Kind"}}, "`Kind` is read as `level`; use `level`: write `columns: {answer: level}`"),
+        ({"columns": {"answer": "nothing"}}, "write `columns: {answer: ...}`; "),
+    ],
+)
+def test_a_metric_or_reward_of_a_renamed_column_is_told_its_new_name(
+    tmp_path: Path, entry: dict[str, Any], said: str
+) -> None:
+    rows = [{"Ticket": f"{i}?", "Category": "b", "Kind": "c"} for i in range(6)]
+    write_rows(tmp_path, {"tickets": rows})
+    data = {"path": "tickets.jsonl", "columns": {"prompt": "Ticket", "completion": "Category", "level": "Kind"}}
+    scored = [{"name": "exact_match", **entry}]
+    rewarded = {"name": "rl", "algorithm": "grpo", "data": data, "rewards": scored}
+    for asked in (
+        config(tmp_path, rewarded),
+        config(tmp_path, SFT | {"data": data}, evaluate={"validation": data, "metrics": scored}),
+    ):
+        with pytest.raises(RewardError) as caught:
+            check(asked)
+        assert caught.value.remedy.startswith(said)

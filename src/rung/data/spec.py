@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from rung.data.column_map import template_columns
+from rung.data.column_map import GROUP, template_columns
 from rung.data.read import READERS
 from rung.errors import ConfigError
 from rung.utils.messages import faulty_key, settings_error
@@ -93,6 +93,16 @@ def data_spec(spec: str | Mapping[str, Any] | DataSpec, base: Path | None) -> Da
     is_file = spec.startswith("task:") or (base or Path()).joinpath(spec).exists() or spec.endswith((*READERS, ".gz"))
     is_hub = not is_file and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec) is not None
     return DataSpec(name=spec) if is_hub else DataSpec(path=spec)
+
+
+def renamed_columns(spec: object) -> dict[str, str]:
+    """The columns of a data set that `columns` reads under another name, and that name; empty for rows and mixtures.
+
+    >>> renamed_columns({"path": "a.csv", "columns": {"prompt": "Ticket", "completion": "Category"}})
+    {'Ticket': 'prompt', 'Category': 'completion'}
+    """
+    columns = spec.columns if isinstance(spec, DataSpec) else spec.get("columns") if isinstance(spec, Mapping) else {}
+    return {theirs: ours for ours, theirs in dict(columns or {}).items() if theirs != ours and ours != GROUP}
 
 
 def _settings_error(error: ValidationError) -> ConfigError:

@@ -17,6 +17,7 @@ from rung.artifacts.start import model_hash
 from rung.data.load import load_examples
 from rung.data.prompting import Prompting
 from rung.data.records import Example, as_prompt
+from rung.data.spec import renamed_columns
 from rung.data.splits import sample
 from rung.data.templates import LIMITS
 from rung.errors import CheckpointError, ConfigError, error_context
@@ -117,7 +118,8 @@ class Evaluations:
         for evaluation_set in SETS:
             examples = self.items(evaluation_set)
             if examples:
-                self.metrics.check(set.intersection(*(set(as_prompt(example).columns) for example in examples)))
+                columns = set.intersection(*(set(as_prompt(example).columns) for example in examples))
+                self.metrics.check(columns, renamed_columns(self._data(evaluation_set)))
             elif evaluation_set == "validation" and self.block.metrics:
                 what = "`evaluate.metrics` is set without `evaluate.validation`"
                 raise ConfigError(what, "set `evaluate.validation` to the data to evaluate on")
@@ -216,10 +218,12 @@ class Evaluations:
         return None
 
     def _examples(self, evaluation_set: EvaluationSet) -> list[Example]:
+        data = self._data(evaluation_set)
+        return [] if data is None else self._load(data)
+
+    def _data(self, evaluation_set: EvaluationSet) -> str | dict[str, Any] | Mixture | None:
         spec = self.block.validation if evaluation_set == "validation" else self.block.test
-        if spec is None:
-            return []
-        return self._load(self.config.data_of(spec))
+        return None if spec is None else self.config.data_of(spec)
 
     def _load(self, data: str | dict[str, Any] | Mixture) -> list[Example]:
         examples, _ = load_examples(data, base=self.config.base, seed=self.config.seed, remedy=REMEDY)
