@@ -44,11 +44,43 @@ def test_a_template_makes_a_column_of_others(tmp_path: Path) -> None:
 
 
 def test_a_column_that_a_template_needs_is_named(tmp_path: Path) -> None:
+    rows = [{"q": "2+2?", "ans": "4"}, {"q": "2+2?", "ans": "4", "story": "a"}]
     with pytest.raises(DataError, match=r"row 1: the row has no column `story` \(`columns:` names it; .* q, ans\)"):
-        loaded(tmp_path, [{"q": "2+2?", "ans": "4"}], columns={"prompt": "{story} {q}"})
+        loaded(tmp_path, rows, columns={"prompt": "{story} {q}"})
     for value, found in ((None, "null"), (["a"], "list")):
         with pytest.raises(DataError, match=rf"row 2: `q` is part of a template, .*found {found}"):
             loaded(tmp_path, [{"q": "a", "ans": "4"}, {"q": value, "ans": "5"}], columns={"prompt": "Q: {q}"})
+
+
+@pytest.mark.parametrize(
+    ("columns", "what", "remedy"),
+    [
+        (
+            {"prompt": "Ticket Text", "completion": "category"},
+            "`category` as `completion`",
+            "did you mean `Category`? ",
+        ),
+        (
+            {"prompt": "Ticket Text", "completion": "CATEGORY"},
+            "`CATEGORY` as `completion`",
+            "did you mean `Category`? ",
+        ),
+        ({"prompt": "{Tickt Text}?"}, "`Tickt Text` as `prompt`", "did you mean `Ticket Text`? "),
+        ({"group": "page"}, "`page` as `group`", "known: Category, Ticket Text"),
+        (
+            {"Ticket Text": "prompt", "Category": "completion"},
+            "`prompt` as `Ticket Text`",
+            "write `prompt: Ticket Text`",
+        ),
+    ],
+)
+def test_a_column_that_no_row_has_is_a_mistake_of_the_config(
+    tmp_path: Path, columns: dict[str, str], what: str, remedy: str
+) -> None:
+    rows = [{"Ticket Text": "a", "Category": "b"}, {"Ticket Text": "c", "Category": "d"}]
+    with pytest.raises(ConfigError, match=rf"rows\.jsonl: `columns` reads {what}, but no row has") as caught:
+        loaded(tmp_path, rows, columns=columns)
+    assert caught.value.remedy.startswith(remedy)
 
 
 @pytest.mark.parametrize(

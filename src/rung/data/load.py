@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from rung.data.column_map import group_of, mapped
+from rung.data.column_map import check_columns, group_of, mapped
 from rung.data.formats import FORMATS, Format, detect, strip_repeated_prompts
 from rung.data.mixtures import Mixture, drawn
 from rung.data.pairing import pairs_by
@@ -60,6 +60,7 @@ def load_examples(
         raise DataError(f"{settings.place}: the data set has no rows", "add at least one row")
 
     report = DataReport(rows=len(rows))
+    check_columns(rows, settings.columns, settings.place)
     rows = _with_all_columns([mapped(row, settings.columns) for row in rows])
     form = FORMATS.find(settings.format, base) if settings.format else detect(rows)
     report.formats[form.name] = len(rows)
