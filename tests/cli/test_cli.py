@@ -59,7 +59,7 @@ BROKEN = {
         (["sft.data=latin.jsonl"], "UTF-8", ""),
         (["dpo.data=same.jsonl"], "same.jsonl", ""),
         (["sft.data=silent.jsonl"], "silent.jsonl", ""),
-        (["sft.max_prompt_length=3", "sft.on_overlong=error"], "train.jsonl:1", "on_overlong"),
+        (["sft.max_prompt_length=3", "sft.on_overlong=error"], "train.jsonl, row 1", "on_overlong"),
         (["sft.adapter={lora: {rank: 4}}"], "`adapter.lora.rank`", "r"),
         (["trackers=[wandbb]"], "wandbb", "wandb"),
         (["name=../out"], "../out", "letters"),

@@ -178,7 +178,7 @@ def test_answers_to_one_prompt_become_a_pair_by_a_rating(tmp_path: Path) -> None
     assert report.dropped[cause].first == ["rows.jsonl:4"]
     with pytest.raises(DataError, match="no example is left"):
         load_examples({"path": "rows.jsonl", "pairs_by": "correctness"}, base=tmp_path)
-    with pytest.raises(DataError, match=r"rows.jsonl:1: `level` is not a finite number") as caught:
+    with pytest.raises(DataError, match=r"rows.jsonl, row 1: `level` is not a finite number") as caught:
         load_examples({"path": "rows.jsonl", "pairs_by": "level"}, base=tmp_path)
     assert "helpfulness" in caught.value.remedy
 

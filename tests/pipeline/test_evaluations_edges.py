@@ -49,7 +49,7 @@ def test_an_item_and_its_answer_may_fill_the_positions_and_no_more(tmp_path: Pat
     model, tokenizer = load_model("tiny:llama", seed=0)
     exam(tmp_path, max_completion_length=504).check_prompts("validation", 0, model, tokenizer)
     with pytest.raises(
-        ConfigError, match=r"items.jsonl:1: 8 prompt tokens with 0 shots and 505 completion tokens exceed .* 512"
+        ConfigError, match=r"items.jsonl, row 1: 8 prompt tokens with 0 shots and 505 completion tokens exceed .* 512"
     ):
         exam(tmp_path, max_completion_length=505).check_prompts("validation", 0, model, tokenizer)
 

@@ -146,7 +146,7 @@ class Evaluations:
         for example, num_tokens in zip(examples, lengths, strict=True):
             if positions is not None and num_tokens + self._max_completion_length > positions:
                 what = (
-                    f"{example.source}: {num_tokens} prompt tokens with {num_shots} shots and "
+                    f"{example.place}: {num_tokens} prompt tokens with {num_shots} shots and "
                     f"{self._max_completion_length} completion tokens exceed the model's {positions} positions"
                 )
                 raise ConfigError(what, "lower `evaluate.max_completion_length` or `shots`, or remove the row")
