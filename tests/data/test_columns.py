@@ -8,6 +8,7 @@ import pytest
 
 from rung.data.load import load_examples
 from rung.errors import ConfigError, DataError
+from rung.utils.yaml_file import parse_yaml
 
 
 def loaded(folder: Path, rows: list[dict[str, Any]], **spec: Any) -> list[Any]:
@@ -191,3 +192,31 @@ def test_labelled_answers_to_one_prompt_become_a_pair(tmp_path: Path) -> None:
         loaded(tmp_path, [row | {"completion": "x"} for row in rows], pairs_by="label")
     with pytest.raises(DataError, match="`pairs_by` needs rows with one answer, but this row is prompt data"):
         loaded(tmp_path, [{"prompt": "a", "level": 1}], pairs_by="level")
+
+
+@pytest.mark.parametrize(
+    ("spec", "what", "remedy"),
+    [
+        ({"columns": "completion:Category"}, "`columns` is 'completion:Category'", "with a space after each colon"),
+        ({"columns": ["Category"]}, r"`columns` is \['Category'\]", "`columns: {prompt: <a column>, completion:"),
+        ({"columns": {"prompt": None}}, "the entry `prompt` is None", "`columns: {prompt: <a column>, completion:"),
+        ({"columns": {"prompt": 0}}, "the entry `prompt` is 0", 'write `prompt: "0"`'),
+        ({"share": 0.7}, "`share` is 0.7", "write `share: {to: 0.7}`; the rest of the rows is `share: {from: 0.7}`"),
+        ({"share": "70 %"}, "`share` is '70 %'", "write `share: {to: 0.7}`"),
+    ],
+)
+def test_a_value_of_another_form_is_told_the_right_one(spec: dict[str, Any], what: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=f"data: .*{what}") as caught:
+        load_examples({"path": "none.jsonl", **spec})
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "text", ["columns: {prompt: Ticket, completion:Category}", "gate: {metric: a, completion:Category}"]
+)
+def test_an_entry_without_a_space_after_its_colon_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match="line 1: the entry `completion:Category` has no space") as caught:
+        parse_yaml(text, "a.yaml")
+    assert caught.value.remedy == "write `completion: Category`"
+    kept = {"trl:think": {"weight": 2}, "./judge.py:fields": None, "a": "b:c"}
+    assert parse_yaml("{trl:think: {weight: 2}, ./judge.py:fields: null, a: b:c}", "a.yaml") == kept

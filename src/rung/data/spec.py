@@ -61,6 +61,27 @@ class DataSpec(BaseModel):
             raise ConfigError(f"`delimiter` is {delimiter!r}", "give one character, such as `;`, or `tab`")
         return delimiter
 
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _names_by_names(cls, columns: object) -> object:
+        form = "`columns: {prompt: <a column>, completion: <a column>}`"
+        if not isinstance(columns, Mapping):
+            raise ConfigError(f"`columns` is {columns!r:.80}", f"write {form}, with a space after each colon")
+        for ours, theirs in columns.items():
+            if not isinstance(theirs, str):
+                remedy = f'write `{ours}: "{theirs}"`' if isinstance(theirs, int | float) else f"write {form}"
+                raise ConfigError(f"`columns`: the entry `{ours}` is {theirs!r:.80}, not the name of a column", remedy)
+        return columns
+
+    @field_validator("share", mode="before")
+    @classmethod
+    def _share_is_an_interval(cls, share: object) -> object:
+        if share is None or isinstance(share, Mapping | ShareSpec):
+            return share
+        to = share if isinstance(share, int | float) and not isinstance(share, bool) and 0 < share < 1 else 0.7
+        rest = f"the rest of the rows is `share: {{from: {to}}}`"
+        raise ConfigError(f"`share` is {share!r:.80}, not an interval", f"write `share: {{to: {to}}}`; {rest}")
+
     @field_validator("columns")
     @classmethod
     def _readable_templates(cls, columns: dict[str, str]) -> dict[str, str]:
