@@ -84,10 +84,10 @@ def test_each_stage_has_its_row(tmp_path: Path) -> None:
     assert checked.rows[0] == {
         "stage": "ask",
         "algorithm": "prompt",
-        "from": None,
+        "from": "tiny:llama",
         **dict.fromkeys(("data", "rows", "lr", "batch", "length")),
     }
-    first = {"stage": "sft", "algorithm": "sft", "from": None, "data": "train", "rows": 6}
+    first = {"stage": "sft", "algorithm": "sft", "from": "ask", "data": "train", "rows": 6}
     assert checked.rows[1] == first | {"lr": 0.25, "batch": 3, "length": "7 steps"}
     assert checked.rows[2]["data"] == "rows.jsonl"
     assert (checked.rows[2]["from"], checked.rows[2]["length"]) == ("sft", "1.5 epochs")
@@ -182,3 +182,49 @@ def test_a_metric_or_reward_of_a_renamed_column_is_told_its_new_name(
         with pytest.raises(RewardError) as caught:
             check(asked)
         assert caught.value.remedy.startswith(said)
+
+
+def test_a_stage_shows_the_model_from_which_it_starts(tmp_path: Path) -> None:
+    """The model of the path, the stage before it, or the last promoted one if its gate decides that."""
+    stages = [SFT | {"name": name} for name in ("one", "two", "three")]
+    stages[1] = stages[1] | {"gate": {"metric": "exact_match"}}
+    evaluate = {"validation": "train", "metrics": ["exact_match"]}
+    checked = check(config(tmp_path, *stages, SFT | {"name": "four", "from": "one"}, evaluate=evaluate))
+    assert [row["from"] for row in checked.rows] == ["tiny:llama", "one", "last promoted", "one"]
+
+
+def test_evaluation_sets_are_told_with_their_size_and_longest_prompt(tmp_path: Path) -> None:
+    write_rows(tmp_path, {"shots": [{"prompt": "a", "completion": "b"}]})
+    evaluate = {"validation": "train", "test": {"path": "rows.jsonl", "limit": 2}, "shots_from": "shots.jsonl"}
+    asked = config(tmp_path, SFT, evaluate=evaluate | {"shots": [0, 1], "max_completion_length": 4})
+    told = [note for note in check(asked).notes if "items, the longest prompt" in note]
+    assert len(told) == 4
+    assert told[0].startswith("validation: 6 items, the longest prompt has ")
+    assert told[1].endswith(" tokens with 1 shots")
+    assert told[2].startswith("test: 2 items, ")
+
+
+def test_a_completion_length_below_that_of_the_answers_is_warned_of(tmp_path: Path) -> None:
+    """The answers are of 12 letters, with the end 13 tokens; the p99 of 100 answers leaves one longer one out."""
+    rows = [{"prompt": f"{i}?", "completion": "abcdefghijkl"} for i in range(99)]
+    write_rows(tmp_path, {"letters": [*rows, {"prompt": "x?", "completion": "a" * 40}]})
+
+    def warned(limit: int) -> list[str]:
+        rollout = {"max_completion_length": limit, "batch_size": 2}
+        rl = {
+            "name": "rl",
+            "algorithm": "grpo",
+            "data": "letters.jsonl",
+            "rewards": [{"name": "exact_match", "columns": {"answer": "ground_truth"}}],
+            "rollout": rollout,
+        }
+        evaluate = {"validation": "letters.jsonl", "max_completion_length": limit}
+        return [
+            note for note in check(config(tmp_path, rl, evaluate=evaluate)).notes if "max_completion_length" in note
+        ]
+
+    assert warned(13) == []
+    rollout, evaluation = warned(12)
+    what = "max_completion_length` 12 is below the 13 tokens of the answers"
+    assert rollout.startswith(f"rl: warning: `rollout.{what} (p99)")
+    assert evaluation.startswith(f"warning: `evaluate.{what} of `evaluate.validation` (p99)")

@@ -26,7 +26,13 @@ from rung.models.stops import stop_ids
 from rung.models.vocabulary import check_special_tokens, num_embeddings
 from rung.pipeline.evaluations import SETS, Evaluations
 from rung.pipeline.model_size import resolve_by_model, size_of_model
-from rung.pipeline.notices import shared_prompts, unread_columns, unused_template
+from rung.pipeline.notices import (
+    cut_answers_of_evaluation,
+    cut_answers_of_rollout,
+    shared_prompts,
+    unread_columns,
+    unused_template,
+)
 from rung.pipeline.requirements import check_requirements
 from rung.pipeline.stage_data import StageData, check_ids, check_positions, read_stage_data
 from rung.pipeline.stage_rewards import check_rewards
@@ -93,7 +99,7 @@ def _check(config: PathConfig) -> Checked:
         with faults.collect():
             _check_stage(checked, stage, *loaded, faults)
     if not faults.found:
-        _check_evaluations(config, evaluations, *loaded)
+        checked.notes.extend(_check_evaluations(config, evaluations, *loaded))
     faults.raise_found()
     return checked
 
@@ -117,14 +123,14 @@ def _check_stage(
         _check_start(config, stage)
     if not faults.found:  # the models from which earlier stages start are looked up again
         _check_same_tokenizers(config, stage)
-    row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": stage.start}
+    row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": _start(config, stage)}
     row |= dict.fromkeys(("data", "rows", "lr", "batch", "length"))
     if algorithm.data_kind() is not None:
         read, columns = _check_training(config, stage, algorithm, model, tokenizer, faults)
         checked.data[stage.name] = read
         columns |= evaluations.metrics.columns_read(read.report.columns)
         row |= _training_columns(stage, len(read.train))
-        unused = unused_template(config, read, tokenizer)
+        unused = [*unused_template(config, read, tokenizer), *cut_answers_of_rollout(stage, read, tokenizer)]
         lines = (
             *read.report.lines(),
             *unread_columns(read.report.columns, columns),
@@ -200,13 +206,30 @@ def _policies(stages: Sequence[StageConfig], config: PathConfig) -> list[StageCo
 
 def _check_evaluations(
     config: PathConfig, evaluations: Evaluations, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Raises UserError for an evaluation item whose few-shot prompt does not fit the model, for any number of shots."""
+) -> list[str]:
+    """A line with the size of each evaluation set, and warnings.
+
+    Raises UserError for an item whose few-shot prompt does not fit the model, for any number of shots.
+    """
     evaluations.metrics.check_policy(tokenizer)
-    for num_shots in sorted({count for stage in config.stages for count in config.shots_of(stage)}):
-        for evaluation_set in SETS:
-            if evaluations.items(evaluation_set):
-                evaluations.check_prompts(evaluation_set, num_shots, model, tokenizer)
+    told = []
+    for evaluation_set in (each for each in SETS if evaluations.items(each)):
+        for num_shots in sorted({count for stage in config.stages for count in config.shots_of(stage)}):
+            longest = evaluations.check_prompts(evaluation_set, num_shots, model, tokenizer)
+            shots = f" with {num_shots} shots" if num_shots else ""
+            size = len(evaluations.items(evaluation_set))
+            told.append(f"{evaluation_set}: {size} items, the longest prompt has {longest} tokens{shots}")
+        told += cut_answers_of_evaluation(evaluations, evaluation_set, tokenizer)
+    return told
+
+
+def _start(config: PathConfig, stage: StageConfig) -> str:
+    """The model from which a stage starts, in words: `last promoted` if a gate decides it during the run."""
+    earlier = _policies(config.stages[: config.stages.index(stage)], config)
+    if stage.start is not None or not earlier:
+        return stage.start or config.model
+    trains = make_algorithm(earlier[-1].algorithm, config.base).data_kind() is not None
+    return "last promoted" if trains and config.gate_of(earlier[-1]) is not None else earlier[-1].name
 
 
 def _check_start(config: PathConfig, stage: StageConfig) -> None:

@@ -136,23 +136,28 @@ class Evaluations:
         num_shots: int,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-    ) -> None:
-        """Raises UserError, naming the row, if the prompt of an item with `num_shots` shots does not fit the model."""
+    ) -> int:
+        """The number of tokens of the longest prompt of an item with `num_shots` shots.
+
+        Raises UserError, naming the row, for an item whose prompt does not fit the model.
+        """
         examples, shots = self.items(evaluation_set), self.shots(num_shots)
         check_items(examples, shots)
         positions = num_positions(model)
         with LIMITS:
             lengths = [len(encode_question(example, shots, tokenizer)) for example in examples]
         for example, num_tokens in zip(examples, lengths, strict=True):
-            if positions is not None and num_tokens + self._max_completion_length > positions:
+            if positions is not None and num_tokens + self.max_completion_length > positions:
                 what = (
                     f"{example.place}: {num_tokens} prompt tokens with {num_shots} shots and "
-                    f"{self._max_completion_length} completion tokens exceed the model's {positions} positions"
+                    f"{self.max_completion_length} completion tokens exceed the model's {positions} positions"
                 )
                 raise ConfigError(what, "lower `evaluate.max_completion_length` or `shots`, or remove the row")
+        return max(lengths)
 
     @property
-    def _max_completion_length(self) -> int:
+    def max_completion_length(self) -> int:
+        """The longest completion in tokens."""
         assert isinstance(self.block.max_completion_length, int), "the config is resolved"
         return self.block.max_completion_length
 
@@ -192,7 +197,7 @@ class Evaluations:
                 self.metrics,
                 shots=shots,
                 sampling=Sampling(
-                    max_completion_length=self._max_completion_length,
+                    max_completion_length=self.max_completion_length,
                     temperature=self.block.temperature,
                     stop=self.block.stop,
                     skip_special_tokens=self.block.skip_special_tokens,

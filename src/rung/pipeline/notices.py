@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rung.config import PathConfig
-from rung.pipeline.evaluations import SETS, Evaluations
+from rung.config import PathConfig, StageConfig
+from rung.data.report import quantiles
+from rung.data.tokens import tokens
+from rung.evaluation.fewshot import answer, last_text
+from rung.pipeline.evaluations import SETS, Evaluations, EvaluationSet
 from rung.pipeline.stage_data import StageData
+from rung.pipeline.stage_settings import resolved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,3 +47,33 @@ def unused_template(config: PathConfig, data: StageData, tokenizer: PreTrainedTo
         return []
     what = f"notice: the prompts are plain text, but {config.model} has a chat template"
     return [f"{what}; set `prompt_template: chat` to use it, or `prompt_template: null` not to"]
+
+
+def cut_answers_of_rollout(stage: StageConfig, data: StageData, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """A warning if a stage that samples cuts off answers as long as those of its rows, which are `ground_truth`."""
+    if data.train[0].answers:
+        return []
+    limit = resolved(stage.rollout.max_completion_length)
+    answers = [one.example.columns.get("ground_truth") for one in data.all]
+    return _cut_answers("rollout.max_completion_length", limit, answers, tokenizer)
+
+
+def cut_answers_of_evaluation(
+    evaluations: Evaluations, evaluation_set: EvaluationSet, tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """A warning if an evaluation cuts off answers as long as those of its items."""
+    answers = [answer(item) for item in evaluations.items(evaluation_set)]
+    texts = [None if each is None else last_text(each) for each in answers]
+    limit = evaluations.max_completion_length
+    return _cut_answers("evaluate.max_completion_length", limit, texts, tokenizer, f" of `evaluate.{evaluation_set}`")
+
+
+def _cut_answers(
+    key: str, limit: int, answers: Sequence[Any], tokenizer: PreTrainedTokenizerBase, of: str = ""
+) -> list[str]:
+    texts = [text for text in answers if isinstance(text, str)]
+    lengths = [len(tokens(text, tokenizer, special=False)[0]) + 1 for text in texts]  # with the token that ends it
+    if not lengths or limit >= (p99 := quantiles(lengths)["p99"]):
+        return []
+    what = f"warning: `{key}` {limit} is below the {p99} tokens of the answers{of} (p99)"
+    return [f"{what}, which a model could not give whole; raise it"]
