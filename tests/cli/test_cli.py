@@ -59,7 +59,7 @@ BROKEN = {
         (["sft.data=latin.jsonl"], "UTF-8", ""),
         (["dpo.data=same.jsonl"], "same.jsonl", ""),
         (["sft.data=silent.jsonl"], "silent.jsonl", ""),
-        (["sft.max_prompt_length=3", "sft.on_overlong=error"], "train.jsonl:1", "on_overlong"),
+        (["sft.max_prompt_length=3", "sft.on_overlong=error"], "train.jsonl, row 1", "on_overlong"),
         (["sft.adapter={lora: {rank: 4}}"], "`adapter.lora.rank`", "r"),
         (["trackers=[wandbb]"], "wandbb", "wandb"),
         (["name=../out"], "../out", "letters"),
@@ -181,7 +181,16 @@ def test_a_run_is_shown_measured_and_sampled_from(
         assert command("generate", name, *asked) == 0
         answers.append(capsys.readouterr().out)
     assert len(set(answers)) == 1
-    assert re.match(r"\[1/1\] 1\+1\?\n.*\n\[1/1\] 2\+1\?\n", answers[0], re.DOTALL)
+    assert re.match(r"\[1/2\] 1\+1\?\n.*\n\[2/2\] 2\+1\?\n", answers[0], re.DOTALL)
+
+    assert command("show") == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("short", "sft inconclusive", "yes")), told
+    (small_path / "runs" / "short" / "sft" / "DONE").write_text("{")
+    assert command("show") == 0
+    assert "short" in capsys.readouterr().out
+    assert command("show", "--output", "nowhere") == 2
+    assert "there is no run in nowhere" in capsys.readouterr().err
 
 
 def test_a_run_that_has_not_finished_is_shown_as_far_as_it_has_come(

@@ -157,6 +157,8 @@ def test_an_algorithm_of_ones_own_makes_a_stage_called_stage(tmp_path: Path) -> 
         ("outptu", "did you mean `output`"),
         ("beta", "`algorithm: {name: ..., beta: ...}`"),
         ("num_iterations", "`updates.epochs`"),
+        ("lr", "`learning_rate`"),
+        ("batch", "`batch_size`"),
     ],
 )
 def test_an_unknown_key_of_a_path_of_one_may_be_the_paths_or_the_stages(tmp_path: Path, key: str, remedy: str) -> None:

@@ -28,7 +28,7 @@ from rung.errors import DataError
     ],
 )
 def test_a_template_that_drops_the_system_message_once_an_answer_follows_is_refused(build, row) -> None:
-    with pytest.raises(DataError, match=r"rows:1: the chat template leaves out a system turn \('Be brief.'\)"):
+    with pytest.raises(DataError, match=r"rows, row 1: the chat template leaves out a system turn \('Be brief.'\)"):
         trained([row], build(chat=SYSTEM_LAST, adds_bos=True))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from rung.data.load import load_examples
 from rung.errors import ConfigError, DataError
+from rung.utils.yaml_file import parse_yaml
 
 
 def loaded(folder: Path, rows: list[dict[str, Any]], **spec: Any) -> list[Any]:
@@ -44,11 +45,43 @@ def test_a_template_makes_a_column_of_others(tmp_path: Path) -> None:
 
 
 def test_a_column_that_a_template_needs_is_named(tmp_path: Path) -> None:
+    rows = [{"q": "2+2?", "ans": "4"}, {"q": "2+2?", "ans": "4", "story": "a"}]
     with pytest.raises(DataError, match=r"row 1: the row has no column `story` \(`columns:` names it; .* q, ans\)"):
-        loaded(tmp_path, [{"q": "2+2?", "ans": "4"}], columns={"prompt": "{story} {q}"})
+        loaded(tmp_path, rows, columns={"prompt": "{story} {q}"})
     for value, found in ((None, "null"), (["a"], "list")):
         with pytest.raises(DataError, match=rf"row 2: `q` is part of a template, .*found {found}"):
             loaded(tmp_path, [{"q": "a", "ans": "4"}, {"q": value, "ans": "5"}], columns={"prompt": "Q: {q}"})
+
+
+@pytest.mark.parametrize(
+    ("columns", "what", "remedy"),
+    [
+        (
+            {"prompt": "Ticket Text", "completion": "category"},
+            "`category` as `completion`",
+            "did you mean `Category`? ",
+        ),
+        (
+            {"prompt": "Ticket Text", "completion": "CATEGORY"},
+            "`CATEGORY` as `completion`",
+            "did you mean `Category`? ",
+        ),
+        ({"prompt": "{Tickt Text}?"}, "`Tickt Text` as `prompt`", "did you mean `Ticket Text`? "),
+        ({"group": "page"}, "`page` as `group`", "known: Category, Ticket Text"),
+        (
+            {"Ticket Text": "prompt", "Category": "completion"},
+            "`prompt` as `Ticket Text`",
+            "write `prompt: Ticket Text`",
+        ),
+    ],
+)
+def test_a_column_that_no_row_has_is_a_mistake_of_the_config(
+    tmp_path: Path, columns: dict[str, str], what: str, remedy: str
+) -> None:
+    rows = [{"Ticket Text": "a", "Category": "b"}, {"Ticket Text": "c", "Category": "d"}]
+    with pytest.raises(ConfigError, match=rf"rows\.jsonl: `columns` reads {what}, but no row has") as caught:
+        loaded(tmp_path, rows, columns=columns)
+    assert caught.value.remedy.startswith(remedy)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +116,36 @@ def test_fields_are_separated_by_the_delimiter(tmp_path: Path, name: str, text: 
         assert (example.prompt, example.completion) == ("2+2?", "4")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "delimiter", "remedy"),
+    [
+        ("a.csv", "prompt;completion\n2+2?;4\n", None, '";"'),
+        ("a.csv", 'prompt;completion\n"2+2; quick?";4\n', None, '";"'),
+        ("a.csv", "prompt\tcompletion\n2+2?\t4\n", None, "tab"),
+        ("a.csv", "prompt|completion\n2+2?|4\n", None, '"|"'),
+        ("a.csv", "prompt,completion\n2+2?,4\n", ";", '","'),
+        ("a.tsv", "prompt,completion\n2+2?,4\n", None, '","'),
+        ("a.csv", "prompt, long;completion\n2+2?;4\n", None, '";"'),
+        ("a.csv", 'prompt, long;completion\n"a";4\n"b" ,c;4\n', None, None),
+        ("a.csv", 'prompt, long;completion\n"a, b";4\n', None, '";"'),
+    ],
+)
+def test_a_delimiter_that_was_forgotten_is_told(
+    tmp_path: Path, name: str, text: str, delimiter: str | None, remedy: str | None
+) -> None:
+    """By a header of one field, else if every row fits with one of the usual characters."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError) as caught:
+        load_examples({"path": name, "delimiter": delimiter}, base=tmp_path)
+    told = f"set `delimiter: {remedy}` beside `path`"
+    assert (caught.value.remedy == told) is (remedy is not None), caught.value
+
+
 def test_a_delimiter_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("prompt;completion\n2+2?;4\n")
-    with pytest.raises(DataError, match=r"its columns \(prompt;completion\) match no known format") as caught:
+    (tmp_path / "a.csv").write_text("prompt^completion\n2+2?^4\n")
+    with pytest.raises(DataError, match=r"its columns \(prompt\^completion\) match no known format") as caught:
         load_examples("a.csv", base=tmp_path)
-    assert caught.value.remedy.startswith("set `delimiter` to the character between the fields, or use `columns:`")
+    assert caught.value.remedy.startswith("set `delimiter` to the character between the fields, or tell which column")
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n')
     with pytest.raises(DataError, match="`delimiter` is set, but the file is not CSV or TSV"):
         load_examples({"path": "a.jsonl", "delimiter": ";"}, base=tmp_path)
@@ -121,7 +179,7 @@ def test_answers_to_one_prompt_become_a_pair_by_a_rating(tmp_path: Path) -> None
     assert report.dropped[cause].first == ["rows.jsonl:4"]
     with pytest.raises(DataError, match="no example is left"):
         load_examples({"path": "rows.jsonl", "pairs_by": "correctness"}, base=tmp_path)
-    with pytest.raises(DataError, match=r"rows.jsonl:1: `level` is not a finite number") as caught:
+    with pytest.raises(DataError, match=r"rows.jsonl, row 1: `level` is not a finite number") as caught:
         load_examples({"path": "rows.jsonl", "pairs_by": "level"}, base=tmp_path)
     assert "helpfulness" in caught.value.remedy
 
@@ -134,3 +192,31 @@ def test_labelled_answers_to_one_prompt_become_a_pair(tmp_path: Path) -> None:
         loaded(tmp_path, [row | {"completion": "x"} for row in rows], pairs_by="label")
     with pytest.raises(DataError, match="`pairs_by` needs rows with one answer, but this row is prompt data"):
         loaded(tmp_path, [{"prompt": "a", "level": 1}], pairs_by="level")
+
+
+@pytest.mark.parametrize(
+    ("spec", "what", "remedy"),
+    [
+        ({"columns": "completion:Category"}, "`columns` is 'completion:Category'", "with a space after each colon"),
+        ({"columns": ["Category"]}, r"`columns` is \['Category'\]", "`columns: {prompt: <a column>, completion:"),
+        ({"columns": {"prompt": None}}, "the entry `prompt` is None", "`columns: {prompt: <a column>, completion:"),
+        ({"columns": {"prompt": 0}}, "the entry `prompt` is 0", 'write `prompt: "0"`'),
+        ({"share": 0.7}, "`share` is 0.7", "write `share: {to: 0.7}`; the rest of the rows is `share: {from: 0.7}`"),
+        ({"share": "70 %"}, "`share` is '70 %'", "write `share: {to: 0.7}`"),
+    ],
+)
+def test_a_value_of_another_form_is_told_the_right_one(spec: dict[str, Any], what: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=f"data: .*{what}") as caught:
+        load_examples({"path": "none.jsonl", **spec})
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "text", ["columns: {prompt: Ticket, completion:Category}", "gate: {metric: a, completion:Category}"]
+)
+def test_an_entry_without_a_space_after_its_colon_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match="line 1: the entry `completion:Category` has no space") as caught:
+        parse_yaml(text, "a.yaml")
+    assert caught.value.remedy == "write `completion: Category`"
+    kept = {"trl:think": {"weight": 2}, "./judge.py:fields": None, "a": "b:c"}
+    assert parse_yaml("{trl:think: {weight: 2}, ./judge.py:fields: null, a: b:c}", "a.yaml") == kept

@@ -5,9 +5,9 @@ import importlib
 
 import pytest
 
-MODULES = """arrow batches chat collate encode fields load read records report splits tokens
+MODULES = """arrow batches chat collate delimiters encode fields load read records report splits tokens
     formats.alpaca formats.answers formats.format formats.pairs formats.problems formats.prompts formats.rated
-    formats.refused formats.registry formats.services formats.sharegpt formats.tatqa formats.transcripts
+    formats.nearest formats.refused formats.registry formats.services formats.sharegpt formats.tatqa formats.transcripts
     formats.unpaired column_map mixtures pairing spec"""
 
 

@@ -143,7 +143,7 @@ def test_an_answer_that_does_not_begin_as_sampling_does_is_an_error(build):
         chat="{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<eos>{% endfor %}"
         "{% if add_generation_prompt %}<turn>assistant\n# think{% endif %}"
     )
-    with pytest.raises(DataError, match=r"rows:1: .* begins the answer differently from its generation prompt"):
+    with pytest.raises(DataError, match=r"rows, row 1: .* begins the answer differently from its generation prompt"):
         run([{"messages": turns("hi", "yes")}], thinking)
 
 
@@ -158,7 +158,7 @@ def test_a_template_that_rewrites_the_prompt_is_an_error(build):
         chat="{% for m in messages %}<turn>{{ m['role'] }}\n{% if loop.last %}(last) {% endif %}"
         "{{ m['content'] }}<eos>{% endfor %}" + ASKED
     )
-    with pytest.raises(DataError, match=r"rows:1: .*writes the prompt differently once an answer follows"):
+    with pytest.raises(DataError, match=r"rows, row 1: .*writes the prompt differently once an answer follows"):
         run([{"messages": turns("u1", "a1", "u2", "a2")}], forgetful)
 
 
@@ -168,7 +168,7 @@ def test_turns_that_the_template_refuses_are_an_error_or_counted(build):
         "<turn>{{ m['role'] }}\n{{ m['content'] }}<eos>{% endfor %}" + ASKED
     )
     rows = [{"messages": [{"role": "system", "content": "s"}, *turns("u", "a")]}, {"messages": turns("u", "a")}]
-    with pytest.raises(DataError, match=r"rows:1: the chat template rejects the messages \(no system turns\)"):
+    with pytest.raises(DataError, match=r"rows, row 1: the chat template rejects the messages \(no system turns\)"):
         run(rows, strict)
     encoded, report = run(rows, strict, on_bad_row="skip", max_bad_share=0.5)
     assert len(encoded) == 1
@@ -206,7 +206,7 @@ def test_a_row_that_just_fits_is_kept(plain):
 
 def test_overlong_rows_can_be_an_error(plain):
     with pytest.raises(
-        DataError, match=r"rows:2: prompt and completion are longer than max_length 9 \(3 \+ 10 tokens\)"
+        DataError, match=r"rows, row 2: prompt and completion are longer than max_length 9 \(3 \+ 10 tokens\)"
     ):
         run(LONG, plain, max_length=9, on_overlong="error")
 

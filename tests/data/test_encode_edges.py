@@ -91,7 +91,7 @@ def test_a_prompt_that_leaves_no_token_for_an_answer_is_dropped() -> None:
     cause = "the prompt leaves no room for a completion within max_length 4"
     assert list(report.dropped) == [cause]
     assert list(report.noticed) == ["truncated to max_length 4"]
-    with pytest.raises(DataError, match=rf"x:4: {cause} \(4 tokens\)") as caught:
+    with pytest.raises(DataError, match=rf"x, row 4: {cause} \(4 tokens\)") as caught:
         encoded(rows[2:], max_length=4, on_overlong="error")
     assert "on_overlong: drop" in caught.value.remedy
 
@@ -106,7 +106,7 @@ def test_raw_text_has_no_prompt_limit_and_needs_two_tokens() -> None:
 
 def test_a_row_without_a_token_is_an_error_or_is_counted() -> None:
     rows = [make_example("prompt", "x:1", {}, prompt=""), make_example("prompt", "x:2", {}, prompt="a")]
-    with pytest.raises(DataError, match="x:1: the prompt has no token"):
+    with pytest.raises(DataError, match="x, row 1: the prompt has no token"):
         encoded(rows)
     made, report = encoded(rows, on_bad_row="skip", max_bad_share=0.5)
     assert [one.source for one in made] == ["x:2"]

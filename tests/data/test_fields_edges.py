@@ -166,5 +166,5 @@ def test_an_example_as_a_prompt_keeps_its_id_and_its_gold() -> None:
     bare = as_prompt(pair)
     assert (bare.chosen, bare.rejected, bare.margin, bare.label, bare.completions) == (None,) * 5
     assert dict(bare.columns) == {"k": 1}
-    with pytest.raises(DataError, match="x:2: raw text has no prompt to sample from"):
+    with pytest.raises(DataError, match="x, row 2: raw text has no prompt to sample from"):
         as_prompt(make_example("text", "x:2", {}, text="t"))

@@ -24,7 +24,7 @@ CASES = {
     "object.json": ('{"a":' * 50000, "the line is not valid JSON (more than 100 levels"),
     "digits.json": ("[" + "1" * 9999 + "]", "digits.json is not valid JSON (Exceeds the limit"),
     "header.csv": ('"prompt,completion', "header.csv: the header is not valid CSV"),
-    "quote.csv": ('prompt,completion\n"a,b\n', "quote.csv, row 1 is not valid CSV"),
+    "quote.csv": ('prompt,completion\n"a,b\n', "quote.csv, row 1 (line 2) is not valid CSV"),
     "nul.jsonl": ('{"prompt":"a\0","completion":"b"}', "row 1: the line is not valid JSON"),
     "tools.jsonl": ('{"messages":"' + "[" * 5000 + '"}', "match no known format"),
 }

@@ -60,7 +60,7 @@ def lines(template: str) -> list[str]:
         rendered(template)
     found = str(caught.value).splitlines()
     assert len(found) == 2
-    assert "rows:1: the chat template of `org/model` " in found[0]
+    assert "rows, row 1: the chat template of `org/model` " in found[0]
     return found
 
 

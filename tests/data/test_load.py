@@ -72,7 +72,7 @@ def test_mapped_columns_take_the_place_of_ours(tmp_path):
     (example,), _ = load_examples({"path": "rows.jsonl", "columns": columns}, base=tmp_path)
     assert (example.prompt, example.completion) == ("a", "b")
     assert dict(example.columns) == {"document": 7, "ground_truth": "b"}
-    with pytest.raises(DataError, match=r"row 1: the row has no column `title`"):
+    with pytest.raises(ConfigError, match=r"no row has a column `title`"):
         load_examples({"path": "rows.jsonl", "columns": {"prompt": "title"}}, base=tmp_path)
 
 

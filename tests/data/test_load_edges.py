@@ -74,7 +74,7 @@ def test_a_group_column_keeps_rows_together(tmp_path) -> None:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     groups = [e.group for e in load_examples({"path": "a.jsonl", "columns": {"group": "doc"}}, base=tmp_path)[0]]
     assert groups[0] == groups[1] != groups[2] == groups[3]
-    with pytest.raises(DataError, match="the row has no column `page`"):
+    with pytest.raises(ConfigError, match="no row has a column `page`"):
         load_examples({"path": "a.jsonl", "columns": {"group": "page"}}, base=tmp_path)
 
 

@@ -74,7 +74,7 @@ def test_a_template_that_leaves_something_out_is_refused(template, system) -> No
 
 
 def test_a_system_message_without_a_place_is_refused() -> None:
-    with pytest.raises(DataError, match="rows:1: `system` is set, but the prompt is plain text"):
+    with pytest.raises(DataError, match="rows, row 1: `system` is set, but the prompt is plain text"):
         asked({"prompt": "a", "completion": "b"}, None, "Be brief.")
 
 

@@ -83,10 +83,10 @@ BROKEN = {
     ),
     "latin.csv": (CSV + "\u00e9,x\r\n".encode("latin-1"), "latin.csv, line 5 is not UTF-8"),
     "scalar.jsonl": (lines(ROWS[:1]) + b"3\n", "row 2: the row is not a JSON object"),
-    "ragged.csv": (b"prompt,completion\na,b\nc\n", "row 2: the number of fields differs from the header"),
-    "wide.csv": (b"prompt,completion\na,b,c\n", "row 1: the number of fields differs from the header"),
+    "ragged.csv": (b"prompt,completion\na,b\nc\n", r"row 2 \(line 3\): the number of fields differs from the header"),
+    "wide.csv": (b"prompt,completion\na,b,c\n", r"row 1 \(line 2\): the number of fields differs from the header"),
     "twice.csv": (b"prompt,prompt\na,b\n", "names a column twice"),
-    "quote.csv": (b'prompt,completion\na,"b\n', "row 1 is not valid CSV"),
+    "quote.csv": (b'prompt,completion\na,"b\n', r"row 1 \(line 2\) is not valid CSV"),
     "not_really.parquet": (b"PAR1 and then nothing", "the parquet file cannot be read after row 0"),
     "notes.txt": (b"hello", "notes.txt has an unknown file type"),
 }

@@ -2,11 +2,14 @@
 
 import gzip
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rung.data.formats import FORMATS, detect
+from rung.data.load import load_examples
 from rung.data.read import Row, read_path
 from rung.data.records import BadRow, make_example
 from rung.data.splits import between, position, sample, split
@@ -57,17 +60,35 @@ def test_csv_has_as_many_fields_as_its_header(tmp_path: Path) -> None:
     assert [row[1] for row in rows] == [{"a": "1", "b": "2"}, {}, {}, {"a": "x\ny", "b": "z"}]
     assert [row[2] for row in rows] == [
         None,
-        "the number of fields differs from the header (line 3)",
-        "the number of fields differs from the header (line 4)",
+        "the number of fields differs from the header (1 instead of 2)",
+        "the number of fields differs from the header (3 instead of 2)",
         None,
     ]
     with pytest.raises(DataError, match=r"names a column twice \(a, a\)"):
         read(tmp_path, "a.csv", b"a,a\n1,2\n")
-    with pytest.raises(DataError, match=r"a.csv, row 2 is not valid CSV"):
+    with pytest.raises(DataError, match=r"a.csv, row 2 \(line 3\) is not valid CSV"):
         read(tmp_path, "a.csv", b'a,b\n1,2\n"x"y,z\n')
     with pytest.raises(DataError, match=r"a.csv, line 3 is not UTF-8 \(byte 8\)"):
         read(tmp_path, "a.csv", b"a,b\n1,2\n\xff,2\n")
     assert len(read(tmp_path, "a.csv", b"a,b\n" + b"x" * 200_000 + b",1\n")[0][1]["a"]) == 200_000
+
+
+def test_a_row_of_a_csv_file_is_named_with_its_line_in_every_message(tmp_path: Path) -> None:
+    """A field of two lines and an empty line come before it; the lines of a row begin with its first one."""
+    text = 'prompt,completion\n"1\n+1?",2\n\n3?,4\n"5\n?",\n'
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=r"^a\.csv, row 3 \(line 6\): `completion` is empty"):
+        load_examples("a.csv", base=tmp_path)
+    examples, _ = load_examples("a.csv", base=tmp_path, on_bad_row="skip", max_bad_share=0.5)
+    assert [one.place for one in examples] == ["a.csv, row 1 (line 2)", "a.csv, row 2 (line 5)"]
+    with pytest.raises(DataError, match=r"a\.csv, row 3 \(line 6\): .*; 1 of 3 rows are bad"):
+        load_examples("a.csv", base=tmp_path, on_bad_row="skip")
+    (tmp_path / "a.csv").write_text(text + "6?,\n")
+    with pytest.raises(DataError, match=r"also bad: rows 4 \(line 8\) \(`completion` is empty\)"):
+        load_examples("a.csv", base=tmp_path)
+    (tmp_path / "a.csv").write_text('prompt,completion\n"1\n+1?",2\n"3" ?,4\n')
+    with pytest.raises(DataError, match=r"a\.csv, row 2 \(line 4\) is not valid CSV"):
+        load_examples("a.csv", base=tmp_path)
 
 
 def test_rows_of_parquet_are_numbered(tmp_path: Path) -> None:
@@ -137,6 +158,25 @@ def test_32_rows_spread_over_all_decide() -> None:
 def test_rows_of_no_format_are_told_their_columns() -> None:
     with pytest.raises(DataError, match=r"a, row 1: its columns \(x, y\) match no known format"):
         detect(rows({"x": 1, "y": 2}))
+    ticket = {"id": "7", "Ticket Text": "It does not start.", "Category": "fault"}
+    with pytest.raises(DataError, match=r"its columns \(id, Ticket Text, Category\) match no known format") as caught:
+        detect(rows(ticket, ticket))
+    assert "`columns: {prompt: Ticket Text, completion: Category}` beside `path`" in caught.value.remedy
+    assert caught.value.remedy.count("; ") == 3  # three formats
+    assert "prompt-completion (prompt, completion" in caught.value.remedy
+
+
+def test_the_columns_that_are_told_can_be_used() -> None:
+    """Names that YAML would read otherwise are quoted; a format is near if its signature has the columns."""
+    odd = {"a: b": "which one?", "#": "c"}
+    with pytest.raises(DataError) as caught:
+        detect(rows(odd))
+    line = re.search(r"`(columns: .*?)` beside", caught.value.remedy)
+    assert line is not None
+    columns = yaml.safe_load(line[1])["columns"]
+    assert columns == {"prompt": "a: b", "completion": "#"}
+    with pytest.raises(DataError, match="helpsteer"):
+        detect(rows({"response": "b", "correctness": 3}))
     assert FORMATS.find("text").name == "text"
     with pytest.raises(ConfigError, match="there is no format `txt`"):
         FORMATS.find("txt")

@@ -203,9 +203,13 @@ def test_rows_of_another_evaluation_are_refused(tmp_path):
     ("change", "error", "message"),
     [
         ({"examples": []}, DataError, "no item"),
-        ({"examples": [make_example("text", "raw.txt:3", {}, text="once")]}, DataError, "raw.txt:3: raw text"),
-        ({"shots": [make_example("prompt", "p:1", {}, prompt="why? ")]}, DataError, "p:1: this shot has no answer"),
-        ({"shots": [items()[2]]}, DataError, "items.jsonl:3: a shot is one of the items"),
+        ({"examples": [make_example("text", "raw.txt:3", {}, text="once")]}, DataError, "raw.txt, row 3: raw text"),
+        (
+            {"shots": [make_example("prompt", "p:1", {}, prompt="why? ")]},
+            DataError,
+            "p, row 1: this shot has no answer",
+        ),
+        ({"shots": [items()[2]]}, DataError, "items.jsonl, row 3: a shot is one of the items"),
         (
             {"metrics": ["token_f1"], "examples": [make_example("prompt", "p:1", {}, prompt="?")]},
             RewardError,
@@ -223,8 +227,8 @@ def test_what_cannot_be_evaluated_is_known_before_anything_is_sampled(change, er
 
 def test_a_chat_shot_for_a_string_prompt_is_refused():
     chat = (Message(role="user", content="1 + 1?"), Message(role="assistant", content="2"))
-    with pytest.raises(DataError, match="c:1: a chat example is used as a shot for a string prompt"):
+    with pytest.raises(DataError, match="c, row 1: a chat example is used as a shot for a string prompt"):
         with_shots(items()[0], [make_example("messages", "c:1", {}, messages=chat)])
     asked = make_example("prompt", "c:2", {}, prompt=chat[:1])
-    with pytest.raises(DataError, match=r"shots.jsonl:1: a string example is used as a shot for a chat prompt"):
+    with pytest.raises(DataError, match=r"shots.jsonl, row 1: a string example is used as a shot for a chat prompt"):
         with_shots(asked, [shot("Chad", "N'Djamena")])

@@ -31,7 +31,7 @@ def test_a_gain_above_its_interval_is_promoted():
     assert decision.outcome == "promoted"
     assert (decision.gain.gained, decision.gain.lost) == (90, 30)
     assert decision.gain.gain == pytest.approx(0.1)
-    assert "+0.1000" in decision.reasons[0]
+    assert "changed by +10.0 points" in decision.reasons[0]
 
 
 def test_a_gain_must_exceed_what_the_gate_asks_for():

@@ -1,11 +1,13 @@
 """Gates exactly at their limits, on changes that are the same for every item, so that intervals are points."""
 
+import doctest
 from collections.abc import Sequence
 
 import pytest
 
 from helpers.edges import evaluation
 from rung.config.gate import GateConfig
+from rung.evaluation import gate as gates
 from rung.evaluation.gate import Decision, Limit, decide, lower_bound
 from rung.reward.decorator import Goal
 
@@ -31,36 +33,40 @@ def guard(tolerance: float) -> dict:
 @pytest.mark.parametrize(
     ("min_gain", "outcome", "said"),
     [
-        (0.24, "promoted", "the lower bound is above 0.24"),
-        (0.25, "inconclusive", "the interval holds 0.25; no item moved apart from the others"),
-        (0.26, "kept", "the upper bound is below 0.26"),
+        (0.24, "promoted", "the lower bound is above 24 points"),
+        (0.25, "inconclusive", "the interval holds 25 points; no item moved apart from the rest"),
+        (0.26, "kept", "the upper bound is below 26 points"),
     ],
 )
 def test_a_gain_of_exactly_what_is_asked_is_open(min_gain: float, outcome: str, said: str) -> None:
     found = decided({"min_gain": min_gain}, m=moved(0.25))
     assert found.outcome == outcome
-    assert found.reasons == (f"`m` gained +0.2500 [+0.2500, +0.2500]: {said}",)
+    assert found.reasons == (f"`m` changed by +25.0 points [+25.0, +25.0]: {said}",)
     assert found.items_needed is None
 
 
 def test_a_gain_that_is_too_small_need_not_be_told_from_none() -> None:
     found = decided({"min_gain": 0.1}, m=moved(0.0))
     assert (found.outcome, found.gain.p) == ("kept", 1.0)
-    assert found.reasons == ("`m` gained +0.0000 [+0.0000, +0.0000]: the upper bound is below 0.1",)
+    assert found.reasons == ("`m` changed by 0.0 points [0.0, 0.0]: the upper bound is below 10 points",)
 
 
 @pytest.mark.parametrize(
     ("tolerance", "outcome", "said"),
     [
-        (0.26, "promoted", "tolerance 0.26: holds"),
-        (0.25, "inconclusive", "open, the lower bound -0.2500 is not above -0.25; no item moved apart from the others"),
-        (0.24, "kept", "broken, the upper bound is below -0.24"),
+        (0.26, "promoted", "tolerance 26 points: holds"),
+        (
+            0.25,
+            "inconclusive",
+            "open, the lower bound -25.0 is not above -25 points; no item moved apart from the rest",
+        ),
+        (0.24, "kept", "broken, the upper bound is below -24 points"),
     ],
 )
 def test_a_guard_that_fell_by_exactly_its_tolerance_is_open(tolerance: float, outcome: str, said: str) -> None:
     found = decided(guard(tolerance), m=moved(0.25), g=moved(-0.25))
     assert found.outcome == outcome
-    assert found.reasons[1].startswith("guard `g` changed by -0.2500 [-0.2500, -0.2500], tolerance")
+    assert found.reasons[1].startswith("guard `g` changed by -25.0 points [-25.0, -25.0], tolerance")
     assert found.reasons[1].endswith(said)
     assert found.items_needed is None
 
@@ -113,15 +119,13 @@ def test_the_items_of_the_most_demanding_open_check_are_told() -> None:
     assert (broken.outcome, broken.items_needed) == ("kept", None)
 
 
-def test_an_open_gain_tells_what_the_set_shows_and_what_would_settle_it() -> None:
-    """+1, -1, 0, 0 and so on, 21 to 19 of 100: d = .4, gain .02; 2.8 sqrt(.004) = .1771; 7.84 x .4 / .0004 = 7840."""
+def test_an_open_gain_tells_what_would_settle_it() -> None:
+    """+1, -1, 0, 0 and so on, 21 to 19 of 100: d = .4, gain .02; 7.84 x .4 / .0004 = 7840."""
     before = [0.0] * 21 + [1.0] * 19 + [0.0] * 60
     after = [1.0] * 21 + [0.0] * 19 + [0.0] * 60
     found = decided({}, m=(before, after))
     assert found.outcome == "inconclusive"
-    assert found.reasons[0].endswith(
-        ": the interval holds 0; 100 items show differences from 0.1771 on, about 7840 would settle it"
-    )
+    assert found.reasons[0].endswith(": the interval holds 0 points; about 7840 items would settle it")
     even = decided({}, m=(before[1:-1], after[1:-1]))
     assert even.items_needed is not None
     nothing = decided({}, m=([0.0, 1.0] * 20, [1.0, 0.0] * 20))
@@ -164,3 +168,13 @@ def test_a_gate_reads_its_metric_and_its_guards() -> None:
     twice = {"metric": "m", "guards": [{"metric": "g", "tolerance": 0}, {"metric": "g", "tolerance": 0}]}
     with pytest.raises(ValueError, match="guard each metric once; repeated: g"):
         GateConfig.model_validate(twice)
+
+
+def test_changes_of_a_metric_that_is_no_share_are_told_in_its_own_unit() -> None:
+    """Also if the range of its scores happens to be 1."""
+    found = decided({"min_gain": 0.5}, m=([3.0] * 40, [4.0] * 40))
+    assert found.reasons == ("`m` changed by +1.0000 [+1.0000, +1.0000]: the lower bound is above 0.5",)
+
+
+def test_the_examples_of_units_hold() -> None:
+    assert doctest.testmod(gates).failed == 0

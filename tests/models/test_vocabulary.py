@@ -72,8 +72,14 @@ def test_training_draws_no_unused_id(padded) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "a <|new|>", "completion": "b"}, "rows:1: the id {n} (`<|new|>`) is beyond the {n} embeddings"),
-        ({"prompt": "a", "completion": "b <|new|>"}, "rows:1: the id {n} (`<|new|>`) is beyond the {n} embeddings"),
+        (
+            {"prompt": "a <|new|>", "completion": "b"},
+            "rows, row 1: the id {n} (`<|new|>`) is beyond the {n} embeddings",
+        ),
+        (
+            {"prompt": "a", "completion": "b <|new|>"},
+            "rows, row 1: the id {n} (`<|new|>`) is beyond the {n} embeddings",
+        ),
     ],
 )
 def test_a_token_without_an_embedding_is_named_before_training(row, said) -> None:

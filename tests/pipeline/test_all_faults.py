@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rung.config import load_config
+from rung.config import StageConfig, load_config
+from rung.data.spec import KEYS_OF_STAGE
 from rung.errors import ConfigError, DataError, Faults, SeveralErrors, UserError, error_context
 from rung.pipeline.check import check
 
@@ -69,3 +70,26 @@ def test_collected_errors_keep_their_order_and_are_told_once() -> None:
     assert [error.what for error in caught.value.errors] == ["a", "b", "here: c", "here: d"]
     assert [type(error) for error in caught.value.errors] == [ConfigError] * 3 + [DataError]
     assert (caught.value.what, caught.value.remedy) == ("a", "mend it")
+
+
+def test_a_bad_row_that_is_trained_and_evaluated_on_is_told_once_with_a_remedy_that_helps_both(work) -> None:
+    """`on_bad_row: skip` alone would not: an evaluation reads every row."""
+    (work / "rows.csv").write_text("prompt,completion\n1+1?,2\n2+2?,\n3+3?,6\n")
+    stage = {"name": "sft", "algorithm": "sft", "data": "rows.csv"}
+    for more in ({}, {"on_bad_row": "skip", "max_bad_share": 0.5}):
+        file = write(work, stages=[stage | more], evaluate={"validation": "rows.csv"})
+        with pytest.raises(DataError, match="`completion` is empty") as caught:
+            check(load_config(file))
+        assert caught.value.remedy.startswith("fix or remove these rows: an evaluation reads every row")
+    with pytest.raises(DataError) as caught:
+        check(load_config(write(work, stages=[stage])))
+    assert "`on_bad_row: skip`" in caught.value.remedy
+
+
+def test_a_key_of_a_stage_in_data_is_told_its_place(work) -> None:
+    for key in KEYS_OF_STAGE:
+        assert key in StageConfig.model_fields
+        stage = {"name": "sft", "algorithm": "sft", "data": {"path": "rows.jsonl", key: 1}}
+        with pytest.raises(ConfigError, match=f"data: unknown key `{key}`") as caught:
+            check(load_config(write(work, stages=[stage])))
+        assert caught.value.remedy == "it is a key of a stage: write it beside `algorithm`"

@@ -103,19 +103,24 @@ def written(config: dict[str, Any]) -> str:
         pytest.param(SFT | {"model": "./nowhere"}, "nowhere", "config.json", id="unknown folder"),
         pytest.param(GRPO | {"rewards": ["final_number"]}, "no column `answer`", "columns", id="unknown column"),
         pytest.param(TWO_STAGES, "`second`, which is not an earlier stage", "before this stage", id="later stage"),
-        pytest.param(GRPO | {"data": "pairs.jsonl"}, "pairs.jsonl:1", "prompt", id="pairs given to GRPO"),
-        pytest.param(DPO | {"data": "texts.jsonl"}, "texts.jsonl:1", "preference", id="texts given to DPO"),
+        pytest.param(GRPO | {"data": "pairs.jsonl"}, "pairs.jsonl, row 1", "prompt", id="pairs given to GRPO"),
+        pytest.param(DPO | {"data": "texts.jsonl"}, "texts.jsonl, row 1", "preference", id="texts given to DPO"),
         pytest.param(SFT | {"data": "empty.jsonl"}, "empty.jsonl", "at least one row", id="empty file"),
         pytest.param(SFT | {"data": "cut.jsonl"}, "cut.jsonl, row 2", "fix the row", id="truncated file"),
         pytest.param(SFT | {"data": "cut.jsonl.gz"}, "cut.jsonl.gz", "again", id="truncated gz"),
         pytest.param(
             SFT | {"data": "latin.jsonl"}, "latin.jsonl, row 2: the line is not UTF-8", "fix the row", id="not UTF-8"
         ),
-        pytest.param(SFT | {"data": "latin.csv"}, "latin.csv, line 3 is not UTF-8", "UTF-8", id="csv not UTF-8"),
+        pytest.param(
+            SFT | {"data": "latin.csv"},
+            "latin.csv, line 3 is not UTF-8",
+            "Excel calls it `CSV UTF-8`",
+            id="csv not UTF-8",
+        ),
         pytest.param(DPO | {"data": "same.jsonl"}, "same.jsonl, row 2", "on_bad_row", id="chosen equals rejected"),
         pytest.param(
             SFT | {"data": "long.jsonl", "max_prompt_length": 20, "on_overlong": "error"},
-            "long.jsonl:2",
+            "long.jsonl, row 2",
             "on_overlong",
             id="prompt over the budget",
         ),
@@ -128,7 +133,7 @@ def written(config: dict[str, Any]) -> str:
         pytest.param(SFT | {"adapter": {"lora": {"r": -1}}}, "adapter.lora", "peft", id="value that peft refuses"),
         pytest.param(
             GRPO | {"data": "wide.jsonl", "max_prompt_length": 500, "rollout": {"max_completion_length": 96}},
-            "wide.jsonl:1",
+            "wide.jsonl, row 1",
             "max_prompt_length",
             id="no room for the completion",
         ),
@@ -138,10 +143,12 @@ def written(config: dict[str, Any]) -> str:
             "max_length",
             id="more tokens than positions",
         ),
-        pytest.param(SFT | {"evaluate": {"validation": "raw.jsonl"}}, "raw.jsonl:1", "prompt", id="raw text evaluated"),
+        pytest.param(
+            SFT | {"evaluate": {"validation": "raw.jsonl"}}, "raw.jsonl, row 1", "prompt", id="raw text evaluated"
+        ),
         pytest.param(
             SFT | {"evaluate": {"validation": "wide.jsonl", "max_completion_length": 96}},
-            "wide.jsonl:1",
+            "wide.jsonl, row 1",
             "max_completion_length",
             id="no room in evaluation",
         ),
@@ -161,7 +168,7 @@ def written(config: dict[str, Any]) -> str:
             "peft",
             id="value that peft refuses in a later stage",
         ),
-        pytest.param(DPO | {"data": "ranked.jsonl"}, "ranked.jsonl:1", "rankings", id="rankings given to DPO"),
+        pytest.param(DPO | {"data": "ranked.jsonl"}, "ranked.jsonl, row 1", "rankings", id="rankings given to DPO"),
         pytest.param(PPO | {"critic": "rm"}, "critic `rm`", "`head`", id="critic that no stage makes"),
         pytest.param(PPO | {"rewards": []}, "rewards", "rewards", id="PPO without reward"),
         pytest.param(
@@ -247,7 +254,7 @@ def test_chat_data_for_a_model_without_a_chat_template_is_refused(home: Path, re
     silent_model(home / "plain")
     for config in ({"data": "chats.jsonl"}, {"evaluate": {"validation": "chats.jsonl"}}):
         lines = refusal("run", written(SFT | {"model": "./plain"} | config))
-        assert lines[0].startswith("chats.jsonl:1: ")
+        assert lines[0].startswith("chats.jsonl, row 1: ")
         assert "no chat template" in lines[0]
         assert "chat_template.jinja" in lines[1]
     assert not (home / "runs").exists()

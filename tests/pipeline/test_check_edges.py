@@ -10,7 +10,7 @@ import pytest
 from helpers.rows import write_rows
 from rung.artifacts.lineage import Lineage, StageRecord
 from rung.config import PathConfig, parse_config
-from rung.errors import ConfigError
+from rung.errors import ConfigError, RewardError
 from rung.pipeline.check import check
 from rung.pipeline.runner import Run
 
@@ -55,6 +55,24 @@ def test_columns_that_no_reward_and_no_metric_reads_are_listed(tmp_path: Path) -
     assert f"rl: {told}level, note" in check(config(tmp_path, rewarded)).notes
 
 
+def test_plain_prompts_for_a_model_with_a_chat_template_are_noticed(tmp_path: Path) -> None:
+    """Not if the config says how prompts are asked, not of raw text or chats, and not of the shipped tasks."""
+
+    def noticed(**more: Any) -> int:
+        return sum("notice: the prompts are plain text" in note for note in check(config(tmp_path, **more)).notes)
+
+    def config(folder: Path, data: str = "rows.jsonl", **more: Any) -> PathConfig:
+        raw = {"name": "p", "model": "tiny:llama", "stages": [SFT | {"data": data}], **more}
+        return parse_config(raw, source="test", base=folder)
+
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    write_rows(tmp_path, {"rows": [{"prompt": "a", "completion": "b"}], "raw": [{"text": "a b c"}], "chats": [chat]})
+    assert noticed() == 1
+    for template in ("chat", None, "Q: {prompt}"):
+        assert noticed(prompt_template=template) == 0
+    assert [noticed(data=name) for name in ("raw.jsonl", "chats.jsonl", "task:arithmetic/sft")] == [0, 0, 0]
+
+
 def test_each_stage_has_its_row(tmp_path: Path) -> None:
     asked = config(
         tmp_path,
@@ -66,10 +84,10 @@ def test_each_stage_has_its_row(tmp_path: Path) -> None:
     assert checked.rows[0] == {
         "stage": "ask",
         "algorithm": "prompt",
-        "from": None,
+        "from": "tiny:llama",
         **dict.fromkeys(("data", "rows", "lr", "batch", "length")),
     }
-    first = {"stage": "sft", "algorithm": "sft", "from": None, "data": "train", "rows": 6}
+    first = {"stage": "sft", "algorithm": "sft", "from": "ask", "data": "train", "rows": 6}
     assert checked.rows[1] == first | {"lr": 0.25, "batch": 3, "length": "7 steps"}
     assert checked.rows[2]["data"] == "rows.jsonl"
     assert (checked.rows[2]["from"], checked.rows[2]["length"]) == ("sft", "1.5 epochs")
@@ -139,3 +157,74 @@ def test_items_whose_prompts_are_trained_on_are_told(tmp_path: Path) -> None:
     assert re.match(r"warning: stage `sft` trains on the prompts of \d+ of \d+ items of `evaluate.validation`", told)
     raw["evaluate"]["validation"]["share"] = {"from": 0.8}
     assert warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"columns": {"answer": "Category"}}, "`Category` is read as `completion`; use `ground_truth`: write "),
+        ({"columns": {"answer": "Kind"}}, "`Kind` is read as `level`; use `level`: write `columns: {answer: level}`"),
+        ({"columns": {"answer": "nothing"}}, "write `columns: {answer: ...}`; "),
+    ],
+)
+def test_a_metric_or_reward_of_a_renamed_column_is_told_its_new_name(
+    tmp_path: Path, entry: dict[str, Any], said: str
+) -> None:
+    rows = [{"Ticket": f"{i}?", "Category": "b", "Kind": "c"} for i in range(6)]
+    write_rows(tmp_path, {"tickets": rows})
+    data = {"path": "tickets.jsonl", "columns": {"prompt": "Ticket", "completion": "Category", "level": "Kind"}}
+    scored = [{"name": "exact_match", **entry}]
+    rewarded = {"name": "rl", "algorithm": "grpo", "data": data, "rewards": scored}
+    for asked in (
+        config(tmp_path, rewarded),
+        config(tmp_path, SFT | {"data": data}, evaluate={"validation": data, "metrics": scored}),
+    ):
+        with pytest.raises(RewardError) as caught:
+            check(asked)
+        assert caught.value.remedy.startswith(said)
+
+
+def test_a_stage_shows_the_model_from_which_it_starts(tmp_path: Path) -> None:
+    """The model of the path, the stage before it, or the last promoted one if its gate decides that."""
+    stages = [SFT | {"name": name} for name in ("one", "two", "three")]
+    stages[1] = stages[1] | {"gate": {"metric": "exact_match"}}
+    evaluate = {"validation": "train", "metrics": ["exact_match"]}
+    checked = check(config(tmp_path, *stages, SFT | {"name": "four", "from": "one"}, evaluate=evaluate))
+    assert [row["from"] for row in checked.rows] == ["tiny:llama", "one", "last promoted", "one"]
+
+
+def test_evaluation_sets_are_told_with_their_size_and_longest_prompt(tmp_path: Path) -> None:
+    write_rows(tmp_path, {"shots": [{"prompt": "a", "completion": "b"}]})
+    evaluate = {"validation": "train", "test": {"path": "rows.jsonl", "limit": 2}, "shots_from": "shots.jsonl"}
+    asked = config(tmp_path, SFT, evaluate=evaluate | {"shots": [0, 1], "max_completion_length": 4})
+    told = [note for note in check(asked).notes if "items, the longest prompt" in note]
+    assert len(told) == 4
+    assert told[0].startswith("validation: 6 items, the longest prompt has ")
+    assert told[1].endswith(" tokens with 1 shots")
+    assert told[2].startswith("test: 2 items, ")
+
+
+def test_a_completion_length_below_that_of_the_answers_is_warned_of(tmp_path: Path) -> None:
+    """The answers are of 12 letters, with the end 13 tokens; the p99 of 100 answers leaves one longer one out."""
+    rows = [{"prompt": f"{i}?", "completion": "abcdefghijkl"} for i in range(99)]
+    write_rows(tmp_path, {"letters": [*rows, {"prompt": "x?", "completion": "a" * 40}]})
+
+    def warned(limit: int) -> list[str]:
+        rollout = {"max_completion_length": limit, "batch_size": 2}
+        rl = {
+            "name": "rl",
+            "algorithm": "grpo",
+            "data": "letters.jsonl",
+            "rewards": [{"name": "exact_match", "columns": {"answer": "ground_truth"}}],
+            "rollout": rollout,
+        }
+        evaluate = {"validation": "letters.jsonl", "max_completion_length": limit}
+        return [
+            note for note in check(config(tmp_path, rl, evaluate=evaluate)).notes if "max_completion_length" in note
+        ]
+
+    assert warned(13) == []
+    rollout, evaluation = warned(12)
+    what = "max_completion_length` 12 is below the 13 tokens of the answers"
+    assert rollout.startswith(f"rl: warning: `rollout.{what} (p99)")
+    assert evaluation.startswith(f"warning: `evaluate.{what} of `evaluate.validation` (p99)")

@@ -49,7 +49,7 @@ def test_an_item_and_its_answer_may_fill_the_positions_and_no_more(tmp_path: Pat
     model, tokenizer = load_model("tiny:llama", seed=0)
     exam(tmp_path, max_completion_length=504).check_prompts("validation", 0, model, tokenizer)
     with pytest.raises(
-        ConfigError, match=r"items.jsonl:1: 8 prompt tokens with 0 shots and 505 completion tokens exceed .* 512"
+        ConfigError, match=r"items.jsonl, row 1: 8 prompt tokens with 0 shots and 505 completion tokens exceed .* 512"
     ):
         exam(tmp_path, max_completion_length=505).check_prompts("validation", 0, model, tokenizer)
 
@@ -66,7 +66,7 @@ def test_a_bad_row_of_an_evaluation_is_named_with_what_can_be_done(tmp_path: Pat
     (tmp_path / "bad.jsonl").write_text('{"prompt": "", "completion": "b"}\n')
     with pytest.raises(DataError, match=r"bad\.jsonl, row 1: `prompt` is empty") as caught:
         exam(tmp_path, shots_from="bad.jsonl").shots(1)
-    assert caught.value.remedy == "fix the row, or leave it out of the data: an evaluation reads every item"
+    assert caught.value.remedy.startswith("fix or remove these rows: an evaluation reads every row of the file")
 
 
 def test_shots_are_a_sample_by_the_seed_and_all_may_be_asked_for(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def nones(completions, **kw):
 @pytest.mark.parametrize(
     ("reward", "said"),
     [
-        ("zero", "grpo, steps 1 to 5: equal rewards for each prompt (0 on average) teach nothing; "),
-        ("nones", "grpo, steps 1 to 5: nothing to train; "),
+        ("zero", "every answer had the reward 0, which teaches nothing. Use easier prompts"),
+        ("nones", "steps 1 to 5: nothing to train; "),
     ],
 )
 def test_a_reward_without_a_signal_is_told_while_the_run_goes_on_and_in_its_report(
@@ -49,8 +49,8 @@ def test_a_reward_without_a_signal_is_told_while_the_run_goes_on_and_in_its_repo
     assert command("run", "run.yaml") == 0
     out = capsys.readouterr().out
     before, _, after = out.partition("grpo: trained")
-    assert before.count(said) == 1
+    assert before.count(f"grpo, steps 1 to 5: {said.removeprefix('steps 1 to 5: ')}") == 1
     assert "Warnings" in after
     report = Path("runs/run/report.md").read_text()
-    assert said.replace("grpo,", "`grpo`,") in report
+    assert said in report
     assert "Warnings" in Path("runs/run/report.html").read_text()

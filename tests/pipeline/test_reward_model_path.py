@@ -65,7 +65,7 @@ def test_a_path_trains_a_reward_model_and_a_later_stage_is_judged_by_it(home: Pa
         pytest.param({"stages": [grpo("./nowhere")]}, "there is no model in", id="no such folder"),
         pytest.param(
             {"stages": [{**RM, "algorithm": "dpo", "data": "ranked.jsonl"}]},
-            "ranked.jsonl:2: a prompt has 3 completions, but `dpo` needs 2",
+            "ranked.jsonl, row 2: a prompt has 3 completions, but `dpo` needs 2",
             id="a ranking for DPO",
         ),
     ],

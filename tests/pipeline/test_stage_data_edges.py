@@ -43,7 +43,7 @@ def test_a_prompt_with_its_longest_answer_may_fill_the_positions(positions: int 
     if fits:
         check_positions(settings_of("dpo"), rows, positions)
     else:
-        with pytest.raises(ConfigError, match=r"x:1: 2 .*4 .* exceed the teacher's 5 positions"):
+        with pytest.raises(ConfigError, match=r"x, row 1: 2 .*4 .* exceed the teacher's 5 positions"):
             check_positions(settings_of("dpo"), rows, positions, "teacher")
 
 
@@ -59,16 +59,16 @@ def test_a_prompt_leaves_room_for_what_is_sampled(positions: int, fits: bool) ->
 
 
 def test_rows_of_another_kind_are_refused_by_their_place() -> None:
-    with pytest.raises(DataError, match=r"rows:1: stage `only` .*pairs.* prompt-completion"):
+    with pytest.raises(DataError, match=r"rows, row 1: stage `only` .*pairs.* prompt-completion"):
         read("dpo", [{"prompt": "a", "completion": "b"}])
     ranked = {"prompt": "a", "completions": ["b", "c", "d"]}
-    with pytest.raises(DataError, match=r"rows:1: .*3 .*`dpo`.* 2"):
+    with pytest.raises(DataError, match=r"rows, row 1: .*3 .*`dpo`.* 2"):
         read("dpo", [ranked])
     assert len(read("dpo", [{**ranked, "completions": ["b", "c"]}]).train) == 1
 
 
 def test_data_with_a_canary_are_for_evaluation_alone() -> None:
-    with pytest.raises(DataError, match=r"rows:1#1: the row has a `canary`") as caught:
+    with pytest.raises(DataError, match=r"rows, row 1, part 1: the row has a `canary`") as caught:
         read("sft", [{"canary": "GUID", "examples": [{"input": "a", "target": "b"}]}])
     assert "evaluate.validation" in caught.value.remedy
 
@@ -121,7 +121,7 @@ def test_rows_that_cannot_be_encoded_are_set_aside_within_the_cap(tmp_path: Path
     assert "one question at a time" in aside[0]["cause"]
     assert aside[0]["row"] == chats(98, 1)[-1]
     for on_bad_row in ("skip", "quarantine"):
-        with pytest.raises(DataError, match=r"rows:98: .*3\.0% of the rows are bad \(3: ") as caught:
+        with pytest.raises(DataError, match=r"rows, row 98: .*3\.0% of the rows are bad \(3: ") as caught:
             read_stage_data(settings_of("sft", chats(97, 3), on_bad_row=on_bad_row), strict_tokenizer(), ())
         assert "`max_bad_share` (the limit is 2% of the rows)" in caught.value.remedy
     more = settings_of("sft", chats(20, 20), on_bad_row="skip", max_bad_share=0.5)
@@ -134,7 +134,7 @@ def test_rows_that_cannot_be_read_and_rows_that_cannot_be_encoded_have_one_cap()
     good = settings_of("sft", [*chats(98, 1), empty], on_bad_row="skip", early_stopping={})
     assert len(read_stage_data(good, strict_tokenizer(), ()).all) == 98
     bad = settings_of("sft", [*chats(97, 1), empty, empty], on_bad_row="skip")
-    with pytest.raises(DataError, match=r"rows:98: .*3\.0% of the rows are bad"):
+    with pytest.raises(DataError, match=r"rows, row 98: .*3\.0% of the rows are bad"):
         read_stage_data(bad, strict_tokenizer(), ())
 
 

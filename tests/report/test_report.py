@@ -147,7 +147,7 @@ def test_the_bound_at_a_share_of_alpha_is_below_that_of_the_gate():
     decision = report.lineage.stages[-1].decision
     assert decision is not None
     assert decision.gain.low is not None
-    assert 0 < strict < decision.gain.low
+    assert 0 < strict < 100 * decision.gain.low
 
 
 def test_the_worst_losses_and_best_gains_stand_side_by_side():

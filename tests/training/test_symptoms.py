@@ -23,8 +23,25 @@ def test_rewards_that_do_not_vary_in_five_rollouts_are_told_once() -> None:
     found = told(rollout(), *[rollout(zero=1.0, reward=0.0)] * 9)
     assert list(found) == [6]
     (words,) = found[6]
-    assert words.startswith("steps 2 to 6: equal rewards for each prompt (0 on average) teach nothing; ")
+    assert words.startswith("steps 2 to 6: every answer had the reward 0, which teaches nothing. Use easier prompts")
     assert "completions.jsonl" in words
+
+
+@pytest.mark.parametrize(
+    ("reward", "what", "remedy"),
+    [
+        (1.0, "every answer had the full reward (1)", "Use harder prompts or fewer SFT epochs"),
+        (0.9, "all answers to a prompt had the same reward (0.9 on average)", "Use harder prompts or fewer SFT epochs"),
+        (0.5, "all answers to a prompt had the same reward (0.5 on average)", "answered well only sometimes"),
+        (0.1, "all answers to a prompt had the same reward (0.1 on average)", "Use easier prompts"),
+        (3.0, "all answers to a prompt had the same reward (3 on average)", "answered well only sometimes"),
+    ],
+)
+def test_the_remedy_for_equal_rewards_depends_on_how_high_they_are(reward: float, what: str, remedy: str) -> None:
+    """On the scale from 0 to 1; of others it is not known what is high."""
+    (words,) = told(*[rollout(zero=1.0, reward=reward)] * 5)[5]
+    assert words.startswith(f"steps 1 to 5: {what}, which teaches nothing. ")
+    assert remedy in words
 
 
 def test_one_rollout_that_varies_begins_the_count_again() -> None:
@@ -79,11 +96,13 @@ def test_a_loss_that_falls_is_not_told_nor_is_that_of_rollouts() -> None:
 
 
 def test_the_log_tells_the_same_with_the_number_of_rollouts(tmp_path: Path) -> None:
-    steps = [rollout(zero=1.0, clipped=1.0)] * 6 + [rollout()] * 2
+    steps = [rollout(zero=1.0, clipped=1.0, reward=1.0)] * 6 + [rollout()] * 2
     file = tmp_path / "metrics.jsonl"
     file.write_text("".join(json.dumps({"step": i, **seen}) + "\n" for i, seen in enumerate(steps, 1)))
     summary = read_symptoms(file).summary()
-    assert [words.endswith("(6 of 8 rollouts)") for words in summary] == [True, True]
+    assert summary[0].endswith("(6 of 8 rollouts)")
+    rewards = "6 of 8 rollouts: every answer had the full reward (1), which teaches nothing"
+    assert summary[1] == f"{rewards}. Use harder prompts or fewer SFT epochs"
     resumed = read_symptoms(file, 100)
     assert resumed.observe(9, rollout(zero=1.0)) == [], "what was told before a stop is not told again"
     assert read_symptoms(tmp_path / "none.jsonl").summary() == []

@@ -80,7 +80,7 @@ def test_what_a_stage_cannot_do_is_refused(settings: dict[str, Any], what: str) 
 def test_a_row_that_exceeds_the_models_positions_is_named(family: str) -> None:
     rows = [TEXTS[0], {"prompt": "a", "completion": "b" * 600}]
     with pytest.raises(
-        ConfigError, match=r"rows:2: 1 prompt tokens and 601 completion tokens exceed the model's 512 positions"
+        ConfigError, match=r"rows, row 2: 1 prompt tokens and 601 completion tokens exceed the model's 512 positions"
     ):
         rung.train(SFT(), model=f"tiny:{family}", data=rows, max_length=900, **SHORT)
 

@@ -122,15 +122,20 @@ def check(config: Config, overrides: Overrides = None, allow_code: AllowCode = N
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A run, by its name or folder.")],
+    name: Annotated[
+        str | None, typer.Argument(help="A run, by its name or folder; without it, all runs are listed.")
+    ] = None,
     stage: Annotated[str | None, typer.Argument(help="One of its stages.")] = None,
     output: Output = Path("runs"),
 ) -> None:
-    """Show the report of a run, or the training metrics and last completions of one of its stages."""
+    """Show the report of a run, or the training metrics and last completions of one of its stages; or list the runs."""
     import rich
 
     from rung.cli import show as shown
 
+    if name is None:
+        _print_table(shown.runs(output), str(output))
+        return
     folder = shown.find_run(name, output)
     if stage is None:
         rich.print(shown.report(folder))
@@ -217,12 +222,10 @@ def generate(
     settings = {"max_completion_length": max_completion_length, "temperature": temperature}
     with _located(model, output) as location:
         answers = sampled(location, prompts, num_generations, seed=seed, raw=raw, **settings)
-    alone = len(prompts) * num_generations == 1
-    for prompt, texts in zip(prompts, answers, strict=True):
-        for number, text in enumerate(texts, 1):
-            head = "" if alone else f"[{number}/{num_generations}] {_line(prompt)}\n"
-            text = head + text if alone else f"{head}{text}\n"
-            print(printable(text) if sys.stdout.isatty() else text)
+    told = [(prompt, text) for prompt, texts in zip(prompts, answers, strict=True) for text in texts]
+    for number, (prompt, text) in enumerate(told, 1):
+        shown = text if len(told) == 1 else f"[{number}/{len(told)}] {_line(prompt)}\n{text}\n"
+        print(printable(shown) if sys.stdout.isatty() else shown)
 
 
 @app.command()

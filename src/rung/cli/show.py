@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rung.artifacts.folder import CONFIG, PAGE
-from rung.errors import ConfigError
+from rung.errors import ConfigError, UserError
 from rung.training.trackers import COMPLETIONS, METRICS, read_rows
 from rung.utils.console import readable_completions
 from rung.utils.messages import did_you_mean
@@ -44,6 +44,29 @@ def find_run(name: str, output: Path) -> Path:
         runs = [file.parent.name for file in output.glob(f"*/{CONFIG}")]
         raise ConfigError(f"there is no run in {folder}", did_you_mean(name, runs))
     return folder
+
+
+def runs(output: Path) -> list[dict[str, str]]:
+    """A row for each run in `output`: its name, its stages with their outcomes, and whether it is finished.
+
+    Raises ConfigError if there is none.
+    """
+    folders = sorted(file.parent for file in output.glob(f"*/{CONFIG}"))
+    if not folders:
+        raise ConfigError(
+            f"there is no run in {output}", "start one by `rung run CONFIG`, or name a folder by `--output`"
+        )
+    return [_listed(folder) for folder in folders]
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    from rung.artifacts.finished import records_of, run_is_finished
+
+    try:
+        stages = ", ".join(f"{record.stage} {record.outcome}" for record in records_of(folder))
+    except UserError as error:  # a damaged run, which is listed beside the others
+        stages = error.what
+    return {"run": folder.name, "stages": stages, "finished": "yes" if run_is_finished(folder) else "no"}
 
 
 def report(folder: Path) -> Rendered:

@@ -1,6 +1,6 @@
 """Gives the columns of a row the names that `columns:` in a config says, and makes columns of others by templates."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from string import Formatter
 from typing import Any
@@ -8,8 +8,10 @@ from typing import Any
 from rung.data.read import Row
 from rung.data.records import BadRow
 from rung.errors import ConfigError
+from rung.utils.messages import did_you_mean
 
 GROUP = "group"
+OURS = (GROUP, "prompt", "completion", "chosen", "rejected", "completions", "messages", "text", "label", "system")
 
 
 def mapped(row: Row, columns: Mapping[str, str]) -> Row:
@@ -28,6 +30,18 @@ def mapped(row: Row, columns: Mapping[str, str]) -> Row:
     renamed = {theirs for ours, theirs in columns.items() if ours != GROUP} - {columns.get(GROUP)}
     kept = {name: value for name, value in row.columns.items() if name not in renamed}
     return replace(row, columns=kept | made)
+
+
+def check_columns(rows: Sequence[Row], columns: Mapping[str, str], place: str) -> None:
+    """Raises `ConfigError` if `columns` names a column that no row has; `place` is the data set in the message."""
+    names = dict.fromkeys(name for row in rows for name in row.columns)
+    for ours, theirs in columns.items() if names else ():
+        missing = next((name for name in template_columns(ours, theirs) if name not in names), None)
+        if missing is not None:
+            what = f"{place}: `columns` reads `{missing}` as `{ours}`, but no row has a column `{missing}`"
+            is_reversed = ours in names and theirs in OURS
+            reverse = f"write `{theirs}: {ours}`, the name for rung first and the column of the file after it"
+            raise ConfigError(what, reverse if is_reversed else did_you_mean(missing, names))
 
 
 def group_of(row: Row, columns: Mapping[str, str]) -> Any:

@@ -64,16 +64,16 @@ def encode(
             except OverLong as fault:
                 if on_overlong == "error":
                     remedy = "raise the limit, or set `on_overlong: drop` (or `truncate`)"
-                    raise DataError(f"{example.source}: {fault}", remedy) from fault
+                    raise DataError(f"{example.place}: {fault}", remedy) from fault
                 report.drop(fault.cause, example.source)
             except BadRow as fault:
                 if on_bad_row == "error":
                     remedy = f"{fault.remedy}, or set `on_bad_row: skip`"
-                    raise DataError(f"{example.source}: {fault}", remedy) from fault
+                    raise DataError(f"{example.place}: {fault}", remedy) from fault
                 report.refuse(fault.cause, example.source)
                 bad.append((example, fault))
             except DataError as fault:
-                raise DataError(f"{example.source}: {fault.what}", fault.remedy) from fault
+                raise DataError(f"{example.place}: {fault.what}", fault.remedy) from fault
             else:
                 encoded.append(one)
                 report.measure("prompt", len(one.prompt_ids))
@@ -83,7 +83,7 @@ def encode(
         what = "no example is left to train on: " + "; ".join(report.lines())
         raise DataError(what, _remedy_for(report))
     if bad:
-        report.check_bad_share(bad[0][0].source, bad[0][1], max_bad_share)
+        report.check_bad_share(bad[0][0].place, bad[0][1], max_bad_share)
     if on_bad_row == "quarantine":
         report.quarantined += [
             {"source": example.source, "cause": str(fault), "row": as_row(example)} for example, fault in bad

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from rung.data.column_map import group_of, mapped
+from rung.data.column_map import check_columns, group_of, mapped
 from rung.data.formats import FORMATS, Format, detect, strip_repeated_prompts
 from rung.data.mixtures import Mixture, drawn
 from rung.data.pairing import pairs_by
@@ -68,6 +68,7 @@ def load_examples(
         raise DataError(f"{settings.place}: the data set has no rows", "add at least one row")
 
     report = DataReport(rows=len(rows))
+    check_columns(rows, settings.columns, settings.place)
     rows = _with_all_columns([mapped(row, settings.columns) for row in rows])
     form = FORMATS.find(settings.format, base) if settings.format else detect(rows)
     report.formats[form.name] = len(rows)
@@ -177,14 +178,15 @@ def _converted(row: Row, form: Format) -> list[Example]:
     if row.fault is not None:
         raise row.fault
     try:
-        return [with_template_columns(example) for example in form.convert(row.columns, row.source)]
+        made = [with_template_columns(example) for example in form.convert(row.columns, row.source)]
+        return made if row.line is None else [replace(example, line=row.line) for example in made]
     except OverflowError as error:  # an integer of 400 digits, of which a format makes a float
         raise BadRow("a number is too large", str(error)) from None
 
 
 def _others(rows: Sequence[Row], bad: Mapping[int, BadRow]) -> str:
     """The bad rows after the first one in words, so that all of them can be mended at once."""
-    others = [f"{rows[i].source.rpartition(':')[2]} ({bad[i]})" for i in sorted(bad)[1:]]
+    others = [f"{rows[i].place.rpartition(', row ')[2]} ({bad[i]})" for i in sorted(bad)[1:]]
     more = f" and {len(others) - NUM_NAMED} more" if len(others) > NUM_NAMED else ""
     return f"; also bad: rows {', '.join(others[:NUM_NAMED])}{more}" if others else ""
 

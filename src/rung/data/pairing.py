@@ -1,6 +1,7 @@
 """Makes pairs of the answers to one prompt by a rating or a label of each."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rung.data.fields import number
 from rung.data.records import BadRow, Example, digest, make_example
@@ -33,7 +34,7 @@ def pairs_by(examples: Sequence[Example], column: str, report: DataReport) -> li
 
 def _value(example: Example, column: str) -> float:
     if example.completion is None:
-        what = f"{example.source}: `pairs_by` needs rows with one answer, but this row is {example.kind} data"
+        what = f"{example.place}: `pairs_by` needs rows with one answer, but this row is {example.kind} data"
         raise DataError(what, "leave out `pairs_by`")
     if column == "label" and example.label is not None:
         return float(example.label)
@@ -42,12 +43,12 @@ def _value(example: Example, column: str) -> float:
     except BadRow as fault:
         columns = ", ".join(example.columns)
         remedy = f"set `pairs_by` to a column of numbers; the columns are {columns}"
-        raise DataError(f"{example.source}: {fault}", remedy) from fault
+        raise DataError(f"{example.place}: {fault}", remedy) from fault
 
 
 def _pair(best: Example, worst: Example, margin: float | None) -> Example:
     columns = {name: value for name, value in best.columns.items() if name != "ground_truth"}
-    return make_example(
+    pair = make_example(
         "preference",
         best.source,
         columns,
@@ -56,3 +57,4 @@ def _pair(best: Example, worst: Example, margin: float | None) -> Example:
         rejected=worst.completion,
         margin=margin,
     )
+    return replace(pair, line=best.line)

@@ -64,7 +64,7 @@ class Prompting:
             return replace(example, messages=self._with_system(example.messages))
         prompt = cast(Text, example.prompt)
         if isinstance(prompt, str) and self.template is None:
-            what = f"{example.source}: `system` is set, but the prompt is plain text"
+            what = f"{example.place}: `system` is set, but the prompt is plain text"
             raise DataError(what, "set `prompt_template: chat`, or to a text with {system} and {prompt}")
         if not isinstance(prompt, str) or self.template != CHAT:
             return replace(example, prompt=self.ask(prompt))

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rung.data.arrow import class_names, classes_of_parquet, from_arrow
+from rung.data.delimiters import DELIMITERS, check_fit, check_header
 from rung.data.json_text import loads
-from rung.data.records import BadRow
+from rung.data.records import BadRow, place_of
 from rung.errors import DataError
 
 MAX_BYTES = 2**30  # of a file that is read as a whole, and of a line; a compressed file may expand without end
 MAX_ENTRIES = 200_000  # of a folder with data
+_UTF8 = "save the file as UTF-8; Excel calls it `CSV UTF-8` in its list of file types"
 MAX_CSV_FIELD = 2**31 - 1  # Python's default of 128 KiB is too short for many documents
 
 
@@ -29,13 +31,15 @@ MAX_CSV_FIELD = 2**31 - 1  # Python's default of 128 KiB is too short for many d
 class Row:
     """A row as read from a file: its columns or, if it cannot be read, its fault.
 
-    `number` counts from 1; in a JSONL file it is the number of the line.
+    `number` counts from 1; in a JSONL file it is the number of the line. `line` is that of its first line if it is
+    another number, as in a CSV file.
     """
 
     file: str
     number: int
     columns: Mapping[str, Any] = field(default_factory=dict)
     fault: BadRow | None = None
+    line: int | None = None
 
     @property
     def source(self) -> str:
@@ -44,8 +48,8 @@ class Row:
 
     @property
     def place(self) -> str:
-        """The file and number in words, for error messages, as in `pairs.jsonl, row 12`."""
-        return f"{self.file}, row {self.number}"
+        """The file, number and line in words, for error messages, as in `pairs.csv, row 12 (line 15)`."""
+        return place_of(self.source, self.line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,23 +208,35 @@ def _csv(content: BinaryIO, name: str, options: ReadOptions) -> Iterator[Row]:
     text = _decode(_whole(content, name), name)
     csv.field_size_limit(MAX_CSV_FIELD)
     delimiter = options.delimiter or DELIMITERS[_suffix(Path(name))]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = reader.fieldnames or []
+        header = next(reader, [])
     except csv.Error as error:
+        check_fit(text, name, delimiter)
         raise DataError(f"{name}: the header is not valid CSV ({error})", "check its quotation marks") from error
+    if len(header) == 1:
+        check_header(header[0], name, delimiter)
     if len(set(header)) < len(header):
         raise DataError(f"{name}: the header names a column twice ({', '.join(header)})", "rename one of them")
-    number = 0
+    number, line, fits = 0, reader.line_num + 1, True
     try:
-        for number, columns in enumerate(reader, 1):
-            whole = None not in columns and None not in columns.values()
-            fault = None if whole else BadRow("the number of fields differs from the header", f"line {reader.line_num}")
-            yield Row(name, number, columns if whole else {}, fault)
+        for fields in reader:
+            start, line = line, reader.line_num + 1
+            if not fields:
+                continue
+            number += 1
+            if len(fields) == len(header):
+                yield Row(name, number, dict(zip(header, fields, strict=True)), line=start)
+                continue
+            if fits:
+                check_fit(text, name, delimiter)
+            fits = False
+            counts = f"{len(fields)} instead of {len(header)}"
+            yield Row(name, number, fault=BadRow("the number of fields differs from the header", counts), line=start)
     except csv.Error as error:
-        raise DataError(
-            f"{name}, row {number + 1} is not valid CSV ({error})", "check the quotation marks of this row"
-        ) from error
+        check_fit(text, name, delimiter)
+        place = place_of(f"{name}:{number + 1}", line)
+        raise DataError(f"{place} is not valid CSV ({error})", "check the quotation marks of this row") from error
 
 
 def _parquet(content: BinaryIO, name: str, _: ReadOptions) -> Iterator[Row]:
@@ -241,7 +257,6 @@ def _parquet(content: BinaryIO, name: str, _: ReadOptions) -> Iterator[Row]:
         ) from error
 
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 READERS: dict[str, Callable[[BinaryIO, str, ReadOptions], Iterator[Row]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
@@ -277,4 +292,4 @@ def _decode(raw: bytes, name: str) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise DataError(f"{name}, line {line} is not UTF-8 (byte {error.start})", "save the file as UTF-8") from error
+        raise DataError(f"{name}, line {line} is not UTF-8 (byte {error.start})", _UTF8) from error

@@ -72,6 +72,12 @@ class Example:
     columns: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Mapping[str, Any], ...] = ()  # JSON schemas, for the chat template
     template_variables: Mapping[str, Any] = field(default_factory=dict)  # of the chat template
+    line: int | None = None  # of the row in its file, if it is not the number of the row
+
+    @property
+    def place(self) -> str:
+        """The file, row and line in words, for error messages, as in `pairs.csv, row 12 (line 15)`."""
+        return place_of(self.source, self.line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,21 @@ class Encoded:
     def num_tokens(self) -> int:
         """The number of tokens of the prompt and all completions."""
         return len(self.prompt_ids) + sum(len(answer.ids) for answer in self.answers)
+
+
+def place_of(source: str, line: int | None = None) -> str:
+    """The place of a row in words, from its short form and its line, if that is not the number of the row.
+
+    >>> place_of("a.jsonl:41"), place_of("a.csv:41", 50), place_of("a.jsonl:41#2")
+    ('a.jsonl, row 41', 'a.csv, row 41 (line 50)', 'a.jsonl, row 41, part 2')
+    """
+    file, colon, number = source.rpartition(":")
+    if not colon:
+        return source
+    number, mark, part = number.partition("#")
+    return (
+        f"{file}, row {number}" + (f" (line {line})" if line is not None else "") + (f", part {part}" if mark else "")
+    )
 
 
 def digest(*content: Any) -> str:
@@ -231,7 +252,7 @@ def as_prompt(example: Example) -> Example:
     """
     if example.kind == "text":
         raise DataError(
-            f"{example.source}: raw text has no prompt to sample from", "use rows that have a `prompt` or `messages`"
+            f"{example.place}: raw text has no prompt to sample from", "use rows that have a `prompt` or `messages`"
         )
     prompt, gold = example.prompt, None
     if example.messages is not None:

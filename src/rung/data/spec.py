@@ -7,11 +7,12 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from rung.data.column_map import template_columns
+from rung.data.column_map import GROUP, template_columns
 from rung.data.read import READERS
 from rung.errors import ConfigError
-from rung.utils.messages import settings_error
+from rung.utils.messages import faulty_key, settings_error
 
+KEYS_OF_STAGE = ("on_bad_row", "max_bad_share", "on_overlong", "max_length", "max_prompt_length")  # about rows
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -60,6 +61,27 @@ class DataSpec(BaseModel):
             raise ConfigError(f"`delimiter` is {delimiter!r}", "give one character, such as `;`, or `tab`")
         return delimiter
 
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _names_by_names(cls, columns: object) -> object:
+        form = "`columns: {prompt: <a column>, completion: <a column>}`"
+        if not isinstance(columns, Mapping):
+            raise ConfigError(f"`columns` is {columns!r:.80}", f"write {form}, with a space after each colon")
+        for ours, theirs in columns.items():
+            if not isinstance(theirs, str):
+                remedy = f'write `{ours}: "{theirs}"`' if isinstance(theirs, int | float) else f"write {form}"
+                raise ConfigError(f"`columns`: the entry `{ours}` is {theirs!r:.80}, not the name of a column", remedy)
+        return columns
+
+    @field_validator("share", mode="before")
+    @classmethod
+    def _share_is_an_interval(cls, share: object) -> object:
+        if share is None or isinstance(share, Mapping | ShareSpec):
+            return share
+        to = share if isinstance(share, int | float) and not isinstance(share, bool) and 0 < share < 1 else 0.7
+        rest = f"the rest of the rows is `share: {{from: {to}}}`"
+        raise ConfigError(f"`share` is {share!r:.80}, not an interval", f"write `share: {{to: {to}}}`; {rest}")
+
     @field_validator("columns")
     @classmethod
     def _readable_templates(cls, columns: dict[str, str]) -> dict[str, str]:
@@ -88,7 +110,25 @@ def data_spec(spec: str | Mapping[str, Any] | DataSpec, base: Path | None) -> Da
         try:
             return DataSpec.model_validate(cast("Mapping[str, Any]", spec))
         except ValidationError as error:
-            raise settings_error("data", error, DataSpec.model_fields) from error
+            raise _settings_error(error) from error
     is_file = spec.startswith("task:") or (base or Path()).joinpath(spec).exists() or spec.endswith((*READERS, ".gz"))
     is_hub = not is_file and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec) is not None
     return DataSpec(name=spec) if is_hub else DataSpec(path=spec)
+
+
+def renamed_columns(spec: object) -> dict[str, str]:
+    """The columns of a data set that `columns` reads under another name, and that name; empty for rows and mixtures.
+
+    >>> renamed_columns({"path": "a.csv", "columns": {"prompt": "Ticket", "completion": "Category"}})
+    {'Ticket': 'prompt', 'Category': 'completion'}
+    """
+    columns = spec.columns if isinstance(spec, DataSpec) else spec.get("columns") if isinstance(spec, Mapping) else {}
+    return {theirs: ours for ours, theirs in dict(columns or {}).items() if theirs != ours and ours != GROUP}
+
+
+def _settings_error(error: ValidationError) -> ConfigError:
+    fault = error.errors()[0]
+    key = faulty_key(fault)
+    if fault["type"] == "extra_forbidden" and key in KEYS_OF_STAGE:
+        return ConfigError(f"data: unknown key `{key}`", "it is a key of a stage: write it beside `algorithm`")
+    return settings_error("data", error, DataSpec.model_fields)

@@ -96,6 +96,12 @@ def paired_scores(before: Evaluation, after: Evaluation, metric: str) -> list[tu
     return [(old, new, group) for old, new, group in pairs if old is not None and new is not None]
 
 
+def is_share(metric: str, *evaluations: Evaluation) -> bool:
+    """Whether all scores of a metric are between 0 and 1, so that it is shown in per cent and its change in points."""
+    scores = (row.scores.get(metric) for evaluation in evaluations for row in evaluation.rows)
+    return all(0 <= score <= 1 for score in scores if score is not None)
+
+
 def pooled_ratio(runs: Iterable[tuple[Evaluation, Evaluation]], metric: str) -> statistics.Bootstrap | None:
     """The ratio of a metric after training to before, with a 95 % interval, pooled over runs (such as several seeds).
 

@@ -248,7 +248,7 @@ def check_items(examples: Sequence[Example], shots: Sequence[Example]) -> None:
     items = {example.id: example for example in examples}
     for shot in shots:
         if shot.id in items:
-            what = f"{shot.source}: a shot is one of the items ({items[shot.id].source})"
+            what = f"{shot.place}: a shot is one of the items ({items[shot.id].place})"
             raise DataError(what, "take shots from the training data")
 
 

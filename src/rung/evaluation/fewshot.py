@@ -51,9 +51,9 @@ def encode_question(example: Example, shots: Sequence[Example], tokenizer: PreTr
     try:
         return encode_prompt(asked, tokenizer, tools=example.tools, variables=example.template_variables)
     except BadRow as fault:
-        raise DataError(f"{example.source}: {fault}", f"{fault.remedy}, or leave it out") from fault
+        raise DataError(f"{example.place}: {fault}", f"{fault.remedy}, or leave it out") from fault
     except DataError as fault:
-        raise DataError(f"{example.source}: {fault.what}", fault.remedy) from fault
+        raise DataError(f"{example.place}: {fault.what}", fault.remedy) from fault
 
 
 def last_text(text: str | Sequence[Mapping[str, Any]]) -> str:
@@ -71,7 +71,7 @@ def _as_text(shot: Example) -> str:
     asked, answered = question(shot), _answered(shot)
     if not isinstance(asked, str) or not isinstance(answered, str):
         raise DataError(
-            f"{shot.source}: a chat example is used as a shot for a string prompt", "give both the same format"
+            f"{shot.place}: a chat example is used as a shot for a string prompt", "give both the same format"
         )
     return asked + answered
 
@@ -80,7 +80,7 @@ def _as_turns(shot: Example) -> Messages:
     asked, answered = question(shot), _answered(shot)
     if isinstance(asked, str) or isinstance(answered, str):
         raise DataError(
-            f"{shot.source}: a string example is used as a shot for a chat prompt", "give both the same format"
+            f"{shot.place}: a string example is used as a shot for a chat prompt", "give both the same format"
         )
     return tuple(message for message in (*asked, *answered) if message["role"] != "system")
 
@@ -88,5 +88,5 @@ def _as_turns(shot: Example) -> Messages:
 def _answered(shot: Example) -> Text:
     answered = answer(shot)
     if answered is None:
-        raise DataError(f"{shot.source}: this shot has no answer", "take shots from rows that have a completion")
+        raise DataError(f"{shot.place}: this shot has no answer", "take shots from rows that have a completion")
     return answered

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from rung.config.gate import GateConfig
 from rung.evaluation import statistics
-from rung.evaluation.comparison import ALPHA, Comparison, compare
+from rung.evaluation.comparison import ALPHA, Comparison, compare, is_share
 from rung.reward.decorator import Goal
 
 if TYPE_CHECKING:
@@ -48,6 +48,34 @@ class Decision(BaseModel):
     items_needed: int | None = None  # the items for a decision, if `inconclusive` and if more items would help
 
 
+class Unit(NamedTuple):
+    """The unit in which changes of a metric are told: points for a share, else that of the metric itself."""
+
+    name: str
+    scale: float
+    digits: int
+
+    def change(self, value: float) -> str:
+        """A change with its sign, without one if it rounds to 0.
+
+        >>> POINTS.change(-0.0526), POINTS.change(0.0), PLAIN.change(1.5)
+        ('-5.3', '0.0', '+1.5000')
+        """
+        rounded = round(self.scale * value, self.digits) + 0.0  # no -0.0
+        return f"{rounded:{'+' if rounded else ''}.{self.digits}f}"
+
+    def limit(self, value: float) -> str:
+        """A limit from the config with its unit.
+
+        >>> POINTS.limit(0.02), PLAIN.limit(0.5)
+        ('2 points', '0.5')
+        """
+        return f"{round(self.scale * value, 6) + 0:g}{self.name}"
+
+
+POINTS, PLAIN = Unit(" points", 100, 1), Unit("", 1, 4)
+
+
 @dataclass(frozen=True, slots=True)
 class _Check:
     verdict: Verdict
@@ -75,9 +103,13 @@ def decide(
         return compare(before, after, metric, goals)
 
     gain, changes = change(gate.metric), tuple(change(guard.metric) for guard in gate.guards)
+    units = {metric: unit_of(metric, before, after) for metric in gate.metrics}
     checks = [
-        _check_gain(gain, gate.min_gain),
-        *(_check_guard(moved, guard.tolerance) for moved, guard in zip(changes, gate.guards, strict=True)),
+        _check_gain(gain, gate.min_gain, units[gate.metric]),
+        *(
+            _check_guard(moved, guard.tolerance, units[guard.metric])
+            for moved, guard in zip(changes, gate.guards, strict=True)
+        ),
         *(_check_limit(limit) for limit in limits),
     ]
     verdicts = {check.verdict for check in checks}
@@ -90,6 +122,11 @@ def decide(
         changes=changes,
         items_needed=max(needed) if needed and outcome == "inconclusive" else None,
     )
+
+
+def unit_of(metric: str, *evaluations: Evaluation) -> Unit:
+    """The unit of the changes of a metric between evaluations."""
+    return POINTS if is_share(metric, *evaluations) else PLAIN
 
 
 def lower_bound(change: Comparison) -> float:
@@ -116,30 +153,30 @@ def exact_p(change: Comparison) -> float:
     return max(change.p, statistics.mcnemar(change.moved, 0))
 
 
-def _check_gain(gain: Comparison, min_gain: float) -> _Check:
+def _check_gain(gain: Comparison, min_gain: float, unit: Unit) -> _Check:
     if gain.gain is None or gain.low is None or gain.high is None:
         return _Check("open", f"`{gain.metric}`: no item was scored for both models")
-    shown = f"`{gain.metric}` gained {_interval(gain)}"
+    shown, least = f"`{gain.metric}` changed by {_interval(gain, unit)}", unit.limit(min_gain)
     low = gain.low if min_gain >= 0 else lower_bound(gain)
     if low > min_gain and (min_gain < 0 or is_shown(gain)):
-        return _Check("holds", f"{shown}: the lower bound is above {min_gain:g}")
+        return _Check("holds", f"{shown}: the lower bound is above {least}")
     if gain.high < min_gain and (min_gain > 0 or is_shown(gain)):
-        return _Check("broken", f"{shown}: the upper bound is below {min_gain:g}")
+        return _Check("broken", f"{shown}: the upper bound is below {least}")
     if gain.low > min_gain or gain.high < min_gain:
         return _few_moved(gain, shown, gain.gain - min_gain)
     needed = statistics.items_needed(gain.variance or 0.0, gain.gain - min_gain)
-    return _Check("open", f"{shown}: the interval holds {min_gain:g}{_sizes(gain, needed)}", needed)
+    return _Check("open", f"{shown}: the interval holds {least}{_sizes(gain, needed)}", needed)
 
 
-def _check_guard(change: Comparison, tolerance: float) -> _Check:
+def _check_guard(change: Comparison, tolerance: float, unit: Unit) -> _Check:
     if change.gain is None or change.high is None:
         return _Check("open", f"guard `{change.metric}`: no item was scored for both models")
     low = lower_bound(change)
-    shown = f"guard `{change.metric}` changed by {_interval(change)}, tolerance {tolerance:g}"
+    shown = f"guard `{change.metric}` changed by {_interval(change, unit)}, tolerance {unit.limit(tolerance)}"
     if low > -tolerance or (tolerance == 0 and ((low == 0 and is_shown(change)) or _proves_no_loss(change))):
         return _Check("holds", f"{shown}: holds")
     if change.high < -tolerance and (tolerance > 0 or is_shown(change)):
-        return _Check("broken", f"{shown}: broken, the upper bound is below -{tolerance:g}")
+        return _Check("broken", f"{shown}: broken, the upper bound is below {unit.limit(-tolerance)}")
     if change.high < -tolerance or (tolerance == 0 and low == 0):
         return _few_moved(change, f"{shown}: open", change.gain + tolerance)
     if change.lost == 0:
@@ -147,7 +184,7 @@ def _check_guard(change: Comparison, tolerance: float) -> _Check:
         reason = f"no item got worse, but {change.clusters} items do not prove it: about {needed} would"
         return _Check("open", f"{shown}: open, {reason}", needed)
     needed = statistics.items_needed(change.variance or 0.0, change.gain + tolerance)
-    reason = f"the lower bound {low:+.4f} is not above -{tolerance:g}{_sizes(change, needed)}"
+    reason = f"the lower bound {unit.change(low)} is not above {unit.limit(-tolerance)}{_sizes(change, needed)}"
     return _Check("open", f"{shown}: open, {reason}", needed)
 
 
@@ -168,15 +205,16 @@ def _proves_no_loss(change: Comparison) -> bool:
     return change.lost == 0 and change.clusters >= ZERO_FAILURE_ITEMS
 
 
-def _interval(change: Comparison) -> str:
+def _interval(change: Comparison, unit: Unit) -> str:
+    assert change.gain is not None
+    assert change.low is not None
+    assert change.high is not None
     caveat = f" ({change.caveat})" if change.caveat else ""
-    return f"{change.gain:+.4f} [{change.low:+.4f}, {change.high:+.4f}]{caveat}"
+    return f"{unit.change(change.gain)}{unit.name} [{unit.change(change.low)}, {unit.change(change.high)}]{caveat}"
 
 
 def _sizes(change: Comparison, needed: int | None) -> str:
-    """The detectable difference and the number of items needed, in words, to be added to a sentence."""
+    """The number of items needed, in words, to be added to a sentence."""
     if not change.variance:
-        return "; no item moved apart from the others"
-    seen = statistics.detectable_difference(change.variance, change.n)
-    settle = f"about {needed} would settle it" if needed else "no number of items would settle it"
-    return f"; {change.n} items show differences from {seen:.4f} on, {settle}"
+        return "; no item moved apart from the rest"
+    return f"; about {needed} items would settle it" if needed else "; no number of items would settle it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,13 @@ from rung.models.vocabulary import check_special_tokens, num_embeddings
 from rung.pipeline.agents import check_agent
 from rung.pipeline.evaluations import SETS, Evaluations
 from rung.pipeline.model_size import resolve_by_model, size_of_model
+from rung.pipeline.notices import (
+    cut_answers_of_evaluation,
+    cut_answers_of_rollout,
+    shared_prompts,
+    unread_columns,
+    unused_template,
+)
 from rung.pipeline.requirements import check_requirements
 from rung.pipeline.stage_data import StageData, check_ids, check_positions, read_stage_data
 from rung.pipeline.stage_rewards import check_rewards
@@ -75,7 +82,7 @@ def _check(config: PathConfig) -> Checked:
     faults = Faults()
     with faults.collect():
         make_trackers(config.trackers, Path(), project="", run_name="", base=config.base)
-    evaluations: Evaluations | None = None
+    evaluations: Evaluations | None = None  # checked before the stages, since its remedy for a bad row helps both
     with faults.collect():
         evaluations = Evaluations(config)
         evaluations.check()
@@ -93,7 +100,7 @@ def _check(config: PathConfig) -> Checked:
         with faults.collect():
             _check_stage(checked, stage, *loaded, faults)
     if not faults.found:
-        _check_evaluations(config, evaluations, *loaded)
+        checked.notes.extend(_check_evaluations(config, evaluations, *loaded))
     faults.raise_found()
     return checked
 
@@ -117,30 +124,23 @@ def _check_stage(
         _check_start(config, stage)
     if not faults.found:  # the models from which earlier stages start are looked up again
         _check_same_tokenizers(config, stage)
-    row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": stage.start}
+    row: dict[str, Any] = {"stage": stage.name, "algorithm": algorithm.name, "from": _start(config, stage)}
     row |= dict.fromkeys(("data", "rows", "lr", "batch", "length"))
     if algorithm.data_kind() is not None:
         read, columns = _check_training(config, stage, algorithm, model, tokenizer, faults)
         checked.data[stage.name] = read
         columns |= evaluations.metrics.columns_read(read.report.columns)
         row |= _training_columns(stage, len(read.train))
-        lines = (*read.report.lines(), *_unread(read.report.columns, columns), *_notes(algorithm, stage))
+        unused = [*unused_template(config, read, tokenizer), *cut_answers_of_rollout(stage, read, tokenizer)]
+        lines = (
+            *read.report.lines(),
+            *unread_columns(read.report.columns, columns),
+            *unused,
+            *_notes(algorithm, stage),
+        )
         checked.notes.extend(f"{stage.name}: {line}" for line in lines)
-        checked.notes.extend(_shared_prompts(stage.name, read, evaluations))
+        checked.notes.extend(shared_prompts(stage.name, read, evaluations))
     checked.rows.append(row)
-
-
-def _shared_prompts(stage: str, data: StageData, evaluations: Evaluations) -> list[str]:
-    """A warning for each evaluation set with prompts that a stage trains on."""
-    trained = {one.example.group for one in data.train}
-    told = []
-    for evaluation_set in SETS:
-        items = evaluations.items(evaluation_set)
-        shared = sum(item.group in trained for item in items)
-        if shared:
-            place = f"{shared} of {len(items)} items of `evaluate.{evaluation_set}`"
-            told.append(f"warning: stage `{stage}` trains on the prompts of {place}, which it may remember")
-    return told
 
 
 def _notes(algorithm: Algorithm, stage: StageConfig) -> list[str]:
@@ -148,12 +148,6 @@ def _notes(algorithm: Algorithm, stage: StageConfig) -> list[str]:
     if algorithm.data_kind() != "prompts":
         return algorithm.notes(1)
     return algorithm.notes(resolved(stage.updates.epochs) * resolved(stage.updates.minibatches))
-
-
-def _unread(columns: Collection[str], read: Collection[str]) -> list[str]:
-    """A line with the columns of the data that no format, reward or metric reads; no line if there are none."""
-    left = [name for name in columns if name not in read]
-    return [f"columns kept for rewards and metrics: {', '.join(left)}"] if left else []
 
 
 def _check_training(
@@ -216,13 +210,30 @@ def _policies(stages: Sequence[StageConfig], config: PathConfig) -> list[StageCo
 
 def _check_evaluations(
     config: PathConfig, evaluations: Evaluations, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Raises UserError for an evaluation item whose few-shot prompt does not fit the model, for any number of shots."""
+) -> list[str]:
+    """A line with the size of each evaluation set, and warnings.
+
+    Raises UserError for an item whose few-shot prompt does not fit the model, for any number of shots.
+    """
     evaluations.metrics.check_policy(tokenizer)
-    for num_shots in sorted({count for stage in config.stages for count in config.shots_of(stage)}):
-        for evaluation_set in SETS:
-            if evaluations.items(evaluation_set):
-                evaluations.check_prompts(evaluation_set, num_shots, model, tokenizer)
+    told = []
+    for evaluation_set in (each for each in SETS if evaluations.items(each)):
+        for num_shots in sorted({count for stage in config.stages for count in config.shots_of(stage)}):
+            longest = evaluations.check_prompts(evaluation_set, num_shots, model, tokenizer)
+            shots = f" with {num_shots} shots" if num_shots else ""
+            size = len(evaluations.items(evaluation_set))
+            told.append(f"{evaluation_set}: {size} items, the longest prompt has {longest} tokens{shots}")
+        told += cut_answers_of_evaluation(evaluations, evaluation_set, tokenizer)
+    return told
+
+
+def _start(config: PathConfig, stage: StageConfig) -> str:
+    """The model from which a stage starts, in words: `last promoted` if a gate decides it during the run."""
+    earlier = _policies(config.stages[: config.stages.index(stage)], config)
+    if stage.start is not None or not earlier:
+        return stage.start or config.model
+    trains = make_algorithm(earlier[-1].algorithm, config.base).data_kind() is not None
+    return "last promoted" if trains and config.gate_of(earlier[-1]) is not None else earlier[-1].name
 
 
 def _check_start(config: PathConfig, stage: StageConfig) -> None:

@@ -17,6 +17,7 @@ from rung.artifacts.start import model_hash
 from rung.data.load import load_examples
 from rung.data.prompting import Prompting
 from rung.data.records import Example, as_prompt
+from rung.data.spec import renamed_columns
 from rung.data.splits import sample
 from rung.data.templates import LIMITS
 from rung.errors import CheckpointError, ConfigError, error_context
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from rung.reward.decorator import Goal
 
 EvaluationSet = Literal["validation", "test"]
-REMEDY = "fix the row, or leave it out of the data: an evaluation reads every item"
+REMEDY = "fix or remove these rows: an evaluation reads every row of the file, whatever `on_bad_row` of a stage says"
 SETS: tuple[EvaluationSet, ...] = ("validation", "test")
 
 
@@ -121,7 +122,8 @@ class Evaluations:
         for evaluation_set in SETS:
             examples = self.items(evaluation_set)
             if examples:
-                self.metrics.check(set.intersection(*(set(as_prompt(example).columns) for example in examples)))
+                columns = set.intersection(*(set(as_prompt(example).columns) for example in examples))
+                self.metrics.check(columns, renamed_columns(self._data(evaluation_set)))
             elif evaluation_set == "validation" and self.block.metrics:
                 what = "`evaluate.metrics` is set without `evaluate.validation`"
                 raise ConfigError(what, "set `evaluate.validation` to the data to evaluate on")
@@ -138,8 +140,11 @@ class Evaluations:
         num_shots: int,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-    ) -> None:
-        """Raises UserError, naming the row, if the prompt of an item with `num_shots` shots does not fit the model."""
+    ) -> int:
+        """The number of tokens of the longest prompt of an item with `num_shots` shots.
+
+        Raises UserError, naming the row, for an item whose prompt does not fit the model.
+        """
         examples, shots = self.items(evaluation_set), self.shots(num_shots)
         check_items(examples, shots)
         with error_context("`evaluate`"):
@@ -148,15 +153,17 @@ class Evaluations:
         with LIMITS:
             lengths = [len(encode_question(example, shots, tokenizer)) for example in examples]
         for example, num_tokens in zip(examples, lengths, strict=True):
-            if positions is not None and num_tokens + self._max_completion_length > positions:
+            if positions is not None and num_tokens + self.max_completion_length > positions:
                 what = (
-                    f"{example.source}: {num_tokens} prompt tokens with {num_shots} shots and "
-                    f"{self._max_completion_length} completion tokens exceed the model's {positions} positions"
+                    f"{example.place}: {num_tokens} prompt tokens with {num_shots} shots and "
+                    f"{self.max_completion_length} completion tokens exceed the model's {positions} positions"
                 )
                 raise ConfigError(what, "lower `evaluate.max_completion_length` or `shots`, or remove the row")
+        return max(lengths)
 
     @property
-    def _max_completion_length(self) -> int:
+    def max_completion_length(self) -> int:
+        """The longest completion in tokens."""
         assert isinstance(self.block.max_completion_length, int), "the config is resolved"
         return self.block.max_completion_length
 
@@ -197,7 +204,7 @@ class Evaluations:
                 self.metrics,
                 shots=shots,
                 sampling=Sampling(
-                    max_completion_length=self._max_completion_length,
+                    max_completion_length=self.max_completion_length,
                     temperature=self.block.temperature,
                     stop=self.block.stop,
                     skip_special_tokens=self.block.skip_special_tokens,
@@ -224,10 +231,12 @@ class Evaluations:
         return None
 
     def _examples(self, evaluation_set: EvaluationSet) -> list[Example]:
+        data = self._data(evaluation_set)
+        return [] if data is None else self._load(data)
+
+    def _data(self, evaluation_set: EvaluationSet) -> str | dict[str, Any] | Mixture | None:
         spec = self.block.validation if evaluation_set == "validation" else self.block.test
-        if spec is None:
-            return []
-        return self._load(self.config.data_of(spec))
+        return None if spec is None else self.config.data_of(spec)
 
     def _load(self, data: str | dict[str, Any] | Mixture) -> list[Example]:
         examples, _ = load_examples(data, base=self.config.base, seed=self.config.seed, remedy=REMEDY)

@@ -79,7 +79,7 @@ def check_positions(
             continue
         completion = f"`rollout.max_completion_length` {sampled}" if sampled else f"{longest} completion tokens"
         tokens = f"{len(one.prompt_ids)} prompt tokens and {completion}"
-        what = f"{one.source}: {tokens} exceed the {whose}'s {positions} positions"
+        what = f"{one.example.place}: {tokens} exceed the {whose}'s {positions} positions"
         lower = "`rollout.max_completion_length`, or `max_prompt_length`" if sampled else "`max_length`"
         raise ConfigError(what, f"lower {lower}, which drops longer rows")
 
@@ -91,7 +91,7 @@ def check_ids(encoded: Sequence[Encoded], size: int, tokenizer: PreTrainedTokeni
         beyond = first_without_embedding(ids, size)
         if beyond is not None:
             token = tokenizer.convert_ids_to_tokens(beyond)
-            raise DataError(f"{one.source}: the id {beyond} (`{token}`) is beyond the {size} embeddings", REMEDY)
+            raise DataError(f"{one.example.place}: the id {beyond} (`{token}`) is beyond the {size} embeddings", REMEDY)
 
 
 def read_examples(settings: StageSettings) -> tuple[list[Example], DataReport]:
@@ -121,14 +121,14 @@ def _read(settings: StageSettings) -> tuple[list[Example], DataReport]:
         examples = [example for example in examples if example.kind != "unpaired"]
     for example in examples:
         if example.columns.get("canary"):
-            what = f"{example.source}: the row has a `canary`, by which its authors ask not to train on it"
+            what = f"{example.place}: the row has a `canary`, by which its authors ask not to train on it"
             raise DataError(what, "use the data only as `evaluate.validation` or `evaluate.test`")
         if example.kind not in KINDS_OF_ROWS[kind]:
-            what = f"{example.source}: stage `{config.name}` learns from {kind}, but this row is {example.kind} data"
+            what = f"{example.place}: stage `{config.name}` learns from {kind}, but this row is {example.kind} data"
             raise DataError(what, f"use rows of one of these kinds: {', '.join(sorted(KINDS_OF_ROWS[kind]))}")
         answers, size = len(example.completions or ()), algorithm.group_size
         if answers and size not in (None, answers):
-            what = f"{example.source}: a prompt has {answers} completions, but `{algorithm.name}` needs {size}"
+            what = f"{example.place}: a prompt has {answers} completions, but `{algorithm.name}` needs {size}"
             raise DataError(what, f"keep {size} of `completions`, or use an algorithm for rankings")
     if kind == "unpaired":
         examples = once_each(one for example in examples for one in as_unpaired(example))

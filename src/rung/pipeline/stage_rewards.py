@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rung.artifacts.reward_models import is_pending
 from rung.data.records import Encoded
+from rung.data.spec import renamed_columns
 from rung.errors import ConfigError, error_context
 from rung.pipeline.stage_settings import StageSettings
 from rung.reward import RewardSet
@@ -44,7 +45,7 @@ def _bind(settings: StageSettings, encoded: Sequence[Encoded]) -> RewardSet:
             settings.rewards, settings.reward_policy, settings.base, trajectories=bool(settings.toolbox)
         )
         for columns in {frozenset(one.example.columns) for one in encoded}:
-            rewards.check(columns)
+            rewards.check(columns, renamed_columns(settings.data))
         if settings.algorithm.reads_rewards and not any(reward.credited for reward in rewards.rewards):
             what = f"no reward affects training ({', '.join(rewards.goals)}): each has `weight: 0` or `role: metric`"
             raise ConfigError(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rung.artifacts.lineage import StageRecord
+from rung.evaluation import comparison
 from rung.evaluation.comparison import ALPHA, Comparison, compare, pooled_ratio
 from rung.evaluation.evaluate import TRUNCATED, Estimate, Evaluation, Row
+from rung.evaluation.gate import unit_of
 from rung.evaluation.statistics import detectable_difference, holm
 from rung.report.curves import Curves
 from rung.report.plot import is_smoothed
@@ -47,9 +49,8 @@ def measured(evaluation: Evaluation) -> Section:
 
 
 def is_share(name: str, entries: Sequence[Entry]) -> bool:
-    """Whether all scores of a metric are between 0 and 1, so that it is shown in per cent."""
-    scores = (row.scores.get(name) for entry in entries for row in entry.evaluation.rows)
-    return all(0 <= score <= 1 for score in scores if score is not None)
+    """Whether all scores of a metric are between 0 and 1 in all entries, so that it is shown in per cent."""
+    return comparison.is_share(name, *(entry.evaluation for entry in entries))
 
 
 def predecessors(report: Report, entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
@@ -183,7 +184,8 @@ def _strict_bounds(report: Report, gated: Sequence[StageRecord], level: float) -
             name = record.decision.gain.metric
             change = compare(before.evaluation, entry.evaluation, name, report.goals, level=level)
             if change.low is not None:
-                yield f"`{record.stage}`: `{name}` {change.low:+.4f}."
+                unit = unit_of(name, before.evaluation, entry.evaluation)
+                yield f"`{record.stage}`: `{name}` {unit.change(change.low)}{unit.name}."
 
 
 def _data(report: Report) -> Section:

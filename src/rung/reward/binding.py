@@ -104,10 +104,11 @@ class Reward:
         """The columns of the data that parameters of the function name."""
         return [self._column(name) for name in self.signature.reads if self._field(name) is None]
 
-    def check(self, columns: Collection[str]) -> None:
+    def check(self, columns: Collection[str], renamed: Mapping[str, str]) -> None:
         """Raises RewardError if the data lack a column that the reward requires, or have none of those it can read.
 
-        Also raised if a column has the same name as a standard field that the reward reads, such as `prompt`.
+        `renamed` has the columns of the data that are read under another name, and that name. Also raised if a column
+        has the same name as a standard field that the reward reads, such as `prompt`.
         """
         named = {**self.signature.reads, **dict.fromkeys(self.spec.columns, True)}
         taken = {self._column(name) for name in named if self._field(name) is not None}
@@ -120,8 +121,10 @@ class Reward:
         offered = {*columns, *self._fields, *HOOKS}
         for name, required in named.items():
             if required and self._field(name) is None and self._column(name) not in columns:
-                what = f"reward `{self.label}`: the data have no column `{self._column(name)}`"
-                raise RewardError(what, f"write `columns: {{{name}: ...}}`; {did_you_mean(name, offered)}")
+                source = self._column(name)
+                what = f"reward `{self.label}`: the data have no column `{source}`"
+                remedy = _remedy_for_renamed(name, source, columns, renamed)
+                raise RewardError(what, remedy or f"write `columns: {{{name}: ...}}`; {did_you_mean(name, offered)}")
         if not taken and not self.signature.reads_all and not any(self._column(name) in columns for name in named):
             what = f"reward `{self.label}` reads neither the completion nor a column of the data"
             raise RewardError(what, f"if it makes a reward, {_name_result(self.spec.name)}")
@@ -232,6 +235,15 @@ def _given(source: RewardSource) -> Callable[..., Any] | None:
     """The function of a reward that a Python program passes, alone or as the `name` of an entry."""
     named = source.get("name") if isinstance(source, Mapping) else source
     return named if callable(named) else None
+
+
+def _remedy_for_renamed(name: str, source: str, columns: Collection[str], renamed: Mapping[str, str]) -> str:
+    """What the parameter `name` should read in place of `source`, if the data have it by another name; else empty."""
+    ours = renamed.get(source)
+    found = "ground_truth" if ours == "completion" and "ground_truth" in columns else ours
+    if found is None or found not in {*columns, *STANDARD_FIELDS}:
+        return ""
+    return f"`{source}` is read as `{ours}`; use `{found}`: write `columns: {{{name}: {found}}}` in its entry"
 
 
 def _name_result(name: str) -> str:

@@ -81,10 +81,13 @@ class RewardSet:
             what = f"`normalize_then_sum` needs at least two rewards, but there is only one: {', '.join(self.weights)}"
             raise RewardError(what, "add another, or use `sum_then_normalize`")
 
-    def check(self, columns: Collection[str]) -> None:
-        """Raises RewardError if the data lack a column that a reward requires; to be called before computation."""
+    def check(self, columns: Collection[str], renamed: Mapping[str, str] | None = None) -> None:
+        """Raises RewardError if the data lack a column that a reward requires; to be called before computation.
+
+        `renamed` has the columns that are read under another name, and that name.
+        """
         for reward in self.rewards:
-            reward.check(columns)
+            reward.check(columns, renamed or {})
 
     def columns_read(self, columns: Collection[str]) -> set[str]:
         """Those of the data's columns that at least one reward is given."""

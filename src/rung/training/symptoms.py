@@ -6,7 +6,7 @@ They are computed from the logged metrics alone, so that a resumed run and the r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,12 @@ FALLING_STEPS, FALL = 50, 0.01  # steps after which the second half must be lowe
 
 EMPTY_STEPS, SKIPPED_STEPS = "filter/empty_steps", "skipped_steps"
 CUT = "read completions.jsonl: raise `rollout.max_completion_length`, or see whether the model ends its answers"
-EQUAL = "read in completions.jsonl what was judged, and `rewards/NAME` in metrics.jsonl"
+HIGH, LOW = 0.75, 0.25  # mean rewards, on the usual scale from 0 to 1, from which prompts are too easy or too hard
+TOO_EASY = "Use harder prompts or fewer SFT epochs"
+TOO_HARD = (
+    "Use easier prompts, more SFT first, or a reward that gives a part for a part; completions.jsonl has the answers"
+)
+EQUAL = "Use prompts that are answered well only sometimes; completions.jsonl has what was judged"
 EMPTY = "see `rewards/NAME/abstained` and `errors`, and `completions/clipped_ratio`, in metrics.jsonl"
 NOT_FINITE = "see `grad_norm` in metrics.jsonl; lower `learning_rate` or `max_grad_norm` if it goes on"
 NO_EVAL_LOSS = "such an evaluation never counts as the best; see `loss` and `grad_norm` in metrics.jsonl"
@@ -54,6 +59,7 @@ class Symptoms:
         self._rows: dict[str, _Row] = {}
         self._losses: list[float] = []
         self._last_reward: float | None = None
+        self._equal_rewards: list[float] = []  # the mean of each rollout in which they are equal
 
     def observe(self, step: int, seen: Values) -> list[str]:
         """Takes the metrics of a step; returns the symptoms that show for the first time."""
@@ -63,10 +69,14 @@ class Symptoms:
 
     def summary(self) -> list[str]:
         """The symptoms in words, those of rollouts with the number of rollouts that show them."""
-        rows = {kind: row for kind, row in self._rows.items() if kind in ("rewards", "truncated")}
-        shares = {kind: f" ({row.seen} of {self.rollouts} rollouts)" for kind, row in rows.items()}
-        shares["skipped"] = f" ({self.skipped} in all)"
-        return [words + shares.get(kind, "") for kind, words in self.found.items()]
+        found = dict(self.found)
+        if "rewards" in found:
+            found["rewards"] = f"{len(self._equal_rewards)} of {self.rollouts} rollouts: {_equal(self._equal_rewards)}"
+        if "truncated" in found:
+            found["truncated"] += f" ({self._rows['truncated'].seen} of {self.rollouts} rollouts)"
+        if "skipped" in found:
+            found["skipped"] += f" ({self.skipped} in all)"
+        return list(found.values())
 
     def _signs(self, step: int, seen: Values) -> Iterator[tuple[str, str]]:
         if (skipped := seen.get(SKIPPED_STEPS)) is not None:
@@ -83,9 +93,9 @@ class Symptoms:
         if reward is not None:
             equal = seen.get("frac_reward_zero_std", float(reward == self._last_reward)) == 1
             self._last_reward = reward
+            self._equal_rewards += [reward] if equal else []
             if since := self._in_a_row("rewards", equal, step):
-                words = f"equal rewards for each prompt ({reward:.4g} on average) teach nothing"
-                yield "rewards", f"steps {since} to {step}: {words}; {EQUAL}"
+                yield "rewards", f"steps {since} to {step}: {_equal(self._equal_rewards)}"
         if since := self._in_a_row("empty", EMPTY_STEPS in seen, step):
             yield "empty", f"steps {since} to {step}: nothing to train; {EMPTY}"
         elif EMPTY_STEPS not in seen and not self.rollouts:
@@ -113,6 +123,16 @@ class Symptoms:
             first, second = (sum(half) / len(half) for half in halves)
             if second > first - FALL * abs(first):
                 yield "loss", f"steps 1 to {step}: the loss does not fall ({first:.4g}, then {second:.4g}); {FLAT}"
+
+
+def _equal(rewards: Sequence[float]) -> str:
+    """What equal rewards of all answers to each prompt tell, given their mean in each rollout, and what can be done."""
+    mean = sum(rewards) / len(rewards)
+    if mean in (0, 1):
+        what = f"every answer had {'the full reward (1)' if mean else 'the reward 0'}, which teaches nothing"
+    else:
+        what = f"all answers to a prompt had the same reward ({mean:.4g} on average), which teaches nothing"
+    return f"{what}. {TOO_EASY if HIGH <= mean <= 1 else TOO_HARD if 0 <= mean <= LOW else EQUAL}"
 
 
 def _is_finite(value: float | None) -> bool:

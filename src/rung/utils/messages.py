@@ -30,15 +30,16 @@ _REQUIREMENTS = {  # parts of pydantic's messages, as regular expressions, and w
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The remedy for an unknown name: the nearest known name, and all known names.
+    """The remedy for an unknown name: the nearest known name in upper or lower case, and all known names.
 
     >>> did_you_mean("accurracy", ["length", "accuracy"])
     'did you mean `accuracy`? known: accuracy, length'
     """
     names = sorted(known)
-    nearest = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    folded = {name.casefold(): name for name in names}
+    nearest = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)
     listed = f"known: {', '.join(names) or 'none'}"
-    return f"did you mean `{nearest[0]}`? {listed}" if nearest else listed
+    return f"did you mean `{folded[nearest[0]]}`? {listed}" if nearest else listed
 
 
 def settings_error(where: str, error: ValidationError, known: Iterable[str]) -> ConfigError:

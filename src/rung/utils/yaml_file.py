@@ -25,7 +25,8 @@ _PREFIX = "tag:yaml.org,2002:"
 _PLAIN = frozenset(
     _PREFIX + name for name in ("str", "int", "float", "bool", "null", "timestamp", "map", "seq", "merge")
 )
-_MERGE, _STRING = f"{_PREFIX}merge", f"{_PREFIX}str"
+_MERGE, _STRING, _NULL = (_PREFIX + name for name in ("merge", "str", "null"))
+_JOINED = re.compile(r"([A-Za-z_]\w*):(\S.*)")  # a key and its value without the space after the colon
 _PLACE = "correct this place; tabs and unclosed brackets are common causes"
 
 
@@ -128,9 +129,9 @@ def _check_scalar(node: ScalarNode, place: str) -> None:
 
 
 def _check_keys(node: MappingNode, source: str) -> None:
-    """Raises ConfigError for a key that is not a string, or that a mapping has twice."""
+    """Raises ConfigError for a key that is not a string, that a mapping has twice, or that is joined to its value."""
     seen: dict[str, int] = {}
-    for key, _ in node.value:
+    for key, value in node.value:
         line = key.start_mark.line + 1
         if key.tag == _MERGE:
             continue
@@ -140,6 +141,10 @@ def _check_keys(node: MappingNode, source: str) -> None:
         if key.value in seen:
             what = f"{source}, line {line}: the key `{key.value}` stands in line {seen[key.value]} already"
             raise ConfigError(what, "remove one of them")
+        joined = _JOINED.fullmatch(key.value)
+        if joined is not None and value.tag == _NULL and not value.value:
+            what = f"{source}, line {line}: the entry `{key.value}` has no space after the colon"
+            raise ConfigError(what, f"write `{joined[1]}: {joined[2]}`")
         seen[key.value] = line
 
 

@@ -1,6 +1,7 @@
 """Formats for preferences between completions: pairs and rankings."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from rung.data.fields import (
@@ -168,7 +169,7 @@ def strip_repeated_prompts(examples: Sequence[Example]) -> list[Example] | None:
         one = make_example(
             "preference", example.source, columns, prompt=prompt, chosen=sides[0], rejected=sides[1], margin=margin
         )
-        stripped.append(one)
+        stripped.append(replace(one, line=example.line))
     return stripped
 
 

@@ -1,8 +1,10 @@
 """Looks up data formats by name and detects the format of rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rung.data.formats.format import Format
+from rung.data.formats.nearest import columns_line, nearest
 from rung.data.formats.refused import REFUSALS
 from rung.data.read import Row
 from rung.errors import DataError
@@ -41,14 +43,20 @@ def detect(rows: Sequence[Row]) -> Format:
             return format
     best = max(formats, key=lambda format: sum(matched[format.name]))
     hits, other = sum(matched[best.name]), sampled[matched[best.name].index(False)]
-    known = "; ".join(f"{format.name} ({format.signature})" for format in formats)
     columns = ", ".join(other.columns)
     if hits == 0:
-        split = "set `delimiter` to the character between the fields, or " if len(other.columns) == 1 else ""
         what = f"{other.place}: its columns ({columns}) match no known format"
-        raise DataError(what, f"{split}use `columns:` to match one of: {known}")
+        raise DataError(what, _remedy([row.columns for row in sampled], formats))
     raise DataError(
         f"{other.place}: the row does not have the format {best.name} ({best.signature}) of {hits} of {len(sampled)} "
         f"sampled rows; its columns are {columns}",
         f"fix the row, or set `format: {best.name}` (then `on_bad_row` applies to such rows) or `columns:`",
     )
+
+
+def _remedy(rows: Sequence[Mapping[str, Any]], formats: Sequence[Format]) -> str:
+    split = "set `delimiter` to the character between the fields, or " if len(rows[0]) == 1 else ""
+    line = columns_line(rows)
+    tell = f"tell which column is which, such as `{line}` beside `path`" if line else "rename the columns"
+    near = "; ".join(f"{form.name} ({form.signature})" for form in nearest(list(rows[0]), formats))
+    return f"{split}{tell}; the nearest formats are {near}, and `rung list formats` has all"
