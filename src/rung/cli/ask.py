@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rung.errors import DataError
@@ -49,6 +50,41 @@ class PromptedModel:
         drawn = self.sampler.sample(encoded, num, visits=range(len(encoded)), key=key, sampling=sampling)
         return [[str(self.tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in row] for row in drawn]
 
+    def conversations(
+        self, prompts: Sequence[Text], num: int, sampling: Sampling, tools: Sequence[str], *, name: str
+    ) -> list[list[str]]:
+        """`num` conversations for each prompt, in which the model may call `tools`, as text.
+
+        Raises ConfigError for a tool that cannot be loaded or used, and DataError for a prompt that is no chat.
+        """
+        from rung.agents.agent import make_toolbox
+        from rung.data.encode import encode
+        from rung.data.records import make_example
+        from rung.data.report import DataReport
+        from rung.models.stops import stop_ids
+        from rung.pipeline.agents import build_agent
+        from rung.rollout.generate import sampled
+        from rung.rollout.philox import Key
+        from rung.utils.conversation import conversation_text
+
+        no_limits = {"max_tool_calling_iterations": None, "max_tool_result_tokens": None}
+        toolbox = make_toolbox(tools, None, Path.cwd(), **no_limits)
+        examples = [
+            toolbox.offered(make_example("prompt", f"prompt {number}", {}, prompt=prompt))
+            for number, prompt in enumerate(prompts, 1)
+        ]
+        agent = build_agent(toolbox, self.sampler, self.tokenizer, stop_ids(self.sampler.model, self.tokenizer))
+        encoded = encode(examples, self.tokenizer, max_prompt_length=None, max_length=None, report=DataReport())
+        key = Key(self.seed, "", name)
+        try:
+            _, _, rows = sampled(
+                self.sampler, agent, encoded, num, visits=range(len(encoded)), key=key, sampling=sampling
+            )
+        finally:
+            if agent is not None:
+                agent.close()
+        return [[conversation_text(rows[i, j].messages) for j in range(num)] for i in range(len(encoded))]
+
 
 def sampled(
     location: str,
@@ -59,13 +95,19 @@ def sampled(
     max_completion_length: int,
     temperature: float,
     raw: bool,
+    tools: Sequence[str] = (),
 ) -> list[list[str]]:
-    """Completions sampled from a model, `num_generations` per prompt. Raises DataError for an empty prompt."""
+    """Completions sampled from a model, `num_generations` per prompt; with `tools`, conversations.
+
+    Raises DataError for an empty prompt, and ConfigError for a tool that cannot be used.
+    """
     from rung.sampling import Sampling
 
     model = PromptedModel(location, seed=seed, raw=raw)
     sampling = Sampling(max_completion_length=max_completion_length, temperature=temperature)
     asked = [model.prompt_form.ask(prompt) for prompt in prompts]
+    if tools:
+        return model.conversations(asked, num_generations, sampling, tools, name="generate")
     return model.answer(asked, num_generations, sampling, name="generate")
 
 

@@ -213,6 +213,10 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 42,
     raw: Annotated[bool, typer.Option("--raw", help="Take the prompts as plain text, without any template.")] = False,
+    tools: Annotated[
+        list[str] | None,
+        typer.Option("--tools", help="A function that the model may call, ./file.py:name; repeatable."),
+    ] = None,
     output: Output = Path("runs"),
 ) -> None:
     """Sample completions from a model, asked in the way in which it was trained."""
@@ -221,7 +225,7 @@ def generate(
     _disable_loading_bars()
     settings = {"max_completion_length": max_completion_length, "temperature": temperature}
     with _located(model, output) as location:
-        answers = sampled(location, prompts, num_generations, seed=seed, raw=raw, **settings)
+        answers = sampled(location, prompts, num_generations, seed=seed, raw=raw, tools=tools or (), **settings)
     told = [(prompt, text) for prompt, texts in zip(prompts, answers, strict=True) for text in texts]
     for number, (prompt, text) in enumerate(told, 1):
         shown = text if len(told) == 1 else f"[{number}/{len(told)}] {_line(prompt)}\n{text}\n"

@@ -15,6 +15,7 @@ from rung.report.plot import is_smoothed
 from rung.report.records import Entry, Report, Section, Table
 from rung.report.svg import number
 from rung.reward.decorator import Goal
+from rung.utils.conversation import conversation_text
 
 EXAMPLES = 5  # examples of gains, and as many of losses, per stage; also the comparisons that a warning lists
 VALIDATION = "validation"
@@ -245,7 +246,12 @@ def _moved(before: Evaluation, after: Evaluation, name: str, goal: Goal) -> Iter
     lost = [each for each in moved if each[0] < 0][:EXAMPLES]
     gained = [each for each in reversed(moved) if each[0] > 0][:EXAMPLES]
     for change, old, new in lost + gained:
-        yield f"{change:+.2g}", old.prompt, old.expected or "", old.completion, new.completion
+        yield f"{change:+.2g}", old.prompt, old.expected or "", _said(old), _said(new)
+
+
+def _said(row: Row) -> str:
+    """The completion of a row, or its conversation."""
+    return conversation_text(row.messages) if row.messages else row.completion
 
 
 def _estimate(estimate: Estimate, share: bool) -> str:

@@ -28,7 +28,7 @@ from rung.sampling import Sampling
 
 GOLD = ("ground_truth", "answer", "solution")  # columns that are logged even if no reward names them
 MAX_LOGGED, MAX_EXTRA = 2_000, 20_000  # characters in the log of completions: of a column, and of what rewards log
-LOGGED_ONLY = ("row_id", "columns", "details", "messages")  # keys of `Generated.table` that are too long for a terminal
+LOGGED_ONLY = ("row_id", "columns", "details")  # keys of `Generated.table` that are too long for a terminal
 
 
 @dataclass(frozen=True, slots=True)

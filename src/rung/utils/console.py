@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from rung.utils.conversation import conversation_text
 from rung.utils.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 Update = Callable[[int, Mapping[str, float]], None]
 
-_LEFT_TO_THE_FILE = frozenset({"row_id", "columns", "details", "raw_completion"})  # of a line of completions.jsonl
+_LEFT_TO_THE_FILE = frozenset(
+    {"row_id", "columns", "details", "raw_completion", "messages"}
+)  # of a line of completions.jsonl
 _LEVELS, _ASCII_LEVELS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588", "_.-=+*#@"
 _SHOWN = {"loss": "loss {:.4g}", "reward": "reward {:.3f}", "tokens_per_second": "{:.0f} tokens/s"}
 
@@ -156,7 +159,15 @@ def readable_completions(rows: Sequence[Mapping[str, Any]], limit: int) -> list[
     firsts = {str(row.get("prompt")): i for i, row in reversed(list(enumerate(rows)))}
     order = [*sorted(firsts.values()), *(i for i in range(len(rows)) if i not in firsts.values())]
     chosen = sorted(order[:limit])
-    return [{key: value for key, value in rows[i].items() if key not in _LEFT_TO_THE_FILE} for i in chosen]
+    return [
+        {key: value for key, value in _as_conversation(rows[i]).items() if key not in _LEFT_TO_THE_FILE} for i in chosen
+    ]
+
+
+def _as_conversation(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with its conversation as completion, if it has several messages."""
+    messages = row.get("messages")
+    return {**row, "completion": conversation_text(messages)} if isinstance(messages, list) else row
 
 
 def spark(values: Sequence[float], width: int = 12) -> str:
