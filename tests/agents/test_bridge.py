@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.helpers.repository import ROOT
 
+from helpers.repository import ROOT
 from rung.agents.bridge import Bridge
 from rung.data.records import BadRow, Message, TemplateFault
 from rung.tiny import tokenizers

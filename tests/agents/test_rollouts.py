@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.playback import Playback
 
+from helpers.playback import Playback
 from rung.agents.agent import Agent, make_toolbox
 from rung.data.encode import encode
 from rung.data.load import load_examples

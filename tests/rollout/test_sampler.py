@@ -7,40 +7,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from helpers.sampling import KEY, ending_often, lora, plain_logps, prompts_of
 from rung.batch import Completion
 from rung.errors import ConfigError, NonFiniteError
 from rung.models.stops import stop_ids
-from rung.rollout.philox import Key
 from rung.rollout.samplers import LocalSampler, Prompt
 from rung.sampling import Sampling
 from rung.tiny.models import FAMILIES, build
-
-KEY = Key(seed=0, stage="test", purpose="rollout")
-LENGTHS = (3, 21, 1, 13, 13, 8)  # Gemma's window is 8 tokens
-
-
-def prompts_of(lengths: tuple[int, ...] = LENGTHS) -> list[Prompt]:
-    generator = torch.Generator().manual_seed(5)
-    return [tuple(torch.randint(7, 263, (n,), generator=generator).tolist()) for n in lengths]
-
-
-def ending_often(model: Any) -> Any:
-    """Many EOS tokens, so that rows end at uneven lengths."""
-    model.generation_config.eos_token_id = list(range(30, 60))
-    return model
-
-
-def lora(model: Any) -> Any:
-    config = LoraConfig(
-        r=4,
-        target_modules="all-linear",
-        init_lora_weights=False,
-        fan_in_fan_out=model.config.model_type == "gpt2",
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return get_peft_model(model, config).eval()
 
 
 def sample(
@@ -53,13 +26,6 @@ def sample(
 
 def tokens(groups: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
     return [[completion.ids for completion in group] for group in groups]
-
-
-@torch.no_grad()
-def plain_logps(model: Any, prompt: Prompt, completion: tuple[int, ...], temperature: float) -> torch.Tensor:
-    """One sequence, no cache, no padding."""
-    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    return (logits / temperature).log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
 @pytest.mark.oracle

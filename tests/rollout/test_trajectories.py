@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.worlds import Numbers
-from tests.rollout.test_sampler import KEY, ending_often, lora, plain_logps, prompts_of
 
+from helpers.sampling import KEY, ending_often, lora, plain_logps, prompts_of
+from helpers.worlds import Numbers
 from rung.agents.protocol import Answer, RowName, Turn
 from rung.batch import Completion
 from rung.rollout.draw import draw
