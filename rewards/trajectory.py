@@ -72,9 +72,13 @@ def hit_limit(finish_reason: str) -> float:
 
 @reward(timeout=60.0)
 async def environment_reward(environment: Any) -> float | None:
-    """What the method `get_reward` of the row's environment returns; None (no reward) if it has no such method."""
-    get_reward = getattr(environment, "get_reward", None)
+    """What the method `get_reward` of the row's environment returns, and the sum of its `turn_rewards`, if it has any.
+
+    None (no reward) if the environment has neither, or if `get_reward` returns None.
+    """
+    get_reward, of_turns = getattr(environment, "get_reward", None), getattr(environment, "turn_rewards", None)
     if get_reward is None:
-        return None
+        return None if of_turns is None else float(sum(of_turns))
     value = get_reward()
-    return await value if inspect.isawaitable(value) else value
+    value = await value if inspect.isawaitable(value) else value
+    return value if value is None or of_turns is None else value + float(sum(of_turns))

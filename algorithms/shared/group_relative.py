@@ -1,16 +1,18 @@
 """Base of GRPO-style algorithms: group-relative advantages, KL penalty, masks, reduction.
 
     A    = (R - mean of the group) / the std that `scale_rewards` selects
+    A_k  = (G_k - mean over the rows of the group with a turn k) / that std,  G_k = R - rewards of the turns before k
     loss = sum of [ objective(ratio, A) x masks x weight + beta KL ] / denominator of `reduction` - entropy bonus
 
 Each option is a separate setting. A subclass defines `objective`, the loss of each token given its ratio and advantage.
 The masks exclude rows that have drifted off-policy and tokens of low entropy. The weight corrects for a sampler whose
-log-probs differ from the policy's. Excluded tokens still count in the denominator and in the KL penalty.
+log-probs differ from the policy's. Excluded tokens still count in the denominator and in the KL penalty. A_k, with
+`credit_assignment: turn`, is biased if the policy chooses when to stop: see docs/trajectories.md.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
@@ -33,6 +35,7 @@ from rung.errors import ConfigError
 from rung.maths.advantages import scale_over_batch, standardised_sum
 from rung.maths.policy_losses import off_policy_mask, top_share_mask
 from rung.maths.tensors import entropy, entropy_detached, k1, k3, masked_mean, masked_sum
+from rung.maths.turns import turn_returns, turns_of
 from rung.metrics import Metric, Metrics, mean_of
 
 MIN_COUNT = 1e-30  # tokens: keeps a denominator above 0 and changes no actual count
@@ -47,6 +50,9 @@ class GroupRelative(Algorithm):
 
     num_generations: int = Field(default=8, ge=2)
     """Completions sampled for each prompt."""
+    credit_assignment: Literal["trajectory", "turn"] = "trajectory"
+    """What the advantage of a token is made of in stages with an environment: the reward of the whole trajectory, or
+    the return-to-go from its turn, which leaves out the `turn_rewards` of earlier turns."""
     beta: NonNegativeFloat = 0.0
     """Coefficient of the KL penalty to the reference model; at 0 no reference model is kept."""
     kl_estimator: KLEstimator = "rho_k3"
@@ -96,6 +102,9 @@ class GroupRelative(Algorithm):
             what = f"`top_entropy_quantile` {self.top_entropy_quantile:g} drops tokens, but the ratio is per completion"
             remedy = "set `importance_sampling_level: token`, if the algorithm has this setting"
             raise ConfigError(what, f"leave out `top_entropy_quantile`, or {remedy}")
+        if self.credit_assignment == "turn" and self.multi_objective_aggregation == "normalize_then_sum":
+            what = "`credit_assignment: turn` needs a summed reward; `normalize_then_sum` normalises each separately"
+            raise ConfigError(what, "use `sum_then_normalize`, or `credit_assignment: trajectory`")
         if self.kl_in_reward() and self.multi_objective_aggregation == "normalize_then_sum":
             what = "`kl_estimator: k1` needs a summed reward; `normalize_then_sum` normalises each reward separately"
             raise ConfigError(what, "set `kl_estimator: rho_k3`, which is added to the loss")
@@ -176,10 +185,11 @@ class GroupRelative(Algorithm):
         return batch.replace_extras(entropies=policy.readout(batch, entropy_detached))
 
     def credit(self, rollout: Batch, state: State) -> tuple[Batch, State]:
-        """Adds advantages (the same for every token of a row), the loss mask, and optional token weights and masks."""
+        """Adds advantages (the same for all tokens of a row or turn), the loss mask, and optional weights and masks."""
         assert rollout.rewards is not None
         trained = trained_tokens(rollout, self.mask_truncated_completions)
-        advantages = self._row_advantages(rollout)[:, None] * trained
+        by_turn = self.credit_assignment == "turn"
+        advantages = (self._turn_advantages(rollout) if by_turn else self._row_advantages(rollout)[:, None]) * trained
         credited = replace(rollout, advantages=advantages, loss_mask=trained)
         if self.importance_sampling_correction is not None:
             credited = credited.replace_extras(sampler_weights=self._sampler_weights(rollout))
@@ -243,10 +253,28 @@ class GroupRelative(Algorithm):
             rewards, weights = rollout.separate_rewards, rollout.reward_weights
             columns = torch.stack([rewards[name] for name in weights], 1)
             return scale_over_batch(standardised_sum(columns, torch.tensor(list(weights.values())), rollout.group_of))
-        rewards = rollout.rewards
-        if self.kl_in_reward():
-            rewards = rewards - self.beta * masked_sum(sampled_kl(rollout), rollout.loss_mask)
-        return self.advantages(rewards, rollout.group_of)
+        return self.advantages(self._summed_rewards(rollout), rollout.group_of)
+
+    def _summed_rewards(self, rollout: Batch) -> Tensor:
+        """(N,) the rewards, without the KL penalty if it belongs to the reward."""
+        assert rollout.rewards is not None
+        if not self.kl_in_reward():
+            return rollout.rewards
+        return rollout.rewards - self.beta * masked_sum(sampled_kl(rollout), rollout.loss_mask)
+
+    def _turn_advantages(self, rollout: Batch) -> Tensor:
+        """(N, T) advantages of the return-to-go of each turn, among the rows of the group that have such a turn."""
+        turns = turns_of(rollout.loss_mask)
+        earned = rollout.extras.get("turn_rewards", torch.zeros(turns.shape))
+        returns = turn_returns(self._summed_rewards(rollout), earned)
+        advantages = torch.zeros_like(returns)
+        for turn in range(int(turns.max()) + 1 if turns.numel() else 0):
+            tokens = turns == turn
+            rows = tokens.any(1).nonzero()[:, 0]
+            group_of = rollout.group_of[rows].unique_consecutive(return_inverse=True)[1]
+            made = self.advantages(returns[rows, tokens[rows].int().argmax(1)], group_of)
+            advantages[rows] += made[:, None] * tokens[rows]
+        return advantages
 
     def _off_policy_mask(self, logps: Tensor, batch: Batch) -> Tensor:
         """(N, T) bool: false for rows that are excluded as off-policy."""

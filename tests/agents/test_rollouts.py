@@ -271,6 +271,32 @@ def test_an_environment_of_trl_is_reset_called_and_rewards(tmp_path: Path) -> No
     assert "reset" not in byte().decode(generated.batch.prompt_ids[0].tolist())
 
 
+def test_rewards_of_turns_are_part_of_the_reward_and_lie_at_the_ends_of_turns(tmp_path: Path) -> None:
+    class Paying(Counter):
+        def reset(self, start: int, seed: int = 0, **row: Any) -> str | None:
+            self.turn_rewards: list[float] = []
+            return super().reset(start, seed, **row)
+
+        def increment(self, step: int) -> int:
+            """Adds.
+
+            Args:
+                step: what is added
+            """
+            self.turn_rewards.append(0.25)
+            return super().increment(step)
+
+    turns = [call("increment", step=2), call("increment", step=1), "four"]
+    reward = {"name": "environment_reward", "weight": 2.0}
+    generated, _ = rollout(tmp_path, turns, rows=COUNT[:1], tools=(), environment=Paying, rewards=[reward])
+    assert generated.batch.rewards is not None
+    assert generated.batch.rewards.tolist() == [2 * (4 + 0.5)]
+    earned = generated.batch.extras["turn_rewards"][0]
+    ends = [i for i, token in enumerate(generated.batch.completion_ids[0].tolist()) if token == byte().eos_token_id]
+    assert earned.nonzero()[:, 0].tolist() == ends[:2]
+    assert earned.sum() == 1.0
+
+
 def test_samples_of_a_prompt_share_a_seed_and_instances_are_used_again(tmp_path: Path) -> None:
     seeds: list[tuple[int, int]] = []
 

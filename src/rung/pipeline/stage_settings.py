@@ -18,9 +18,8 @@ from rung.data.prompting import Prompting
 from rung.errors import ConfigError, error_context
 from rung.reward import RewardPolicy
 from rung.reward.binding import RewardSource
+from rung.reward.reward_set import ENVIRONMENT_REWARD
 from rung.sampling import Sampling
-
-ENVIRONMENT_REWARD = "environment_reward"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

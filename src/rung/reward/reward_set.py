@@ -22,6 +22,7 @@ from rung.reward.spec import RewardPolicy
 from rung.reward.trainer_state import TrainerState, trainer_state
 
 MAX_COMPLETION_CHARACTERS = 1_000_000
+ENVIRONMENT_REWARD = "environment_reward"  # in `rung.rewards`
 
 
 class RewardSet:
@@ -63,6 +64,12 @@ class RewardSet:
         """The weights, by label, of the rewards that are summed: those that are credited and are not gates."""
         summed = (reward for reward in self.rewards if reward.credited and reward.role != "gate")
         return {reward.label: reward.spec.weight for reward in summed}
+
+    @property
+    def environment_weight(self) -> float:
+        """The weight of the reward that environments give, of which the rewards of turns are a part; 0 if unused."""
+        named = (reward for reward in self.rewards if reward.spec.name == ENVIRONMENT_REWARD)
+        return sum(self.weights.get(reward.label, 0.0) for reward in named)
 
     def named_columns(self) -> list[str]:
         """The columns of the data that parameters of the rewards name, each once."""

@@ -55,6 +55,11 @@ class Trajectory:
     failure: str = ""
 
     @property
+    def turn_rewards(self) -> list[float]:
+        """The rewards that the environment gave for the turns so far, which are part of its reward."""
+        return [float(reward) for reward in getattr(self.environment, "turn_rewards", None) or ()]
+
+    @property
     def final_text(self) -> str:
         """The text of the model's last turn, empty if that turn only calls tools."""
         said = [message for message in self.messages if message["role"] == "assistant"]

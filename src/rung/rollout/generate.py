@@ -15,6 +15,7 @@ from rung.agents.metrics import trajectory_metrics
 from rung.batch import CUT_OFF, Batch, Completion
 from rung.data.collate import collate
 from rung.data.records import Answer, Encoded, Text
+from rung.maths.turns import at_turn_ends
 from rung.metrics import Max, Mean, Metric, Min, Sum, merge
 from rung.reward import RewardSet
 from rung.reward.returned import as_json
@@ -104,6 +105,10 @@ class Generator:
             task_rewards=float_tensor(scores.task_totals),
             extras={"visit": torch.tensor(visits).repeat_interleave(self.samples)},
         )
+        if self.agent is not None:
+            weight = self.rewards.environment_weight
+            of_turns = [[weight * reward for reward in one.turn_rewards] for one in trajectories.values()]
+            batch = batch.replace_extras(turn_rewards=at_turn_ends(of_turns, batch.loss_mask))
         if self.keeps_separate_rewards:
             weights = self.rewards.weights
             batch = batch.with_separate_rewards(separate_rewards(scores, weights), weights)
