@@ -23,6 +23,7 @@ GROUP: dict[str, Any] = {
     "kl_estimator": "rho_k3",
     "scale_rewards": "group",
     "multi_objective_aggregation": "sum_then_normalize",
+    "credit_assignment": "trajectory",
     "reduction": "row_mean",
     "mask_truncated_completions": False,
     "importance_sampling_correction": None,
