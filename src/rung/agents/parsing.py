@@ -131,7 +131,9 @@ class TurnParser:
         if region.value is not None:  # a closing delimiter in a string would end the call too early
             text = region.opening + json.dumps(region.value).replace("<", "\\u003c") + region.closing
         try:
-            read = self._tokenizer.parse_response(text, cast(dict, self._alone), prefix="", tools=list(tools))
+            read = self._tokenizer.parse_response(
+                text, cast(dict, self._alone), prefix="", tools=[dict(tool) for tool in tools]
+            )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise _BadCall(f"the call cannot be read: {str(error).partition(chr(10))[0]:.200}") from None
         found = cast(dict, read).get("tool_calls")

@@ -151,7 +151,7 @@ def _fault_of_tags(body: str, field: ResponseTemplateField) -> str:
     if len(body) > MAX_TAGGED:
         return f"the call has more than {MAX_TAGGED:,} characters"
     pattern = str(field.content_args.get("tag_pattern", ""))
-    beginning, closing = pattern.partition("(")[0], pattern.rpartition(")")[2]
+    beginning, closing = pattern.partition("(")[0], pattern.rpartition(")")[2].removeprefix(r"\s*")
     unclosed = f"the call has a parameter that is not closed, after `{beginning}`"
     if beginning and body.rfind(beginning) > body.rfind(closing):
         return unclosed
