@@ -132,7 +132,7 @@ class Maze:
 
 
 def test_a_function_of_trl_s_documentation_has_the_schema_of_transformers(tmp_path) -> None:
-    from transformers.utils import get_json_schema
+    from transformers.utils.chat_template_utils import get_json_schema
 
     (tmp_path / "mine.py").write_text(FILE)
     named, given, coroutine = load_tools(["./mine.py:multiply"], tmp_path) + load_tools(
@@ -199,7 +199,7 @@ def test_two_tools_of_one_name_and_a_method_without_docstring_are_refused(tmp_pa
     class Bare:
         def step(self) -> None: ...
 
-    with pytest.raises(ConfigError, match="tool `Bare.step` has no docstring"):
+    with pytest.raises(ConfigError, match=r"tool `Bare\.step` has no docstring"):
         method_tools(Bare())
 
 

@@ -36,7 +36,7 @@ class ParsedTurn:
     mistakes: tuple[str, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Turn:
     """What has been read of a turn so far."""
 
@@ -120,7 +120,7 @@ class TurnParser:
         try:
             if region.mistake:
                 raise _BadCall(region.mistake)
-            turn.calls += [_call(each) for each in self._values(region, tools)]
+            turn.calls.extend([_call(each) for each in self._values(region, tools)])
         except _BadCall as error:
             turn.mistakes.append(str(error))
             turn.texts.append(self._without_end(region.raw))
