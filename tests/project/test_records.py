@@ -16,6 +16,7 @@ MODULES = [
     if not module.name.endswith(("__main__", "worker_main"))
 ]
 CHANGING = {
+    "rung.agents.work.Work",
     "rung.data.report.DataReport",
     "rung.data.report.Tally",
     "rung.forward.passes.WorkCounter",

@@ -23,7 +23,7 @@ from rung.reward.guard import exits_raise, restored_process
 from rung.reward.outcome import Outcome
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class _Running:
     work: Work
     began: float
@@ -88,9 +88,9 @@ class Local:
 
 async def _awaited(work: Work) -> ToolResult:
     """Awaits a call within its deadline; never raises, since SystemExit would end the event loop."""
-    task = asyncio.current_task()
+    task, limit = asyncio.current_task(), asyncio.timeout(work.tool.timeout_s)
     try:
-        async with asyncio.timeout(work.tool.timeout_s) as limit:
+        async with limit:
             with exits_raise():
                 returned = await work.tool.function(**work.arguments)
     except BaseException as error:

@@ -36,7 +36,7 @@ class ParsedTurn:
     mistakes: tuple[str, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Turn:
     """What has been read of a turn so far."""
 
@@ -120,7 +120,7 @@ class TurnParser:
         try:
             if region.mistake:
                 raise _BadCall(region.mistake)
-            turn.calls += [_call(each) for each in self._values(region, tools)]
+            turn.calls.extend([_call(each) for each in self._values(region, tools)])
         except _BadCall as error:
             turn.mistakes.append(str(error))
             turn.texts.append(self._without_end(region.raw))
@@ -131,7 +131,9 @@ class TurnParser:
         if region.value is not None:  # a closing delimiter in a string would end the call too early
             text = region.opening + json.dumps(region.value).replace("<", "\\u003c") + region.closing
         try:
-            read = self._tokenizer.parse_response(text, cast(dict, self._alone), prefix="", tools=list(tools))
+            read = self._tokenizer.parse_response(
+                text, cast(dict, self._alone), prefix="", tools=[dict(tool) for tool in tools]
+            )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise _BadCall(f"the call cannot be read: {str(error).partition(chr(10))[0]:.200}") from None
         found = cast(dict, read).get("tool_calls")

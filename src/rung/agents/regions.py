@@ -16,7 +16,7 @@ from rung.data.json_text import loads
 if TYPE_CHECKING:
     from transformers.utils.chat_parsing.response_templates import ResponseTemplate, ResponseTemplateField
 
-MAX_TAGGED = 200_000  # characters of a call that is not JSON, whose patterns may take quadratic time
+MAX_TAGGED, TAGS_S = 200_000, 2.0  # characters and seconds of a call in tags, whose pattern may be quadratic
 FIRST_PIECE, LONGEST_WORD = 1_024, 16  # characters; a word or an escape that the end of a piece cuts is shorter
 
 
@@ -150,8 +150,13 @@ def _fault_of_tags(body: str, field: ResponseTemplateField) -> str:
 
     if len(body) > MAX_TAGGED:
         return f"the call has more than {MAX_TAGGED:,} characters"
-    pattern = field.content_args.get("tag_pattern", "")
-    beginning = pattern.partition("(")[0]
-    if beginning and beginning in regex.sub(pattern, "", body, flags=regex.DOTALL):
-        return f"the call has a parameter that is not closed, after `{beginning}`"
-    return ""
+    pattern = str(field.content_args.get("tag_pattern", ""))
+    beginning, closing = pattern.partition("(")[0], pattern.rpartition(")")[2].removeprefix(r"\s*")
+    unclosed = f"the call has a parameter that is not closed, after `{beginning}`"
+    if beginning and body.rfind(beginning) > body.rfind(closing):
+        return unclosed
+    try:
+        left = regex.sub(pattern, "", body, flags=regex.DOTALL, timeout=TAGS_S)
+    except TimeoutError:
+        return "the call takes too long to read"
+    return unclosed if beginning and beginning in left else ""

@@ -26,7 +26,7 @@ def schema_of(function: Callable[..., Any], name: str, called: str) -> dict[str,
 
     Raises ConfigError, naming the tool (`name`) and the parameter, if the docstring or a type hint does not allow it.
     """
-    from transformers.utils import get_json_schema
+    from transformers.utils.chat_template_utils import get_json_schema
 
     where = f"tool `{name}`"
     if not (inspect.getdoc(function) or "").strip():
@@ -68,7 +68,7 @@ def _check_parameters(function: Callable[..., Any], where: str) -> None:
 
 def _is_describable(hint: Any) -> bool:
     """Whether transformers can describe a type hint, found out with a function that has this hint alone."""
-    from transformers.utils import get_json_schema
+    from transformers.utils.chat_template_utils import get_json_schema
 
     def probe(value):
         """Takes a value.

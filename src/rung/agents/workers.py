@@ -23,7 +23,7 @@ MAX_LANES = 8  # calls at the same time; those that wait for a lane are not yet 
 _ATTEMPTS = 2  # to send a call: a process that was killed meanwhile is found out by sending
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class _Running:
     pool: Pool
     lane: Lane
