@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rung.data.formats import FORMATS, detect
 from rung.data.load import load_examples
@@ -14,6 +13,7 @@ from rung.data.read import Row, read_path
 from rung.data.records import BadRow, make_example
 from rung.data.splits import between, position, sample, split
 from rung.errors import ConfigError, DataError
+from rung.utils.yaml_file import parse_yaml
 
 
 def read(folder: Path, name: str, content: bytes) -> list[tuple[str, dict, str | None]]:
@@ -173,7 +173,7 @@ def test_the_columns_that_are_told_can_be_used() -> None:
         detect(rows(odd))
     line = re.search(r"`(columns: .*?)` beside", caught.value.remedy)
     assert line is not None
-    columns = yaml.safe_load(line[1])["columns"]
+    columns = parse_yaml(line[1], "remedy")["columns"]
     assert columns == {"prompt": "a: b", "completion": "#"}
     with pytest.raises(DataError, match="helpsteer"):
         detect(rows({"response": "b", "correctness": 3}))

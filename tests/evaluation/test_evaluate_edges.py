@@ -132,5 +132,5 @@ def test_shots_stand_before_the_question_in_their_order() -> None:
     assert with_shots(item(5), shots) == "0+0-\n\n1+1-\n\n5?"
     assert with_shots(item(5), []) == "5?"
     assert encode_question(item(5), [], TOKENIZER) == tuple(TOKENIZER.encode("5?"))
-    with pytest.raises(DataError, match="items:9: the prompt has no token"):
+    with pytest.raises(DataError, match="items, row 9: the prompt has no token"):
         encode_question(make_example("prompt", "items:9", {}, prompt=""), [], TOKENIZER)

@@ -186,7 +186,7 @@ def test_a_metric_or_reward_of_a_renamed_column_is_told_its_new_name(
 
 def test_a_stage_shows_the_model_from_which_it_starts(tmp_path: Path) -> None:
     """The model of the path, the stage before it, or the last promoted one if its gate decides that."""
-    stages = [SFT | {"name": name} for name in ("one", "two", "three")]
+    stages: list[dict[str, Any]] = [SFT | {"name": name} for name in ("one", "two", "three")]
     stages[1] = stages[1] | {"gate": {"metric": "exact_match"}}
     evaluate = {"validation": "train", "metrics": ["exact_match"]}
     checked = check(config(tmp_path, *stages, SFT | {"name": "four", "from": "one"}, evaluate=evaluate))

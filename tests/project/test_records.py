@@ -16,6 +16,7 @@ MODULES = [
     if not module.name.endswith(("__main__", "worker_main"))
 ]
 CHANGING = {
+    "rung.agents.conversation.Conversation",
     "rung.agents.work.Work",
     "rung.data.report.DataReport",
     "rung.data.report.Tally",
@@ -23,6 +24,7 @@ CHANGING = {
     "rung.forward.policy.Policy",
     "rung.reward.call.Reply",
     "rung.reward.pool.Lane",
+    "rung.rollout.trajectories._Row",
     "rung.tiny.pharmacy.reader.Dose",
     "rung.tiny.pharmacy.reader.Reading",
     "rung.training.early_stopping.BestWeights",

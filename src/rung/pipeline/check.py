@@ -24,8 +24,12 @@ from rung.models.lora import check_adapter
 from rung.models.reward_model import check_can_be_reward_model
 from rung.models.stops import stop_ids
 from rung.models.vocabulary import check_special_tokens, num_embeddings
+<<<<<<< HEAD
 from rung.pipeline.agents import check_agent
 from rung.pipeline.evaluations import SETS, Evaluations
+=======
+from rung.pipeline.evaluations import SETS, Evaluations, EvaluationSet
+>>>>>>> csv-polish
 from rung.pipeline.model_size import resolve_by_model, size_of_model
 from rung.pipeline.notices import (
     cut_answers_of_evaluation,
@@ -216,8 +220,9 @@ def _check_evaluations(
     Raises UserError for an item whose few-shot prompt does not fit the model, for any number of shots.
     """
     evaluations.metrics.check_policy(tokenizer)
-    told = []
-    for evaluation_set in (each for each in SETS if evaluations.items(each)):
+    told: list[str] = []
+    sets: list[EvaluationSet] = [each for each in SETS if evaluations.items(each)]
+    for evaluation_set in sets:
         for num_shots in sorted({count for stage in config.stages for count in config.shots_of(stage)}):
             longest = evaluations.check_prompts(evaluation_set, num_shots, model, tokenizer)
             shots = f" with {num_shots} shots" if num_shots else ""
