@@ -95,7 +95,7 @@ def test_calls_of_both_sides_are_trained_and_results_of_both_are_not(name: str) 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_turns_that_both_sides_share_are_the_prompt_as_in_trl(name: str) -> None:
-    from trl import extract_prompt
+    from trl.data_utils import extract_prompt
 
     shared = [ASKED, calls("Ulm"), result("Nine degrees.")]
     row: dict[str, Any] = {"chosen": [*shared, COLD], "rejected": [*shared, WARM]}

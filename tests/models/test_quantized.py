@@ -24,7 +24,7 @@ from rung.pipeline.requirements import check_4bit
 from rung.tiny.models import build
 
 installed = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-QLORA = {"adapter": {"lora": {"r": 4}, "load_in_4bit": True}}
+QLORA: dict[str, Any] = {"adapter": {"lora": {"r": 4}, "load_in_4bit": True}}
 IDS = torch.arange(5, 45).view(2, 20)
 ROWS = [{"prompt": "a", "completion": "b"}]
 

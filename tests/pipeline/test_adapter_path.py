@@ -25,7 +25,7 @@ from rung.forward.policy import Policy
 from rung.models.load import load_model
 from rung.pipeline.runner import Run, run_path
 
-LORA = {"adapter": {"lora": {"r": 4}}}
+LORA: dict[str, Any] = {"adapter": {"lora": {"r": 4}}}
 DORA = {"adapter": {"lora": {"r": 4, "use_dora": True}}}
 PISSA = {"adapter": {"lora": {"r": 4, "init_lora_weights": "pissa"}}}
 FEW = {"path": "pairs.jsonl", "limit": 6}

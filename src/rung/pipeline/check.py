@@ -24,12 +24,8 @@ from rung.models.lora import check_adapter
 from rung.models.reward_model import check_can_be_reward_model
 from rung.models.stops import stop_ids
 from rung.models.vocabulary import check_special_tokens, num_embeddings
-<<<<<<< HEAD
 from rung.pipeline.agents import check_agent
-from rung.pipeline.evaluations import SETS, Evaluations
-=======
 from rung.pipeline.evaluations import SETS, Evaluations, EvaluationSet
->>>>>>> csv-polish
 from rung.pipeline.model_size import resolve_by_model, size_of_model
 from rung.pipeline.notices import (
     cut_answers_of_evaluation,
