@@ -156,7 +156,7 @@ def config(trial: Trial, folder: Path) -> Path:
     made = {
         "name": "trial",
         "model": "tiny:llama",
-        "output": str(folder / "runs"),
+        "output": "runs",
         "algorithm": {"name": "grpo", "num_generations": 4, "beta": 0},
         "data": "p.jsonl",
         "rewards": [f"./r.py:{trial.name}"],
@@ -218,6 +218,7 @@ def _in_child(trial: Trial, folder: Path, default: float) -> None:
     from rung.reward import RewardPolicy, RewardSet
 
     os.setsid()
+    os.chdir(folder)
     resource.setrlimit(resource.RLIMIT_DATA, (6 * GIB, 6 * GIB))
     os.environ |= {"CANARY_API_KEY": "canary", "HF_TOKEN": "canary"}
     output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT)

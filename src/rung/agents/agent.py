@@ -148,14 +148,14 @@ class Agent:
         hidden = ROUTE if None not in environments.factories else None
         columns = {name: value for name, value in prompt.example.columns.items() if name != hidden}
         row = {"prompt": [dict(message) for message in cast(Messages, prompt.example.prompt)], **columns}
-        told = {one.reset(row, seed) for one in rows} - {None}
+        told = sorted({text for one in rows if (text := one.reset(row, seed)) is not None})
         if len(told) > 1:
-            first, second = sorted(map(str, told))[:2]
+            first, second = told[:2]
             what = (
                 f"{prompt.source}: `reset` told two samples of a prompt different things: {first!r:.40}, {second!r:.40}"
             )
             raise ConfigError(what, "use the parameter `seed` of `reset` for random numbers")
-        return self._with_observation(prompt, min(told)) if told else prompt
+        return self._with_observation(prompt, told[0]) if told else prompt
 
     def _with_observation(self, prompt: Encoded, told: str) -> Encoded:
         *before, last = cast(Messages, prompt.example.prompt)

@@ -15,14 +15,16 @@ from rung.agents.schema import schema_of
 from rung.errors import ConfigError
 from rung.registry import load_object
 from rung.reward.deadline import imported
-from rung.utils.messages import settings_error
+from rung.tiny.tasks import TOOLS
+from rung.utils.messages import did_you_mean, settings_error
 
 TOOL_TIMEOUT_S = 60.0
+TASK = "task:"
 _NO_TOOLS = frozenset({"reset", "get_reward", "close"})  # methods that the loop calls, not the model
 
 
 class ToolSpec(BaseModel):
-    """The entry of one tool in a config: `name` is `pkg.module:function` or `./file.py:function`.
+    """The entry of one tool in a config: `name` is `pkg.module:function`, `./file.py:function` or `task:NAME/TOOL`.
 
     `timeout_s` is the deadline of a call in seconds (default: 60). `env` names the environment variables that the
     function needs although they hold secrets (see `rung.reward.environment`).
@@ -94,7 +96,15 @@ def method_tools(environment: object) -> tuple[Tool, ...]:
 
 
 def tool_function(name: str, base: Path | None) -> Callable[..., Any]:
-    """The function called `name`. Raises ConfigError if there is none, or if it is not a function."""
+    """The function called `name`; `task:NAME/TOOL` is that of a built-in task.
+
+    Raises ConfigError if there is none, or if it is not a function.
+    """
+    if name.startswith(TASK):
+        known = {f"{TASK}{tool}": function for tool, function in TOOLS.items()}
+        if name not in known:
+            raise ConfigError(f"there is no tool `{name}`", did_you_mean(name, known))
+        return known[name]
     return _checked(load_object(name, base), name)
 
 

@@ -147,6 +147,9 @@ class Evaluations:
         """
         examples, shots = self.items(evaluation_set), self.shots(num_shots)
         check_items(examples, shots)
+        if num_shots and self.toolbox.environments is not None:
+            what = f"`shots: {num_shots}` and `environment_factory` cannot be combined: examples have no environment"
+            raise ConfigError(what, "set `shots: [0]`")
         with error_context("`evaluate`"):
             check_agent(self.toolbox, model, tokenizer, SAMPLERS.find(self.block.sampler, self.config.base))
         positions = num_positions(model)

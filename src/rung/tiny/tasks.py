@@ -6,6 +6,8 @@ from typing import Any
 
 from rung.errors import DataError
 from rung.tiny import arithmetic, corpus
+from rung.tiny.formulary import task as formulary
+from rung.tiny.formulary.entries import lookup
 from rung.tiny.pharmacy import task as pharmacy
 
 Row = dict[str, Any]
@@ -38,6 +40,13 @@ TASKS: dict[str, Callable[[int], list[Row]]] = {
     "pharmacy/prompts": pharmacy.prompts,
     "pharmacy/validation": pharmacy.validation,
     "pharmacy/test": pharmacy.test,
+    "formulary/sft": formulary.sft,
+    "formulary/prompts": formulary.prompts,
+    "formulary/validation": formulary.validation,
+    "formulary/test": formulary.test,
+    "formulary/told-sft": formulary.told_sft,
+    "formulary/told-prompts": formulary.told_prompts,
+    "formulary/told-validation": formulary.told_validation,
     "arithmetic/sft": arithmetic.sft,
     "arithmetic/pairs": arithmetic.pairs,
     "arithmetic/prompts": arithmetic.prompts,
@@ -48,6 +57,8 @@ TASKS: dict[str, Callable[[int], list[Row]]] = {
     "base/train-without-task": _train_without_task,
     "base/validation": _validation,
 }
+
+TOOLS: dict[str, Callable[..., Any]] = {"formulary/lookup": lookup}  # the tools of tasks
 
 
 def names() -> tuple[str, ...]:

@@ -83,6 +83,14 @@ def draw_order(random: Random, split: str, name: str | None = None) -> Order:
             return order
 
 
+def draw_order_of(random: Random, family: Family, drug: Drug, name: str) -> Order:
+    """Draws a plausible order for a drug under one of its names, or an invented one."""
+    while True:
+        order = _order(random, family, drug, name)
+        if _plausible(order, drug):
+            return order
+
+
 @lru_cache(maxsize=1)
 def _cumulative() -> list[float]:
     return list(accumulate(family.weight for family in families()))

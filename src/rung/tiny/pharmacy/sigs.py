@@ -22,6 +22,8 @@ _LONG_WORD = re.compile(r"[a-z]{5,}")
 def sig(order: Order, random: Random) -> str:
     """A random sig (prescriber's shorthand) for `order`; drug names and numbers are never misspelt.
 
+    A strength that is None and a route that is empty are left out.
+
     >>> from rung.tiny.pharmacy.orders import Order, Part
     >>> order = Order("metformin", "500 mg", "tablet", "by mouth", (Part("1", "2 times a day", "10 days"),))
     >>> sig(order, Random(1))
@@ -49,7 +51,7 @@ def misspell(text: str, random: Random) -> str:
 
 def _how(order: Order, random: Random) -> str:
     first = order.parts[0]
-    pieces = [_dose(order, first, random), random.choice(ROUTES[order.route].sigs)]
+    pieces = [_dose(order, first, random), *([random.choice(ROUTES[order.route].sigs)] if order.route else [])]
     timing = [random.choice(FREQUENCIES[first.frequency].sigs)]
     if order.link == "then":
         timing.append(_duration(first.duration, random))
