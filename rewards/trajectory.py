@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 from rung.reward import reward
@@ -70,7 +71,7 @@ def hit_limit(finish_reason: str) -> float:
     return float(finish_reason in ("length", "answer_length", "turns"))
 
 
-@reward(timeout=60.0)
+@reward(range=(-math.inf, math.inf), timeout=60.0)
 async def environment_reward(environment: Any) -> float | None:
     """What the method `get_reward` of the row's environment returns, and the sum of its `turn_rewards`, if it has any.
 

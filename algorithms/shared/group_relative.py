@@ -44,7 +44,8 @@ MIN_COUNT = 1e-30  # tokens: keeps a denominator above 0 and changes no actual c
 class GroupRelative(Algorithm):
     """Base of GRPO-style algorithms: the baseline is the group mean; subclasses define the policy loss.
 
-    Defaults: num_generations, importance_sampling_clip_max, multi_objective_aggregation, top_entropy_quantile (TRL);
+    Defaults: num_generations, credit_assignment, importance_sampling_clip_max, multi_objective_aggregation,
+    top_entropy_quantile (TRL);
     scale_rewards, reduction (arXiv 2402.03300); kl_estimator (arXiv 2512.02556).
     """
 

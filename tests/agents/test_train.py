@@ -90,6 +90,8 @@ def test_a_template_that_rewrites_turns_is_refused_and_trls_is_taken_by_name(tmp
         "tools": [multiply],
         "rewards": len_reward,
         "max_prompt_length": 4000,
+        "max_length": 4090,
+        "max_length": 4090,
     }
     with pytest.raises(ConfigError, match="writes a turn of the assistant differently") as error:
         rung.train("grpo", **settings)

@@ -139,7 +139,7 @@ def test_a_default_that_is_not_off_has_a_source_and_an_algorithm_a_page(name: st
 
 def test_a_variant_has_the_sources_of_what_it_leaves_as_it_was() -> None:
     assert default_sources(algorithm_class("dr_grpo")) == {
-        "num_generations": "TRL",
+        **dict.fromkeys(("num_generations", "credit_assignment"), "TRL"),
         **dict.fromkeys(("importance_sampling_clip_max", "multi_objective_aggregation", "top_entropy_quantile"), "TRL"),
         "epsilon": "arXiv 1707.06347",
         "kl_estimator": "arXiv 2512.02556",

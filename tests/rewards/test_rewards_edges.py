@@ -136,6 +136,11 @@ DECLARED = {
     **dict.fromkeys(("dangerous", "harmless", "severity", "truncated", "unparseable"), (SHARE, "metric", "min")),
     **dict.fromkeys(("house_style", "token_f1"), (SHARE, "metric", "max")),
     **dict.fromkeys(("length", "soft_overlong"), ((-1, 0), "shaping", "max")),
+    **dict.fromkeys(
+        ("num_turns", "num_calls", "failed_calls", "unknown_calls", "repeated_calls"), (None, "metric", "min")
+    ),
+    "hit_limit": (SHARE, "metric", "min"),
+    "environment_reward": ((-math.inf, math.inf), "reward", "max"),
     "direction_match": ((-0.5, 2), "reward", "max"),
     "output_tokens": (None, "metric", "min"),
     "reward_model": ((-math.inf, math.inf), "reward", "max"),
