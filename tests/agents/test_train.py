@@ -91,13 +91,12 @@ def test_a_template_that_rewrites_turns_is_refused_and_trls_is_taken_by_name(tmp
         "rewards": len_reward,
         "max_prompt_length": 4000,
         "max_length": 4090,
-        "max_length": 4090,
     }
     with pytest.raises(ConfigError, match="writes a turn of the assistant differently") as error:
         rung.train("grpo", **settings)
     assert "chat_template: trl" in error.value.remedy
     stage = rung.train("grpo", chat_template="trl", **settings)
-    assert stage.tokenizer.chat_template == get_training_chat_template(tokenizer=tokenizer)
+    assert stage.tokenizer.chat_template == get_training_chat_template(processing_class=tokenizer)
 
 
 def test_a_chat_template_is_read_from_a_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def lookup(drug: str) -> str:
     Args:
         drug: its name
     """
-    entry = entries().get(drug.lower())
+    entry = entries().get(drug.strip().lower())
     if entry is None:
         alike = [name for name in _by_initial().get(drug[:1].lower(), ()) if abs(len(name) - len(drug)) <= 1]
         near = difflib.get_close_matches(drug.lower(), alike, n=1, cutoff=0.7)
