@@ -215,15 +215,16 @@ def _beside(name: str, importer: str) -> str | None:
     first = name.partition(".")[0]
     if first in sys.stdlib_module_names:
         return None
-    folders = _folders(importer)
-    packages = [_PREFIX + importer.removeprefix(_PREFIX).partition(".")[0]]
-    packages += [_named(folder) for folder in folders[1:]]
-    specs = [PathFinder.find_spec(first, [folder]) for folder in folders]
-    for package, spec in zip(packages, specs, strict=True):
-        if spec is not None and spec.loader is not None:
+    own, *others = _folders(importer)
+    packages = {_PREFIX + importer.removeprefix(_PREFIX).partition(".")[0]: own}
+    packages |= {_named(folder): folder for folder in others}
+    specs = {package: PathFinder.find_spec(first, [folder]) for package, folder in packages.items()}
+    found = {package: spec for package, spec in specs.items() if spec is not None}
+    for package, spec in found.items():
+        if spec.loader is not None:
             return package
-    if any(specs) and importlib.util.find_spec(first) is None:  # a folder without `__init__.py` is the last choice
-        return next(package for package, spec in zip(packages, specs, strict=True) if spec is not None)
+    if found and importlib.util.find_spec(first) is None:  # a folder without `__init__.py` is the last choice
+        return next(iter(found))
     return None
 
 
