@@ -161,9 +161,13 @@ def serve():
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeeperProcess]:
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "keeper_program.py").write_text(PROGRAM)
     monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.fixture
+def kept(program: None) -> Iterator[KeeperProcess]:
     made = KeeperProcess()
     yield made
     made.close()
@@ -194,7 +198,8 @@ def has_ended(pid: int) -> bool:
 
 
 @pytest.mark.process
-def test_a_worker_starts_with_one_socket_limits_and_a_session_of_its_own(capfd, kept) -> None:
+def test_a_worker_starts_with_one_socket_limits_and_a_session_of_its_own(program, capfd) -> None:
+    kept = KeeperProcess()  # here, since a fixture has another standard error
     channel, pid = started(kept, "tell", GIVEN="x")
     with channel:
         told = json.loads(channel.recv(65_536))
