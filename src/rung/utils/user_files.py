@@ -31,7 +31,7 @@ _packages: dict[Path, set[str]] = {}  # by the folder of a config: the packages 
 def import_file(path: Path, base: Path) -> ModuleType:
     """Imports a file. If it is in a folder below `base`, the folder of the config, it can import files of both folders.
 
-    A file is run once, and again after it or a file beside it that it imports has changed.
+    A file is run once, and again after it or a file of these folders that it imports has changed.
     """
     importlib.invalidate_caches()
     package = _package(path.parent, base)
@@ -112,11 +112,11 @@ def _package(folder: Path, base: Path) -> str:
     packages = [_named(str(folder))]
     if base in folder.parents:
         packages = [_named(str(folder), str(base)), _named(str(base))]
-    for used in packages:
-        loaded = [name for name in _sources if name.startswith(f"{used}.") and name in sys.modules]
-        if any(file_digest(Path(_sources[name][0])) != _sources[name][1] for name in loaded):
-            for name in loaded:
-                del sys.modules[name]
+    inside = tuple(f"{package}." for package in packages)
+    loaded = [name for name in _sources if name.startswith(inside) and name in sys.modules]
+    if any(file_digest(Path(_sources[name][0])) != _sources[name][1] for name in loaded):
+        for name in loaded:
+            del sys.modules[name]
     return packages[0]
 
 
