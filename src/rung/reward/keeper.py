@@ -20,7 +20,6 @@ import select
 import selectors
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -37,7 +36,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 def pack(message: Mapping[str, Any], default: Callable[[object], object] | None = None) -> bytes:
     """A message in the form in which it is sent; `default` converts values that JSON cannot represent."""
     payload = json.dumps(message, default=default).encode()
-    return struct.pack(">I", len(payload)) + payload
+    return len(payload).to_bytes(4) + payload
 
 
 class Inbox:
@@ -61,12 +60,12 @@ class Inbox:
     @property
     def holds_more(self) -> bool:
         """Whether a whole message has already arrived."""
-        return len(self._bytes) >= 4 and len(self._bytes) - 4 >= struct.unpack(">I", self._bytes[:4])[0]
+        return len(self._bytes) >= 4 and len(self._bytes) - 4 >= int.from_bytes(self._bytes[:4])
 
     def _next(self) -> dict[str, Any] | None:
         if not self.holds_more:
             return None
-        end = 4 + struct.unpack(">I", self._bytes[:4])[0]
+        end = 4 + int.from_bytes(self._bytes[:4])
         message = json.loads(bytes(self._bytes[4:end]))
         del self._bytes[:end]
         return message
