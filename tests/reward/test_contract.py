@@ -223,3 +223,18 @@ def test_a_reward_that_would_compare_the_completion_with_itself_is_refused() -> 
     ) as caught:
         rewards.check({"ground_truth"})
     assert "`ground_truth`" in caught.value.remedy
+
+
+def test_a_callable_whose_signature_cannot_be_read_is_refused_with_a_remedy() -> None:
+    """For `max` Python has none (a ValueError), and this object gives a wrong one (a TypeError)."""
+
+    class Judge:
+        __signature__ = 3
+
+        def __call__(self, completion: str) -> float:
+            return 1.0
+
+    for judge in (max, Judge()):
+        with pytest.raises(RewardError, match="its signature cannot be read") as caught:
+            RewardSet([{"name": judge, "label": "judge"}])
+        assert "call it from a Python function" in caught.value.remedy

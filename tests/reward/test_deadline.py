@@ -8,10 +8,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from rung.reward import RewardPolicy, RewardSet, reward
+from rung.errors import ConfigError
+from rung.reward import RewardPolicy, RewardSet, deadline, reward
+from rung.reward.keeper import INTERRUPT
 
 pytestmark = pytest.mark.process
 
@@ -140,3 +144,73 @@ def test_a_call_that_cannot_be_left_ends_the_process_with_two_lines(name) -> Non
     assert what.startswith(f"reward `{name}` did not end within ")
     assert what.endswith("and cannot be interrupted: the process is ended")
     assert "./my_rewards.py:score" in remedy
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the keeper, which then does nothing, is told."""
+    messages: list[dict[str, Any]] = []
+    connection = SimpleNamespace(send=messages.append)
+    monkeypatch.setattr(deadline, "_keeper", SimpleNamespace(get=lambda: SimpleNamespace(connection=connection)))
+    deadline._armed.clear()
+    return messages
+
+
+def test_calls_in_a_row_share_a_message_and_later_ones_renew_it(told) -> None:
+    for _ in range(3):
+        assert deadline.call_within(5.0, "a reward", lambda: 7) == 7
+    (message,) = told
+    assert (message["op"], message["interrupt_s"], message["end_s"]) == ("guard", 5.0, 5.0 + deadline.GRACE_S)
+    assert message["text"].startswith("a reward did not end within 7 s and cannot be interrupted")
+    time.sleep(deadline.RENEWED_S + 0.02)
+    deadline.call_within(5.0, "a reward", lambda: 7)
+    assert [each["op"] for each in told] == ["guard"] * 2
+    deadline.free()
+    deadline.call_within(5.0, "a reward", lambda: 7)
+    assert [each["op"] for each in told] == ["guard", "guard", "free", "guard"]
+    deadline.free()
+
+
+def test_a_call_inside_a_call_has_the_deadline_of_the_outer_one(told) -> None:
+    assert deadline.call_within(5.0, "outer", lambda: deadline.call_within(1.0, "inner", lambda: 7)) == 7
+    assert [each["interrupt_s"] for each in told] == [5.0]
+    deadline.free()
+
+
+def test_a_signal_before_the_deadline_or_after_the_call_interrupts_nothing(told) -> None:
+    def signalled() -> int:
+        os.kill(os.getpid(), INTERRUPT)
+        time.sleep(0.01)
+        return 7
+
+    assert deadline.call_within(5.0, "a reward", signalled) == 7
+    assert signalled() == 7
+    with pytest.raises(deadline.Expired):
+        deadline.call_within(0.0, "a reward", signalled)
+    assert deadline.call_within(5.0, "a reward", signalled) == 7
+    deadline.free()
+
+
+def test_a_deadline_without_an_interruption(told) -> None:
+    deadline.ended_after(3.0, "reward `judge`")
+    deadline.free()
+    assert [(each["op"], each.get("end_s"), each.get("interrupt_s")) for each in told] == [
+        ("guard", 3.0, None),
+        ("free", None, None),
+    ]
+
+
+def test_an_import_that_exits_or_takes_too_long_is_refused(monkeypatch) -> None:
+    assert deadline.imported("mine", lambda: 7) == 7
+    with pytest.raises(ConfigError, match="`mine` exits on import: 3"):
+        deadline.imported("mine", lambda: sys.exit(3))
+    with pytest.raises(ZeroDivisionError):
+        deadline.imported("mine", lambda: 1 // 0)
+    monkeypatch.setattr(deadline, "START_TIMEOUT_S", 0.1)
+    with pytest.raises(ConfigError, match=r"`mine` was not imported within 0\.1 s"):
+        deadline.imported("mine", wait_in_c)
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(deadline.imported("mine", lambda: 7)))
+    thread.start()
+    thread.join()
+    assert found == [7]

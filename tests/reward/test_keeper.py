@@ -386,3 +386,8 @@ def _received(channel: socket.socket) -> bytes:
         return channel.recv(2**20)
     except BlockingIOError:
         return b""
+
+
+def test_the_signal_that_interrupts_a_reward_is_none_that_programs_use() -> None:
+    """Below the real-time signals each has a meaning, and SIGUSR1 and 2 are those of the user."""
+    assert signal.SIGRTMIN < keeper.INTERRUPT < signal.SIGRTMAX

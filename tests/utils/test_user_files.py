@@ -152,17 +152,17 @@ def test_a_module_beside_is_taken_before_a_folder_of_its_name_further_away(tmp_p
 
 
 def test_the_file_is_told_from_which_a_module_would_be_imported(tmp_path, monkeypatch) -> None:
-    base = write(tmp_path, one="", two__in____init__="", two="", two__in__three="", four__in__five="")
-    assert user_files.place_of("one", base) == (base / "one.py", True)
+    base = write(tmp_path, own_one="", two__in____init__="", two="", two__in__three="", four__in__five="")
+    assert user_files.place_of("own_one", base) == (base / "own_one.py", True)
     assert user_files.place_of("two", base) == (base / "two", True), "a package before a module"
     assert user_files.place_of("two.three", base) == (base / "two" / "three.py", True)
-    assert user_files.place_of("one", None) == (None, False)
+    assert user_files.place_of("own_one", None) == (None, False)
     for name in ("sys", "no_such_module", "__main__"):
         assert user_files.place_of(name, base) == (None, False)
     assert user_files.place_of("textwrap", base) == (Path(textwrap.__file__).resolve(), False)
     assert user_files.place_of("json.decoder", base) == (Path(json.__file__).parent.resolve() / "decoder", False)
     monkeypatch.syspath_prepend(base)
-    assert user_files.place_of("one", None) == (base / "one.py", False)
+    assert user_files.place_of("own_one", None) == (base / "own_one.py", False)
 
 
 def test_a_file_that_was_run_is_told_with_its_hash(tmp_path, monkeypatch) -> None:

@@ -160,7 +160,7 @@ class Printed:
         now = time.monotonic()
         self.budget = min(BUDGET, self.budget + (now - self.refilled) * REFILL_PER_S)
         self.refilled = now
-        text = line[: 4 * LINE].decode(errors="replace")
+        text = line.decode(errors="replace")
         shown = "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text[:LINE])
         shown += "..." if len(text) > LINE else ""
         if self.budget < len(shown):
@@ -288,10 +288,12 @@ class Keeper:
 
     def _guard(self) -> None:
         """Interrupts the trainer's function from its deadline on, and ends the trainer if it goes on regardless."""
-        if self.guarded is None or time.monotonic() < min(each for each in self.guarded[:2] if each is not None):
+        if self.guarded is None:
             return
         end, soft, text = self.guarded
         now = time.monotonic()
+        if now < (end if soft is None else soft):
+            return
         if _parents().get(self.trainer, (0, ""))[1] in ("T", "t"):  # stopped, by Ctrl-Z or a debugger
             later = INTERRUPT_EVERY_S
             self.guarded = (end + later, None if soft is None else soft + later, text)
@@ -300,7 +302,7 @@ class Keeper:
             self.guarded = None
             _write(text)
             _signal(self.trainer, signal.SIGKILL)
-        elif soft is not None and now >= soft:
+        else:
             _signal(self.trainer, INTERRUPT)
 
 

@@ -50,10 +50,10 @@ def import_beside(module: str, base: Path) -> ModuleType | None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
         return None
     importlib.invalidate_caches()
-    under_its_name = _is_found_at(module, base)
-    package = module.partition(".")[0] if under_its_name else _package(base, base)
-    _packages.setdefault(base.resolve(), set()).add(package)
-    if not under_its_name:
+    imported = _packages.setdefault(base.resolve(), set())
+    if not _is_found_at(module, base):
+        package = _package(base, base)
+        imported.add(package)
         return importlib.import_module(f"{package}.{module}")
     before = set(sys.modules)
     found = importlib.import_module(module)
@@ -61,7 +61,7 @@ def import_beside(module: str, base: Path) -> ModuleType | None:
         file = Path(getattr(sys.modules[name], "__file__", None) or "/")
         if base in file.parents:
             _sources[name] = (str(file), file_digest(file))
-            _packages[base.resolve()].add(name)
+            imported.add(name)
     return found
 
 
