@@ -58,11 +58,8 @@ def test_what_others_began_while_a_call_was_slow_is_called_again_in_order(folder
     """The first call takes longer than half a second, so that the others begin elsewhere; but it ends."""
     with RewardSet(["./mine.py:counts"], policy(1.4), base=folder) as rewards:
         assert rewards.score([sample("0")]).totals == [1.0]
-        assert rewards.score([sample(text, row=row) for row, text in enumerate(["0.6", "0.4", "0.4"])]).totals == [
-            2,
-            3,
-            4,
-        ]
+        samples = [sample(text, row=row) for row, text in enumerate(["0.6", "0.4", "0.4"])]
+        assert rewards.score(samples).totals == [2.0, 3.0, 4.0]
 
 
 def test_a_call_in_order_keeps_those_behind_it_waiting_for_half_its_deadline_at_most(folder, sample) -> None:

@@ -30,8 +30,8 @@ def waits(seconds: float) -> None:
 
 
 def state() -> tuple[object, ...]:
-    bounds = resource.getrlimit(resource.RLIMIT_AS)
-    return bounds, signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    left, interval = signal.getitimer(signal.ITIMER_REAL)
+    return resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGALRM), left > 0, interval
 
 
 def test_work_is_stopped_at_its_limit_of_time_and_not_before() -> None:

@@ -68,7 +68,7 @@ def test_files_beside_neither_hide_the_standard_library_nor_are_written_to(tmp_p
 
 
 def test_a_file_may_import_by_the_function(tmp_path) -> None:
-    base = write(tmp_path, judge='score = __import__("json").loads')
+    base = write(tmp_path, judge='score = __import__("yaml").safe_load')
     assert loaded("./judge.py:score", base)("1") == 1
 
 
@@ -195,3 +195,18 @@ def test_only_the_names_that_a_file_may_import_come_from_beside_it(tmp_path) -> 
     raises = write(tmp_path / "more", judge="import helper", helper="import no_such_thing_at_all")
     with pytest.raises(ConfigError, match="No module named 'no_such_thing_at_all'"):
         load_object("./judge.py:x", raises)
+
+
+def test_a_file_of_the_name_of_the_program_is_one_of_the_user(tmp_path, monkeypatch) -> None:
+    """Python has `__main__` without a spec, as in a script."""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    assert user_files.place_of("__main__", tmp_path) == (None, False)
+    base = tmp_path
+    (base / "__main__.py").write_text("def score(text): return 5")
+    assert loaded("__main__:score", base)("") == 5
+
+
+def test_a_module_of_an_installed_package_is_taken_from_there_also_if_a_file_has_its_first_name(tmp_path) -> None:
+    base = write(tmp_path, yaml="")
+    assert user_files.import_beside("yaml.nodes", base) is None
+    assert load_object("yaml.nodes:Node", base).__module__ == "yaml.nodes"

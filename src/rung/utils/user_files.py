@@ -166,7 +166,7 @@ class _Finder:
             spec.submodule_search_locations = _folders(name)[:1]
             return spec
         spec = PathFinder.find_spec(name, path)
-        if spec is None and _DOT in name and path:
+        if spec is None and path:
             file = Path(path[0], name.rpartition(".")[2].replace(_DOT, ".") + ".py")
             spec = importlib.util.spec_from_file_location(name, file) if file.is_file() else None
         if spec is not None and isinstance(spec.loader, SourceFileLoader) and spec.origin:
