@@ -108,10 +108,16 @@ def test_the_last_step_decides_over_a_longer_run_whose_loss_does_not_fall() -> N
     assert told(*losses, total=121) == {}
     assert list(told(*[{"loss": -1.0 + 1e-3 * (i % 2)} for i in range(50)])) == [50]
     assert told(*[{"loss": -1.0 - 0.01 * i} for i in range(50)]) == {}
-    assert told(*[{"loss": 1.0} if i else {"loss": float("nan")} for i in range(20)]) == {}, "one is missing"
+    steady, missing = [{"loss": 1.0}] * 10, {"loss": float("nan")}
+    assert list(told(*steady, missing, *steady)) == [21], "a loss that is not finite is left out"
+    halves = [*[0.5, 1.5] * 12, 1.0, 2.0, *[1.5, 2.5] * 12]
+    (words,) = told(*({"loss": loss} for loss in halves))[50]
+    assert words.startswith("steps 1 to 50: the loss does not fall (1, then 2); ")
 
 
 def test_a_sign_that_begins_late_is_told_from_where_it_began() -> None:
+    (words,) = told({"loss": 9.0}, *[{"loss": 1.0}] * 20)[21]
+    assert words.startswith("steps 2 to 21: the loss stays at 1; ")
     found = told(*[rollout()] * 3, *[rollout(clipped=1.0)] * 5)
     assert [words[0].split(":")[0] for words in found.values()] == ["steps 4 to 8"]
     assert told(*[rollout(clipped=1.0)] * 4) == {}
