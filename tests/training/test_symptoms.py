@@ -48,6 +48,7 @@ def test_with_one_completion_a_prompt_the_mean_reward_must_stay() -> None:
 def test_a_stage_shorter_than_that_is_told_at_its_end_if_it_always_showed() -> None:
     assert list(told(*[rollout(zero=1.0)] * 3, total=3)) == [3]
     assert told(rollout(), rollout(zero=1.0), rollout(zero=1.0), total=3) == {}
+    assert told(rollout(zero=1.0), rollout(zero=1.0), rollout(), total=3) == {}
     assert told(rollout(zero=1.0), total=1) == {}, "a single rollout says nothing"
 
 
@@ -116,8 +117,8 @@ def test_the_last_step_decides_over_a_longer_run_whose_loss_does_not_fall() -> N
 
 
 def test_a_sign_that_begins_late_is_told_from_where_it_began() -> None:
-    (words,) = told({"loss": 9.0}, *[{"loss": 1.0}] * 20)[21]
-    assert words.startswith("steps 2 to 21: the loss stays at 1; ")
+    (words,) = told(*({"loss": 9.0 - i / 10} for i in range(25)), *[{"loss": 1.0}] * 20)[45]
+    assert words.startswith("steps 26 to 45: the loss stays at 1; ")
     found = told(*[rollout()] * 3, *[rollout(clipped=1.0)] * 5)
     assert [words[0].split(":")[0] for words in found.values()] == ["steps 4 to 8"]
     assert told(*[rollout(clipped=1.0)] * 4) == {}
