@@ -214,3 +214,26 @@ def test_an_import_that_exits_or_takes_too_long_is_refused(monkeypatch) -> None:
     thread.start()
     thread.join()
     assert found == [7]
+
+
+def test_the_deadline_is_taken_back_after_the_last_call_wherever_it_was_made(told, sample) -> None:
+    def plain(completion: str) -> float:
+        return 1.0
+
+    @reward(concurrency=2)
+    def threaded(completion: str) -> float:
+        return 1.0
+
+    async def awaited(completion: str) -> float:
+        return 1.0
+
+    for judge, seconds in ((plain, 0.5 + deadline.GRACE_S), (threaded, 0.5 + deadline.GRACE_S), (awaited, None)):
+        told.clear()
+        RewardSet([judge], LENIENT).score([sample(), sample(row=1)])
+        assert {each["op"] for each in told[:-1]} == {"guard"}
+        assert told[-1]["op"] == "free"
+        assert seconds in (None, told[0]["end_s"])
+    told.clear()
+    RewardSet([plain, awaited], RewardPolicy(timeout_s=None)).score([sample()])
+    RewardSet([threaded], RewardPolicy(timeout_s=None)).score([sample(), sample(row=1)])
+    assert told == [], "without a deadline there is nothing to guard"

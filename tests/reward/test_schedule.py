@@ -58,7 +58,7 @@ def test_what_others_began_while_a_call_was_slow_is_called_again_in_order(folder
     """The first call takes longer than half a second, so that the others begin elsewhere; but it ends."""
     with RewardSet(["./mine.py:counts"], policy(1.4), base=folder) as rewards:
         assert rewards.score([sample("0")]).totals == [1.0]
-        samples = [sample(text, row=row) for row, text in enumerate(["0.6", "0.4", "0.4"])]
+        samples = [sample(text, row=row) for row, text in enumerate(["0.6", "0.3", "0.3"])]
         assert rewards.score(samples).totals == [2.0, 3.0, 4.0]
 
 
@@ -103,8 +103,8 @@ def test_after_every_lane_has_hung_the_rest_is_called_only_if_a_call_has_ever_en
 
 def test_async_calls_in_a_worker_take_their_turns_and_a_deadline_each(folder, sample, monkeypatch) -> None:
     monkeypatch.setattr("rung.reward.schedule.LOOP_GRACE_S", 0.1)
-    samples = [sample("0.2", row=row) for row in range(3)]
-    with RewardSet([{"name": "./mine.py:awaits", "concurrency": 1}], policy(0.5), base=folder) as rewards:
+    samples = [sample("0.15", row=row) for row in range(3)]
+    with RewardSet([{"name": "./mine.py:awaits", "concurrency": 1}], policy(0.4), base=folder) as rewards:
         assert rewards.score(samples).totals == [1.0, 2.0, 3.0]
         outcomes = rewards.score([sample("0"), sample(HANGS, row=1), sample("0", row=2)]).by_reward["awaits"]
     assert [outcome.kind for outcome in outcomes] == ["scored", "timeout", "scored"]

@@ -65,8 +65,11 @@ def test_values_round_trip_with_floats_to_the_bit(tmp_path):
 
 def test_tensors_that_share_memory_are_saved_each_whole(tmp_path):
     memory = torch.arange(6.0)
-    save(tmp_path, 1, RunState({"all": memory, "end": memory[3:], "all_again": memory}, {}))
+    last = memory[5:]
+    tensors = {"all": memory, "end": memory[3:], "all_again": memory, "last": last, "last_again": last.view(1, 1)}
+    save(tmp_path, 1, RunState(tensors, {}))
     loaded = newest(tmp_path)[1].tensors
+    assert (loaded["last"].tolist(), loaded["last_again"].tolist()) == ([5], [[5]])
     assert loaded["all"].tolist() == loaded["all_again"].tolist() == [0, 1, 2, 3, 4, 5]
     assert loaded["end"].tolist() == [3, 4, 5]
 
