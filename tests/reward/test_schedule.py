@@ -81,7 +81,8 @@ def test_a_reward_that_usually_takes_long_is_waited_for_in_its_lane(folder, samp
 def test_as_many_calls_as_the_user_allows_are_made_at_the_same_time(folder, sample) -> None:
     with RewardSet([{"name": "./mine.py:began", "concurrency": 2}], policy(30), base=folder) as rewards:
         rewards.score([sample("0"), sample("0", row=1)])
-        times = sorted(rewards.score([sample("0.2", row=row) for row in range(4)]).totals)
+        scores = rewards.score([sample("0.2", row=row) for row in range(4)])
+    times = sorted(total for total in scores.totals if total is not None)
     assert times[1] - times[0] < 0.15
     assert times[2] - times[0] > 0.19
 

@@ -154,11 +154,10 @@ def _current(written: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[_Difference]:
     """The keys whose values differ, those of stages by the names of the stages; `output` is ignored."""
     for key, old, new in _changed(before, now):
-        stages, others = _by_name(old), _by_name(new)
-        same = isinstance(stages, Mapping) and isinstance(others, Mapping) and list(stages) == list(others)
-        if key == "stages" and same:
-            for stage in stages:
-                yield from (_Difference(stage, *inner) for inner in _changed(stages[stage], others[stage]))
+        earlier, later = _by_name(old), _by_name(new)
+        if key == "stages" and isinstance(earlier, Mapping) and isinstance(later, Mapping) and [*earlier] == [*later]:
+            for stage in later:
+                yield from (_Difference(stage, *inner) for inner in _changed(earlier[stage], later[stage]))
         else:
             yield _Difference("", key, old, new)
 
