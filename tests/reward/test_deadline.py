@@ -156,18 +156,27 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return messages
 
 
-def test_calls_in_a_row_share_a_message_and_later_ones_renew_it(told) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """`clock.now` is the time."""
+    made = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: made.now))
+    return made
+
+
+def test_calls_in_a_row_share_a_message_and_later_ones_renew_it(told, clock) -> None:
     for _ in range(3):
+        clock.now += 0.02
         assert deadline.call_within(5.0, "a reward", lambda: 7) == 7
     (message,) = told
     assert (message["op"], message["interrupt_s"], message["end_s"]) == ("guard", 5.0, 5.0 + deadline.GRACE_S)
     assert message["text"].startswith("a reward did not end within 7 s and cannot be interrupted")
-    time.sleep(deadline.RENEWED_S + 0.02)
-    deadline.call_within(5.0, "a reward", lambda: 7)
-    assert [each["op"] for each in told] == ["guard"] * 2
+    for clock.now in (100.3, 200.6):  # which is twice as late
+        deadline.call_within(5.0, "a reward", lambda: 7)
+    assert [each["op"] for each in told] == ["guard"] * 3
     deadline.free()
     deadline.call_within(5.0, "a reward", lambda: 7)
-    assert [each["op"] for each in told] == ["guard", "guard", "free", "guard"]
+    assert [each["op"] for each in told[3:]] == ["free", "guard"]
     deadline.free()
 
 
@@ -237,3 +246,30 @@ def test_the_deadline_is_taken_back_after_the_last_call_wherever_it_was_made(tol
     RewardSet([plain, awaited], RewardPolicy(timeout_s=None)).score([sample()])
     RewardSet([threaded], RewardPolicy(timeout_s=None)).score([sample(), sample(row=1)])
     assert told == [], "without a deadline there is nothing to guard"
+
+
+def test_a_call_is_interrupted_from_its_deadline_on_and_a_child_of_it_is_not(told, clock) -> None:
+    reached: list[float] = []
+
+    def signalled(*, in_child: bool) -> None:
+        for clock.now in (104.9, 105.0):
+            child = os.fork() if in_child else 0
+            if child:
+                reached.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+                continue
+            try:
+                os.kill(os.getpid(), INTERRUPT)
+                time.sleep(0.01)
+                reached.append(clock.now)
+            finally:
+                if in_child:
+                    os._exit(int(clock.now not in reached))
+
+    deadline.call_within(5.0, "a reward", lambda: signalled(in_child=True))
+    assert reached == [0, 0]
+    reached.clear()
+    clock.now = 100.0
+    with pytest.raises(deadline.Expired):
+        deadline.call_within(5.0, "a reward", lambda: signalled(in_child=False))
+    assert reached == [104.9]
+    deadline.free()
