@@ -210,8 +210,9 @@ class PPO(Algorithm):
     def _adapted(self, kl: Tensor, trained: Tensor, state: State) -> State:
         """The state after a rollout whose token log-ratios to the reference are `kl` (N, T)."""
         rows = trained.any(1)
-        if self.kl_target is None or self.kl_unit is None or not rows.any():
+        if self.kl_target is None or not rows.any():
             return state
+        assert self.kl_unit is not None, "`check_settings` asks for it"
         measured = float(KL_UNITS[self.kl_unit](kl, trained)[rows].mean())
         return {"beta": adapted_beta(self._beta(state), measured, self.kl_target, self.kl_horizon, int(rows.sum()))}
 

@@ -50,6 +50,7 @@ def test_an_algorithm_in_a_users_own_file_needs_no_registration(folder) -> None:
     assert type(made).name == "mine"
     assert made.model_dump() == {"beta": 0.5, "kind": "a"}
     assert algorithms.make_algorithm(made) is made
+    assert (made.samples_per_prompt(), made.generation_limit()) == (1, 0), "what an algorithm need not say"
 
 
 def test_one_file_gives_one_class_however_often_it_is_named_and_another_after_an_edit(folder) -> None:

@@ -90,3 +90,19 @@ def test_without_locks_of_the_file_system_the_owner_decides(
     with pytest.raises(InUseError) as caught, locked(tmp_path):
         pass
     assert ("delete" in caught.value.remedy) == (owner["host"] == "elsewhere")
+
+
+def test_a_lock_whose_file_cannot_be_removed_is_told_and_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(file: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    with monkeypatch.context() as patch, locked(tmp_path / "run"):
+        patch.setattr(lock.os, "unlink", refused)
+        (tmp_path / "run" / "config.yaml").touch()
+    assert f"{tmp_path / 'run' / LOCK} stays there: Permission denied; the next run takes it over" in (
+        " ".join(capsys.readouterr().out.split("\n"))
+    )
+    with locked(tmp_path / "run"):
+        assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()

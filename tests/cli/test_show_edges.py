@@ -13,6 +13,7 @@ from rung.artifacts.finished import finish_stage
 from rung.artifacts.folder import CONFIG
 from rung.artifacts.lineage import StageRecord
 from rung.cli import show
+from rung.config import shipped_configs
 from rung.errors import ConfigError
 from rung.utils.files import write_text
 
@@ -129,3 +130,11 @@ def test_catalogues_have_a_line_about_each_name() -> None:
         rows = show.catalogue(kind)
         assert rows
         assert all(row["name"] and not row["about"].startswith("#") for row in rows)
+
+
+def test_a_shipped_config_is_told_by_its_first_line() -> None:
+    told = {row["name"]: row["about"] for row in show.catalogue("configs")}
+    files = shipped_configs()
+    assert told.keys() == files.keys()
+    for name, about in told.items():
+        assert files[name].read_text().startswith(f"# {about}\n"), name

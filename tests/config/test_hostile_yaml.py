@@ -38,6 +38,7 @@ CASES = {
     "date": ("a: 2001-99-99", "a value cannot be read: month must be in 1..12"),
     "half a date": ("a: !!timestamp x", "a value cannot be read"),
     "surrogate": ('a: "\\ud800"', "an unpaired surrogate"),
+    "the last surrogate": ('a: "\\udfff"', "an unpaired surrogate"),
     "merge of a number": ("a: {<<: 3}", "expected a mapping"),
     "two documents": ("a: 1\n---\nb: 2", "expected a single document"),
 }

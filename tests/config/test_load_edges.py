@@ -302,3 +302,23 @@ def test_the_evaluation_of_a_users_own_config_stays(tmp_path) -> None:
         "{name: a, model: m, algorithm: sft, data: x.csv, evaluate: {validation: y.csv}}"
     )
     assert load_config(tmp_path / "own.yaml", ["data=mine.csv"]).evaluate.validation == "y.csv"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "of_gpu", "of_cpu", "found"),
+    [
+        (True, True, (False, False), "bf16"),
+        (True, False, (True, True), "fp32"),
+        (False, True, (False, False), "fp32"),
+        (False, False, (True, False), "bf16"),
+        (False, False, (False, True), "bf16"),
+    ],
+)
+def test_the_precision_is_that_of_the_gpu_if_there_is_one(
+    gpu: bool, of_gpu: bool, of_cpu: tuple[bool, bool], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: of_gpu and not including_emulation)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: of_cpu[0])
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: of_cpu[1])
+    assert native_precision() == found

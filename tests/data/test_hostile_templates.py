@@ -14,7 +14,6 @@ from rung.data.load import load_examples
 from rung.data.templates import MAX_TEMPLATE
 from rung.errors import DataError
 from rung.tiny.models import build
-from rung.utils.limits import LimitError, Limits
 
 ROWS = [{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}]
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -102,33 +101,3 @@ def test_a_row_does_not_set_what_the_rendering_sets(name: str) -> None:
     examples, report = load_examples([{**ROWS[0], "chat_template_kwargs": {name: "x"}}])
     with pytest.raises(DataError, match=f"`chat_template_kwargs` sets `{name}`"):
         encode(examples, tokenizer, max_prompt_length=None, max_length=None, report=report)
-
-
-def test_many_renderings_together_may_take_longer_than_one() -> None:
-    limits = Limits(0.6, 2**30)
-    with limits:
-        for _ in range(4):
-            limits.run(lambda: time.sleep(0.3))
-        with pytest.raises(LimitError, match="takes longer than"):
-            limits.run(lambda: time.sleep(5))
-
-
-def test_what_the_process_keeps_does_not_count() -> None:
-    limits, kept = Limits(5.0, 2**26), []
-    with limits:
-        for _ in range(8):
-            time.sleep(0.3)
-            kept.append(bytearray(2**25))
-    assert len(kept) == 8
-
-
-def test_a_timer_of_the_program_goes_on() -> None:
-    rang: list[int] = []
-    before = signal.signal(signal.SIGALRM, lambda number, frame: rang.append(number))
-    signal.setitimer(signal.ITIMER_REAL, 60)
-    try:
-        Limits(5.0, 2**30).run(lambda: None)
-        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

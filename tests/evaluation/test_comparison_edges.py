@@ -100,3 +100,10 @@ def test_others_are_not_comparable_and_a_metric_must_be_there() -> None:
     with pytest.raises(UserError, match="metric `n` was not evaluated") as caught:
         compare(evaluation({"m": [1.0]}), evaluation({"m": [1.0]}), "n", {})
     assert "which has m" in caught.value.remedy
+
+
+def test_nothing_moves_between_evaluations_that_share_no_scored_item() -> None:
+    found = compare(evaluation({"m": [None, 1.0]}), evaluation({"m": [0.5, None]}), "m", {})
+    assert (found.n, found.unscored, found.clusters) == (0, 2, 0)
+    assert (found.gain, found.p, found.variance) == (None, None, None)
+    assert (found.gained, found.lost, found.moved) == (0, 0, 0)

@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from helpers.batches import random_batch, with_random_weights
 from helpers.policies import WeightedSum, gradient, relative_error, tiny_policy
@@ -13,8 +14,10 @@ from rung.batch import Batch
 from rung.errors import ConfigError
 from rung.forward.planner import Layout
 from rung.forward.policy import Policy
+from rung.forward.supported import layouts
 from rung.models.load import load_model
 from rung.sampling import Sampling
+from rung.tiny.models import build
 
 FAMILIES = ("llama", "qwen3", "gpt2", "gemma3")
 SHAPES_EACH = 25  # x 4 families x full and LoRA = 200 random ragged batches
@@ -167,3 +170,17 @@ def test_a_gradient_is_the_same_to_the_bit_in_every_run(layout: Layout) -> None:
     batch = with_random_weights(batch, generator)
     first = gradient_in(policy, batch, layout, 100_000)
     assert all(torch.equal(gradient_in(policy, batch, layout, 100_000), first) for _ in range(4))
+
+
+def test_a_mistral_with_a_sliding_window_takes_no_masks() -> None:
+    """It builds one mask for all layers itself; a prompt may be shared."""
+    config = MistralConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        sliding_window=8,
+    )
+    assert layouts(MistralForCausalLM(config)) == ("plain", "shared")
+    assert layouts(build("llama")[0]) == ("plain", "shared", "masked")

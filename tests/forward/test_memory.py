@@ -15,7 +15,7 @@ from rung.algorithms.sft import SFT
 from rung.batch import Batch, Loss, Outputs
 from rung.distributed.ranks import Ranks
 from rung.errors import MemoryLimitError
-from rung.forward.memory import attempt, fits_all_ranks, is_out_of_memory, sufficient_memory
+from rung.forward.memory import attempt, fits_all_ranks, is_out_of_memory, smaller_budget, sufficient_memory
 from rung.forward.passes import PartRunner
 from rung.training.early_stopping import validation_loss
 from rung.training.run_state import flatten, unflatten
@@ -232,3 +232,11 @@ def test_the_gradient_of_every_budget_is_the_same() -> None:
         found.append(gradient(stage.policy))
         stage.policy.lower_budget(batch, "row")
     assert max(relative_error(each, found[0]) for each in found) < 1e-5
+
+
+def test_a_lower_budget_is_half_of_it_or_the_first_below_that_changes_the_plan() -> None:
+    assert smaller_budget(lambda budget: budget, 8000) == 4000
+    assert smaller_budget(lambda budget: budget, 3) == 1
+    assert smaller_budget(lambda budget: min(budget, 100), 8000) == 62
+    assert smaller_budget(lambda budget: budget, 1) == 0
+    assert smaller_budget(lambda budget: "one row a part", 8000) == 0

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,9 @@ from helpers.commands import Command, Refusal
 from helpers.rows import write_rows
 from rung.artifacts import conditions
 from rung.artifacts.lineage import Lineage
+from rung.distributed.ranks import Ranks
+from rung.errors import CheckpointError
+from rung.pipeline.begin import begin_run
 
 PROMPTS = [{"prompt": f"{number}+1?", "answer": str(number + 1)} for number in range(8)]
 REWARD = """
@@ -145,3 +150,14 @@ def test_another_number_of_processes_is_no_drift_and_neither_are_its_threads() -
 def test_a_file_of_another_run_is_no_drift() -> None:
     before = conditions.Conditions(versions={}, device="cpu", threads=1, world=1, code={"a.py": "1"}, items={})
     assert conditions.drift(before, before.model_copy(update={"code": {"a.py": "1", "b.py": "2"}})) == []
+
+
+def test_of_several_missing_files_the_config_is_told(tmp_path: Path) -> None:
+    (tmp_path / "grpo").mkdir()
+    (tmp_path / "grpo" / "DONE").touch()
+    checked: Any = SimpleNamespace(config=SimpleNamespace(stages=[SimpleNamespace(name="grpo")]))
+    with pytest.raises(CheckpointError, match=r"config\.yaml is missing, but stage `grpo` has begun"):
+        begin_run(checked, tmp_path, Ranks(), allow_drift=False)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(CheckpointError, match=r"conditions\.json is missing, but"):
+        begin_run(checked, tmp_path, Ranks(), allow_drift=False)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from rung.config.algorithms import make_algorithm
 from rung.data.batches import order
 from rung.distributed.ranks import Ranks
 from rung.errors import NonFiniteError
-from rung.pipeline.rollback import candidates
+from rung.pipeline.rollback import candidates, tell_skipped
 from rung.pipeline.stage_settings import stage_settings
 from rung.pipeline.train_stage import step_timing, train_stage
+from rung.training.skipped_steps import SkippedSteps
 from rung.training.trackers import JsonLines
 from rung.utils.signals import StopFlag
 
@@ -174,3 +176,13 @@ def test_a_run_under_a_frozen_clock_ends(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("time.perf_counter", lambda: 5.0)
     monkeypatch.setattr("time.monotonic", lambda: 5.0)
     assert train(tmp_path, max_steps=3)
+
+
+def test_skipped_steps_are_told_by_one_rank(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(rank: int, **counted: int) -> str:
+        stage = SimpleNamespace(name="sft", step=9, ranks=Ranks(rank, 2), skipped=SkippedSteps(**counted))
+        tell_skipped(stage)  # type: ignore[arg-type]
+        return capsys.readouterr().out
+
+    assert "sft: 2 of 9 steps were skipped" in told(0, total=2)
+    assert told(0) == told(1, total=2) == ""

@@ -337,3 +337,8 @@ def test_only_the_axis_of_steps_is_ruled_and_only_values_have_lines_across() -> 
     }
     assert any(grid.get_visible() for grid in axes.get_ygridlines())
     assert not any(grid.get_visible() for grid in axes.get_xgridlines())
+
+
+def test_a_single_step_stands_in_the_middle() -> None:
+    assert painted(panel(line(2.0, first=7))).get_xlim() == (6.5, 7.5)
+    assert painted(panel(line(2.0, 3.0, first=7))).get_xlim() == (7, 8)

@@ -82,7 +82,8 @@ def test_an_async_function_that_blocks_the_loop_times_out_and_the_next_batch_wor
         return 1.0
 
     with RewardSet([hangs], RewardPolicy(timeout_s=0.2, max_error_rate=1.0)) as rewards:
-        assert rewards.score([sample("hang")]).by_reward["hangs"][0].kind == "timeout"
+        (outcome,) = rewards.score([sample("hang")]).by_reward["hangs"]
+        assert (outcome.kind, outcome.note) == ("timeout", "no score within 0.2 s")
         assert rewards.score([sample("ok")]).totals == [1.0]
     end.set()
 
@@ -210,3 +211,94 @@ def test_an_exit_of_the_process_is_an_error_of_its_reward_and_children_exit_as_t
         "reward `leaves` failed on 2 of its last 2 calls (rows rows.jsonl:0, rows.jsonl:1): SystemExit: os._exit(7) ("
     )
     assert RewardSet([leaves]).score([sample("stay")]).totals == [1.0]
+
+
+def test_async_calls_may_take_their_whole_deadline_each_also_one_after_another(sample, monkeypatch) -> None:
+    monkeypatch.setattr("rung.reward.call.LOOP_GRACE_S", 0.05)
+
+    async def slow(completion: str) -> float:
+        await asyncio.sleep(0.2)
+        return 1.0
+
+    policy = RewardPolicy(timeout_s=0.3, max_error_rate=1.0)
+    samples = [sample(row=row) for row in range(3)]
+    with RewardSet([{"name": slow, "concurrency": 1}], policy) as rewards:
+        assert rewards.score(samples).totals == [1.0] * 3
+    with RewardSet([slow], policy) as rewards:
+        begun = time.monotonic()
+        assert rewards.score(samples[:1]).totals == [1.0]
+        assert rewards.score(samples).totals == [1.0] * 3
+        assert time.monotonic() - begun < 1
+
+
+def test_after_a_call_has_timed_out_the_remaining_async_ones_do_not_wait_for_a_turn(sample) -> None:
+    async def hangs(completion: str) -> float:
+        await asyncio.sleep(60 if completion == "hang" else 0)
+        return 1.0
+
+    entry = {"name": hangs, "concurrency": 1}
+    texts = ["ok", *["hang"] * 6]
+    with RewardSet([entry], RewardPolicy(timeout_s=0.2, max_error_rate=1.0)) as rewards:
+        begun = time.monotonic()
+        outcomes = rewards.score([sample(text, row=row) for row, text in enumerate(texts)]).by_reward["hangs"]
+    assert [outcome.kind for outcome in outcomes] == ["scored", *["timeout"] * 6]
+    assert outcomes[1].note == "no score within 0.2 s"
+    assert time.monotonic() - begun < 0.9, "6 x 0.2 s one after another"
+
+
+def test_a_decorated_coroutine_is_awaited(sample) -> None:
+    async def inner(completion: str) -> float:
+        return 0.5
+
+    def hides(completion: str):
+        return inner(completion)
+
+    class Judge:
+        async def __call__(self, completion: str) -> float:
+            await asyncio.sleep(0)
+            return 0.25
+
+    assert RewardSet([hides, {"name": Judge(), "label": "judge"}]).score([sample()]).totals == [0.75]
+
+
+def test_an_interrupt_of_the_user_passes_through_a_reward(sample) -> None:
+    def interrupted(completion: str) -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RewardSet([interrupted], LENIENT).score([sample()])
+
+
+def test_what_hooks_log_comes_with_the_call_also_from_a_coroutine(sample) -> None:
+    def plain(completions, log_extra, log_metric, **columns):
+        log_extra("length", [len(text) for text in completions])
+        log_metric("seen", len(completions))
+        log_metric("seen", 7)
+        return [1.0] * len(completions)
+
+    async def awaited(completions, log_metric, trainer_state, **columns):
+        log_metric("step", trainer_state.global_step)
+        return [1.0] * len(completions)
+
+    scores = RewardSet([plain, awaited]).score([sample("ab"), sample("c", row=1)], step=5)
+    assert scores.columns == {"length": [2, 1]}
+    assert {name: list(values) for name, values in scores.logged.items()} == {"seen": [2.0, 7.0], "logged/step": [5.0]}
+
+
+def test_a_deadline_holds_in_another_thread_where_nothing_can_be_interrupted(sample) -> None:
+    end, found = threading.Event(), []
+
+    def judge(completion: str) -> float:
+        end.wait(60 if completion == "hang" else 0)
+        return 1.0
+
+    def scores() -> None:
+        policy = RewardPolicy(timeout_s=0.2, max_error_rate=1.0)
+        outcomes = RewardSet([judge], policy).score([sample("ok"), sample("hang", row=1), sample("ok", row=2)])
+        found.extend(outcome.kind for outcome in outcomes.by_reward["judge"])
+
+    thread = threading.Thread(target=scores)
+    thread.start()
+    thread.join(10)
+    end.set()
+    assert found == ["scored", "timeout", "scored"]

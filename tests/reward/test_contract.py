@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from rung.errors import ConfigError, RewardError, UserError
-from rung.reward import RewardSet, RewardSpec, Verdict, reward
+from rung.reward import RewardPolicy, RewardSet, RewardSpec, Verdict, reward
 
 
 def cites(completion: str, source: str, *, strict: bool = False) -> float:
@@ -223,3 +223,47 @@ def test_a_reward_that_would_compare_the_completion_with_itself_is_refused() -> 
     ) as caught:
         rewards.check({"ground_truth"})
     assert "`ground_truth`" in caught.value.remedy
+
+
+def test_a_callable_whose_signature_cannot_be_read_is_refused_with_a_remedy() -> None:
+    """For `max` Python has none (a ValueError), and this object gives a wrong one (a TypeError)."""
+
+    class Judge:
+        __signature__ = 3
+
+        def __call__(self, completion: str) -> float:
+            return 1.0
+
+    for judge in (max, Judge()):
+        with pytest.raises(RewardError, match="its signature cannot be read") as caught:
+            RewardSet([{"name": judge, "label": "judge"}])
+        assert "call it from a Python function" in caught.value.remedy
+
+
+def test_rewards_that_are_normalised_one_by_one_are_two_at_least_without_a_gate_or_a_clip() -> None:
+    def checked(*entries: object, **policy: object) -> str:
+        try:
+            RewardSet(list(entries), RewardPolicy.model_validate(policy)).check_separate()  # type: ignore[arg-type]
+        except RewardError as error:
+            return error.what
+        return ""
+
+    shaping, metric = {"name": cites, "role": "shaping"}, {"name": cites, "label": "m", "role": "metric"}
+    gate = {"name": graded, "role": "gate", "label": "door"}
+    assert checked(cites, graded) == checked(graded, shaping) == checked(graded, shaping, metric, "exact_match") == ""
+    assert checked(cites, graded, gate).startswith("the gate `door` sets the sum of rewards, but")
+    assert checked(cites, graded, clip=(0, 1)).startswith("`reward_policy.clip` limits the sum of rewards")
+    assert checked(cites, metric).endswith("needs at least two rewards, but there is only one: cites")
+
+
+def test_the_state_of_training_is_that_of_its_beginning_unless_it_is_given(sample) -> None:
+    seen = []
+
+    def looks(completions, trainer_state, **columns):
+        seen.append((trainer_state.global_step, trainer_state.max_steps, trainer_state.epoch))
+        return [0.0] * len(completions)
+
+    rewards = RewardSet([looks])
+    rewards.score([sample()])
+    rewards.score([sample()], step=6, max_steps=12, steps_per_epoch=4.0)
+    assert seen == [(0, 0, 0.0), (6, 12, 1.5)]

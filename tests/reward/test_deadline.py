@@ -8,10 +8,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from rung.reward import RewardPolicy, RewardSet, reward
+from rung.errors import ConfigError
+from rung.reward import RewardPolicy, RewardSet, deadline, reward
+from rung.reward.keeper import INTERRUPT
 
 pytestmark = pytest.mark.process
 
@@ -140,3 +144,132 @@ def test_a_call_that_cannot_be_left_ends_the_process_with_two_lines(name) -> Non
     assert what.startswith(f"reward `{name}` did not end within ")
     assert what.endswith("and cannot be interrupted: the process is ended")
     assert "./my_rewards.py:score" in remedy
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the keeper, which then does nothing, is told."""
+    messages: list[dict[str, Any]] = []
+    connection = SimpleNamespace(send=messages.append)
+    monkeypatch.setattr(deadline, "_keeper", SimpleNamespace(get=lambda: SimpleNamespace(connection=connection)))
+    deadline._armed.clear()
+    return messages
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """`clock.now` is the time."""
+    made = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: made.now))
+    return made
+
+
+def test_calls_in_a_row_share_a_message_and_later_ones_renew_it(told, clock) -> None:
+    for _ in range(3):
+        clock.now += 0.02
+        assert deadline.call_within(5.0, "a reward", lambda: 7) == 7
+    (message,) = told
+    assert (message["op"], message["interrupt_s"], message["end_s"]) == ("guard", 5.0, 5.0 + deadline.GRACE_S)
+    assert message["text"].startswith("a reward did not end within 7 s and cannot be interrupted")
+    for clock.now in (100.3, 200.6):  # which is twice as late
+        deadline.call_within(5.0, "a reward", lambda: 7)
+    assert [each["op"] for each in told] == ["guard"] * 3
+    deadline.free()
+    deadline.call_within(5.0, "a reward", lambda: 7)
+    assert [each["op"] for each in told[3:]] == ["free", "guard"]
+    deadline.free()
+
+
+def test_a_call_inside_a_call_has_the_deadline_of_the_outer_one(told) -> None:
+    assert deadline.call_within(5.0, "outer", lambda: deadline.call_within(1.0, "inner", lambda: 7)) == 7
+    assert [each["interrupt_s"] for each in told] == [5.0]
+    deadline.free()
+
+
+def test_a_signal_before_the_deadline_or_after_the_call_interrupts_nothing(told) -> None:
+    def signalled() -> int:
+        os.kill(os.getpid(), INTERRUPT)
+        time.sleep(0.01)
+        return 7
+
+    assert deadline.call_within(5.0, "a reward", signalled) == 7
+    assert signalled() == 7
+    with pytest.raises(deadline.Expired):
+        deadline.call_within(0.0, "a reward", signalled)
+    assert deadline.call_within(5.0, "a reward", signalled) == 7
+    deadline.free()
+
+
+def test_a_deadline_without_an_interruption(told) -> None:
+    deadline.ended_after(3.0, "reward `judge`")
+    deadline.free()
+    assert [(each["op"], each.get("end_s"), each.get("interrupt_s")) for each in told] == [
+        ("guard", 3.0, None),
+        ("free", None, None),
+    ]
+
+
+def test_an_import_that_exits_or_takes_too_long_is_refused(monkeypatch) -> None:
+    assert deadline.imported("mine", lambda: 7) == 7
+    with pytest.raises(ConfigError, match="`mine` exits on import: 3"):
+        deadline.imported("mine", lambda: sys.exit(3))
+    with pytest.raises(ZeroDivisionError):
+        deadline.imported("mine", lambda: 1 // 0)
+    monkeypatch.setattr(deadline, "START_TIMEOUT_S", 0.1)
+    with pytest.raises(ConfigError, match=r"`mine` was not imported within 0\.1 s"):
+        deadline.imported("mine", wait_in_c)
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(deadline.imported("mine", lambda: 7)))
+    thread.start()
+    thread.join()
+    assert found == [7]
+
+
+def test_the_deadline_is_taken_back_after_the_last_call_wherever_it_was_made(told, sample) -> None:
+    def plain(completion: str) -> float:
+        return 1.0
+
+    @reward(concurrency=2)
+    def threaded(completion: str) -> float:
+        return 1.0
+
+    async def awaited(completion: str) -> float:
+        return 1.0
+
+    for judge, seconds in ((plain, 0.5 + deadline.GRACE_S), (threaded, 0.5 + deadline.GRACE_S), (awaited, None)):
+        told.clear()
+        RewardSet([judge], LENIENT).score([sample(), sample(row=1)])
+        assert {each["op"] for each in told[:-1]} == {"guard"}
+        assert told[-1]["op"] == "free"
+        assert seconds in (None, told[0]["end_s"])
+    told.clear()
+    RewardSet([plain, awaited], RewardPolicy(timeout_s=None)).score([sample()])
+    RewardSet([threaded], RewardPolicy(timeout_s=None)).score([sample(), sample(row=1)])
+    assert told == [], "without a deadline there is nothing to guard"
+
+
+def test_a_call_is_interrupted_from_its_deadline_on_and_a_child_of_it_is_not(told, clock) -> None:
+    reached: list[float] = []
+
+    def signalled(*, in_child: bool) -> None:
+        for clock.now in (104.9, 105.0):
+            child = os.fork() if in_child else 0
+            if child:
+                reached.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+                continue
+            try:
+                os.kill(os.getpid(), INTERRUPT)
+                time.sleep(0.01)
+                reached.append(clock.now)
+            finally:
+                if in_child:
+                    os._exit(int(clock.now not in reached))
+
+    deadline.call_within(5.0, "a reward", lambda: signalled(in_child=True))
+    assert reached == [0, 0]
+    reached.clear()
+    clock.now = 100.0
+    with pytest.raises(deadline.Expired):
+        deadline.call_within(5.0, "a reward", lambda: signalled(in_child=False))
+    assert reached == [104.9]
+    deadline.free()

@@ -35,6 +35,8 @@ def judge(completion: str, column: object = None):
         os._exit(0)
     if completion == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if completion == "realtime":
+        os.kill(os.getpid(), 40)
     if completion == "segfault":
         ctypes.string_at(0)
     if completion == "recurse":
@@ -126,6 +128,7 @@ def test_every_kind_of_death_and_every_value_that_is_no_score_is_an_error_of_its
         "exit": "the worker died: it exited with 0",
         "kill": "the worker died: it was ended by SIGKILL",
         "segfault": "the worker died: it was ended by SIGSEGV",
+        "realtime": "the worker died: it was ended by signal 40",
         "recurse": "RecursionError",
         "sysexit": "SystemExit",
         "nan": "returned nan",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -20,9 +21,12 @@ from rung.distributed.ranks import Ranks
 from rung.errors import ConfigError, SamplingError
 from rung.metrics import Metric, Sum, values
 from rung.reward import RewardSet
+from rung.reward.outcome import Outcome
+from rung.reward.scores import Scores
 from rung.rollout.generate import Generator
 from rung.rollout.philox import Key
 from rung.rollout.source import RolloutSource
+from rung.rollout.unscored import unscored_rows
 from rung.sampling import Sampling
 from rung.tiny.tokenizers import EOS_ID, byte
 
@@ -300,3 +304,22 @@ def test_groups_of_all_ranks_are_credited_together_and_each_keeps_its_own() -> N
     assert torch.equal(batch.completion_ids, alone.completion_ids)
     assert visits(batch) == visits(alone)
     assert batch.max_completion_length == alone.max_completion_length
+
+
+def test_a_row_without_a_score_is_told_with_what_its_rewards_said() -> None:
+    def rows(*outcomes: Outcome) -> list[str]:
+        scores = Scores(
+            totals=[None],
+            task_totals=[None],
+            by_reward={"judge": [outcomes[0]], "metric": [outcomes[1]]},
+            groups=[0],
+        )
+        return unscored_rows([SimpleNamespace(row_id="rows.jsonl:7")], scores, {"judge"})  # type: ignore[list-item]
+
+    scored = Outcome("scored", 1.0)
+    assert rows(Outcome("abstained", note="too short"), scored) == [
+        "rows.jsonl:7: reward `judge` abstained (too short)"
+    ]
+    assert rows(Outcome("error", note="KeyError: x"), scored) == ["rows.jsonl:7: reward `judge` failed (KeyError: x)"]
+    assert rows(Outcome("timeout"), Outcome("error")) == ["rows.jsonl:7: reward `judge` failed"]
+    assert rows(scored, Outcome("error")) == ["rows.jsonl:7: it has no reward"]

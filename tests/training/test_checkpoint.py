@@ -2,6 +2,7 @@
 
 import json
 import resource
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,8 +65,11 @@ def test_values_round_trip_with_floats_to_the_bit(tmp_path):
 
 def test_tensors_that_share_memory_are_saved_each_whole(tmp_path):
     memory = torch.arange(6.0)
-    save(tmp_path, 1, RunState({"all": memory, "end": memory[3:], "all_again": memory}, {}))
+    last = memory[5:]
+    tensors = {"all": memory, "end": memory[3:], "all_again": memory, "last": last, "last_again": last.view(1, 1)}
+    save(tmp_path, 1, RunState(tensors, {}))
     loaded = newest(tmp_path)[1].tensors
+    assert (loaded["last"].tolist(), loaded["last_again"].tolist()) == ([5], [[5]])
     assert loaded["all"].tolist() == loaded["all_again"].tolist() == [0, 1, 2, 3, 4, 5]
     assert loaded["end"].tolist() == [3, 4, 5]
 
@@ -156,3 +160,59 @@ def test_a_newer_schema_is_named_and_left_alone(tmp_path):
     with pytest.raises(CheckpointError, match="schema 2"):
         load_newest(tmp_path)
     assert names(tmp_path) == ["step-000005"]
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    """A checkpoint needs 1.2 times the size of its tensors, here 12 MiB."""
+    tensors = {name: torch.zeros(5 * 2**20 // 4) for name in ("weights", "momentum")}
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: SimpleNamespace(free=12 * 2**20 - 1))
+    with pytest.raises(CheckpointError) as caught:
+        save(tmp_path, 5, RunState(tensors, {}))
+    assert caught.value.what == f"{tmp_path}: a checkpoint needs 12 MiB, but 12 MiB are free"
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 * 2**20))
+    with pytest.raises(CheckpointError, match="needs 12 MiB, but 3 MiB are free"):
+        save(tmp_path, 5, RunState(tensors, {}))
+    assert names(tmp_path) == []
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: SimpleNamespace(free=12 * 2**20))
+    save(tmp_path, 5, RunState(tensors, {}))
+    assert names(tmp_path) == ["step-000005"]
+
+
+def test_the_newest_step_is_told_whether_its_checkpoint_is_valid_or_not(tmp_path):
+    assert checkpoint.newest_step(tmp_path / "none") == checkpoint.newest_step(tmp_path) == 0
+    for step in (7, 12):
+        save(tmp_path, step, state(step))
+    (tmp_path / "step-000012" / "manifest.json").unlink()
+    (tmp_path / "step-000099.bad").mkdir()
+    (tmp_path / "step-000098").touch()
+    assert checkpoint.newest_step(tmp_path) == 12
+
+
+def test_a_checkpoint_that_cannot_be_read_back_is_set_aside_and_the_older_ones_stay(tmp_path, monkeypatch, caplog):
+    save(tmp_path, 5, state(5))
+    write = checkpoint._write
+
+    def damages(final, step, values):
+        aside = write(final, step, values)
+        (aside / "state.json").write_text("{}")
+        return aside
+
+    monkeypatch.setattr(checkpoint, "_write", damages)
+    with pytest.raises(CheckpointError, match=r"step-000006 cannot be read back: state\.json has 2 bytes, not"):
+        save(tmp_path, 6, state(6), keep=1)
+    assert names(tmp_path) == ["step-000005", "step-000006.bad"]
+    assert "is not valid" in caplog.text
+    with pytest.raises(CheckpointError, match="cannot be read back"):
+        save(tmp_path, 5, state(6), keep=1)
+    assert newest(tmp_path)[1].values["step"] == 5, "the replaced one comes back"
+
+
+def test_a_checkpoint_that_is_loaded_by_its_folder_is_verified(tmp_path):
+    path = save(tmp_path, 5, state(5))
+    assert checkpoint.load(path).values["step"] == 5
+    (path / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"step-000005: state\.json has 2 bytes, not") as caught:
+        checkpoint.load(path)
+    assert caught.value.remedy == "use another checkpoint of this run"
+    with pytest.raises(CheckpointError, match=r"manifest\.json is missing"):
+        checkpoint.load(tmp_path / "step-000006")

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn import Parameter
 
 from rung.errors import CheckpointError, ConfigError
@@ -16,6 +19,7 @@ from rung.training.optimizers import (
     load_state_by_name,
     make_optimizer,
     make_schedule,
+    restore_rates,
     state_by_name,
 )
 from rung.training.run_state import RunState
@@ -185,3 +189,45 @@ def test_what_a_killed_save_left_goes_and_what_it_was_replacing_comes_back(tmp_p
     tidy(tmp_path)
     assert names(tmp_path) == ["step-000001"]
     assert fault(tmp_path / "step-000001") is None
+
+
+def test_state_of_a_shape_of_its_own_is_whole_on_every_rank(tmp_path: Path) -> None:
+    """Such as the count of steps, and the rows of a factored moment; a moment of each weight is sharded."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        weight = Parameter(distribute_tensor(torch.ones(3, 2), mesh, [Shard(0)]))
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        entries = {"step": torch.tensor(3.0), "rows": torch.ones(3), "moment": torch.ones(3, 2), "kind": "factored"}
+        load_state_by_name(optimizer, {"weight": weight}, {"weight": entries})
+        found = optimizer.state[weight]
+        assert {name: type(entry) for name, entry in found.items()} == {
+            "step": torch.Tensor,
+            "rows": torch.Tensor,
+            "moment": DTensor,
+            "kind": str,
+        }
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_parameter_that_the_state_lacks_has_none_then() -> None:
+    made = parameters()
+    optimizer = torch.optim.AdamW(list(made.values()), lr=0.1)
+    for parameter in made.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    kept = {name: state for name, state in state_by_name(optimizer, made).items() if name == "norm"}
+    load_state_by_name(optimizer, made, kept)
+    assert list(state_by_name(optimizer, made)) == ["norm"]
+
+
+def test_restored_rates_are_those_of_the_schedule_as_it_now_is() -> None:
+    """Two of four steps were made, and the stage now has eight: .75 of the rate, not .5."""
+    optimizer = torch.optim.SGD([{"params": [Parameter(torch.ones(1))], "lr": lr} for lr in (1.0, 0.1)], lr=1.0)
+    schedule = make_schedule("linear", optimizer, warmup_steps=0, total_steps=8)
+    schedule.last_epoch = 2
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5
+    restore_rates(optimizer, schedule)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.75, 0.075])

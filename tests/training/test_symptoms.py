@@ -65,6 +65,7 @@ def test_with_one_completion_a_prompt_the_mean_reward_must_stay() -> None:
 def test_a_stage_shorter_than_that_is_told_at_its_end_if_it_always_showed() -> None:
     assert list(told(*[rollout(zero=1.0)] * 3, total=3)) == [3]
     assert told(rollout(), rollout(zero=1.0), rollout(zero=1.0), total=3) == {}
+    assert told(rollout(zero=1.0), rollout(zero=1.0), rollout(), total=3) == {}
     assert told(rollout(zero=1.0), total=1) == {}, "a single rollout says nothing"
 
 
@@ -106,3 +107,39 @@ def test_the_log_tells_the_same_with_the_number_of_rollouts(tmp_path: Path) -> N
     resumed = read_symptoms(file, 100)
     assert resumed.observe(9, rollout(zero=1.0)) == [], "what was told before a stop is not told again"
     assert read_symptoms(tmp_path / "none.jsonl").summary() == []
+
+
+def test_steps_that_are_skipped_and_evaluations_that_are_not_finite_are_told_once_and_counted() -> None:
+    symptoms = Symptoms(100)
+    (words,) = symptoms.observe(3, {"loss": 1.0, "skipped_steps": 1.0})
+    assert words.startswith("step 3 is skipped, because its loss or gradient is not finite; the weights stay")
+    assert symptoms.observe(4, {"loss": 1.0, "skipped_steps": 2.0}) == []
+    (words,) = symptoms.observe(5, {"loss": 1.0, "eval_loss": None})  # type: ignore[dict-item]
+    assert words.startswith("step 5: the loss on the held-out rows is not finite")
+    assert symptoms.observe(6, {"loss": 1.0, "eval_loss": float("inf")}) == []
+    assert [words.endswith(" (2 in all)") for words in symptoms.summary()] == [True, False]
+    assert Symptoms(9).observe(1, {"eval_loss": 1.0}) == []
+
+
+def test_the_last_step_decides_over_a_longer_run_whose_loss_does_not_fall() -> None:
+    """It falls in the first fifty steps and rises again; a loss below zero falls by a share of its size."""
+    losses = [{"loss": 1.0 - 0.01 * i} for i in range(50)] + [{"loss": 1.0 + 0.01 * i} for i in range(70)]
+    assert list(told(*losses, total=120)) == [120]
+    assert told(*losses, total=121) == {}
+    assert list(told(*[{"loss": -1.0 + 1e-3 * (i % 2)} for i in range(50)])) == [50]
+    assert told(*[{"loss": -1.0 - 0.01 * i} for i in range(50)]) == {}
+    steady, missing = [{"loss": 1.0}] * 10, {"loss": float("nan")}
+    assert list(told(*steady, missing, *steady)) == [21], "a loss that is not finite is left out"
+    halves = [*[0.5, 1.5] * 12, 1.0, 2.0, *[1.5, 2.5] * 12]
+    (words,) = told(*({"loss": loss} for loss in halves))[50]
+    assert words.startswith("steps 1 to 50: the loss does not fall (1, then 2); ")
+
+
+def test_a_sign_that_begins_late_is_told_from_where_it_began() -> None:
+    (words,) = told(*({"loss": 9.0 - i / 10} for i in range(25)), *[{"loss": 1.0}] * 20)[45]
+    assert words.startswith("steps 26 to 45: the loss stays at 1; ")
+    found = told(*[rollout()] * 3, *[rollout(clipped=1.0)] * 5)
+    assert [words[0].split(":")[0] for words in found.values()] == ["steps 4 to 8"]
+    assert told(*[rollout(clipped=1.0)] * 4) == {}
+    (words,) = told(*[rollout(clipped=1.0)] * 2, total=2)[2]
+    assert words.startswith("steps 1 to 2: every completion")

@@ -4,12 +4,13 @@ import errno
 import hashlib
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from rung.errors import CheckpointError, ConfigError
-from rung.training.trackers import JsonLines, make_trackers
+from rung.training.trackers import JsonLines, make_trackers, read_rows
 
 
 def opened(folder: Path) -> JsonLines:
@@ -127,3 +128,51 @@ def test_a_tracker_knows_its_folder_project_and_run(tmp_path: Path) -> None:
     assert vars(jsonl).items() >= {"folder": tmp_path, "project": "p", "run_name": "r"}.items()
     assert vars(wandb) == {"folder": tmp_path, "project": "p", "run_name": "r", "_run": None}
     wandb.finish()  # nothing was started
+
+
+def test_a_line_that_the_disk_takes_in_part_is_taken_back_and_written_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real refusal in the middle of a write: no file may be longer than 20 bytes."""
+    tracker = opened(tmp_path)
+    tracker.log(1, {}, {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        tracker.log(2, {}, {})
+        left = (tmp_path / "metrics.jsonl").read_bytes()
+        with pytest.raises(CheckpointError):
+            tracker.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert left == b'{"step": 1}\n'
+    assert "the lines are kept, and written when the disk accepts them" in " ".join(capsys.readouterr().out.split())
+    tracker.finish()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+    assert tracker.offset()["metrics.jsonl"]["size"] == 24
+
+
+def test_rows_are_read_up_to_one_that_was_not_written_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    assert list(read_rows(file)) == []
+    file.write_text('{"step": 1, "text": "a\u2028b"}\n{"step": 2}\n{"step": 3}')
+    assert [row["step"] for row in read_rows(file)] == [1, 2]
+    for line in ("[]", "{}", '{"step": null}', '{"step": "x"}', "{", "3"):
+        file.write_text(f'{{"step": 1}}\n{line}\n')
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl, row 2: no JSON object with a `step`"):
+            list(read_rows(file))
+
+
+def test_a_cut_log_goes_on_from_what_it_then_has(tmp_path: Path) -> None:
+    """The hash is that of the file, also after lines of another process."""
+    tracker = opened(tmp_path)
+    for step in (1, 2):
+        tracker.log(step, {}, {})
+    marks = tracker.offset()
+    other = opened(tmp_path)
+    other.log(3, {}, {})
+    tracker.truncate(marks)
+    tracker.log(4, {}, {})
+    content = (tmp_path / "metrics.jsonl").read_bytes()
+    assert content == b'{"step": 1}\n{"step": 2}\n{"step": 4}\n'
+    assert tracker.offset()["metrics.jsonl"]["sha256"] == hashlib.sha256(content).hexdigest()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -65,7 +68,7 @@ def test_files_beside_neither_hide_the_standard_library_nor_are_written_to(tmp_p
 
 
 def test_a_file_may_import_by_the_function(tmp_path) -> None:
-    base = write(tmp_path, judge='score = __import__("json").loads')
+    base = write(tmp_path, judge='score = __import__("yaml").safe_load')
     assert loaded("./judge.py:score", base)("1") == 1
 
 
@@ -109,3 +112,101 @@ def test_a_function_of_a_file_runs_in_a_child_process(tmp_path, method) -> None:
 
 def test_other_modules_are_none_of_its_business() -> None:
     assert user_files.import_beside("json", Path("/")) is None
+
+
+def test_the_nearest_file_is_imported_and_a_changed_one_of_the_config_is_run_again(tmp_path) -> None:
+    """A file below the folder of the config looks beside itself first, then in that folder."""
+    base = write(
+        tmp_path,
+        below__in__judge="from both import name\nfrom only import size\ndef score(text): return name, size",
+        below__in__both="name = 'near'",
+        both="name = 'far'",
+        only="size = 1",
+    )
+    assert loaded("./below/judge.py:score", base)("") == ("near", 1)
+    write(base, only="size = 2")
+    assert loaded("./below/judge.py:score", base)("") == ("near", 2)
+    write(base, below__in__both="name = 'nearer'")
+    assert loaded("./below/judge.py:score", base)("") == ("nearer", 2)
+
+
+def test_a_folder_without_an_init_file_is_the_last_choice(tmp_path) -> None:
+    base = write(
+        tmp_path,
+        judge="import parts.deep, yaml\nfrom parts.deep import size\n"
+        "def score(text): return parts.deep.size + size, yaml.safe_load(text)",
+        parts__in__deep="size = 3",
+        yaml__in__other="",
+    )
+    assert loaded("./judge.py:score", base)("[1]") == (6, [1])
+
+
+def test_a_module_beside_is_taken_before_a_folder_of_its_name_further_away(tmp_path) -> None:
+    base = write(
+        tmp_path,
+        below__in__judge="import parts\ndef score(text): return parts.size",
+        below__in__parts__in__x="",
+        parts="size = 4",
+    )
+    assert loaded("./below/judge.py:score", base)("") == 4
+
+
+def test_the_file_is_told_from_which_a_module_would_be_imported(tmp_path, monkeypatch) -> None:
+    base = write(tmp_path, own_one="", two__in____init__="", two="", two__in__three="", four__in__five="")
+    assert user_files.place_of("own_one", base) == (base / "own_one.py", True)
+    assert user_files.place_of("two", base) == (base / "two", True), "a package before a module"
+    assert user_files.place_of("two.three", base) == (base / "two" / "three.py", True)
+    assert user_files.place_of("own_one", None) == (None, False)
+    for name in ("sys", "no_such_module", "__main__"):
+        assert user_files.place_of(name, base) == (None, False)
+    assert user_files.place_of("textwrap", base) == (Path(textwrap.__file__).resolve(), False)
+    assert user_files.place_of("json.decoder", base) == (Path(json.__file__).parent.resolve() / "decoder", False)
+    monkeypatch.syspath_prepend(base)
+    assert user_files.place_of("own_one", None) == (base / "own_one.py", False)
+
+
+def test_a_file_that_was_run_is_told_with_its_hash(tmp_path, monkeypatch) -> None:
+    one = write(tmp_path / "one", judge=EAGER, own_helpers="factor = 1", unused="")
+    two = write(tmp_path / "two", pkg__in____init__="", pkg__in__inner="def score(text): return 1", other="")
+    loaded("./judge.py:score", one)
+    loaded("../two/other.py:__doc__", one)
+    digest = {name: hashlib.sha256((one / name).read_bytes()).hexdigest() for name in ("judge.py", "own_helpers.py")}
+    digest["../two/other.py"] = hashlib.sha256(b"").hexdigest()
+    assert user_files.loaded_files(one) == digest
+    assert list(user_files.loaded_files(one)) == sorted(digest)
+    assert f"code: judge.py (sha256 {digest['judge.py'][:12]})" in user_files.code_lines(one)
+    assert user_files.loaded_files(two) == {}
+    monkeypatch.syspath_prepend(two)
+    assert loaded("pkg.inner:score", two).__module__ == "pkg.inner"
+    assert list(user_files.loaded_files(two)) == ["pkg/__init__.py", "pkg/inner.py"]
+    assert user_files.loaded_files(one) == digest
+    monkeypatch.chdir(two)
+    assert user_files.loaded_files() == user_files.loaded_files(two)
+    assert user_files.file_digest(two / "none.py") == ""
+    for name in ("pkg", "pkg.inner"):
+        del sys.modules[name]
+
+
+def test_only_the_names_that_a_file_may_import_come_from_beside_it(tmp_path) -> None:
+    """A module that is not a user's, such as json.tool, does not look beside the file."""
+    base = write(tmp_path, judge="from pkg import part, none", pkg__in____init__="", pkg__in__part="")
+    with pytest.raises(ConfigError, match="cannot import name 'none'"):
+        load_object("./judge.py:x", base)
+    raises = write(tmp_path / "more", judge="import helper", helper="import no_such_thing_at_all")
+    with pytest.raises(ConfigError, match="No module named 'no_such_thing_at_all'"):
+        load_object("./judge.py:x", raises)
+
+
+def test_a_file_of_the_name_of_the_program_is_one_of_the_user(tmp_path, monkeypatch) -> None:
+    """Python has `__main__` without a spec, as in a script."""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    assert user_files.place_of("__main__", tmp_path) == (None, False)
+    base = tmp_path
+    (base / "__main__.py").write_text("def score(text): return 5")
+    assert loaded("__main__:score", base)("") == 5
+
+
+def test_a_module_of_an_installed_package_is_taken_from_there_also_if_a_file_has_its_first_name(tmp_path) -> None:
+    base = write(tmp_path, yaml="")
+    assert user_files.import_beside("yaml.nodes", base) is None
+    assert load_object("yaml.nodes:Node", base).__module__ == "yaml.nodes"

@@ -154,15 +154,12 @@ def _current(written: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[_Difference]:
     """The keys whose values differ, those of stages by the names of the stages; `output` is ignored."""
     for key, old, new in _changed(before, now):
-        if key != "stages":
+        earlier, later = _by_name(old), _by_name(new)
+        if key == "stages" and isinstance(earlier, Mapping) and isinstance(later, Mapping) and [*earlier] == [*later]:
+            for stage in later:
+                yield from (_Difference(stage, *inner) for inner in _changed(earlier[stage], later[stage]))
+        else:
             yield _Difference("", key, old, new)
-            continue
-        old, new = _by_name(old), _by_name(new)
-        if not isinstance(old, Mapping) or not isinstance(new, Mapping) or list(old) != list(new):
-            yield _Difference("", key, None, None)
-            continue
-        for stage in new:
-            yield from (_Difference(stage, *inner) for inner in _changed(old[stage], new[stage]))
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

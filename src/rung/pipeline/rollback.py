@@ -65,15 +65,14 @@ def candidates(checkpoints: Path, last_updated: int, save_steps: int) -> list[in
 
 def _roll_back(stage: Stage, checkpoints: Path, save_steps: int) -> int | None:
     """Restores the stage from a checkpoint and returns its step; None if none has finite weights. A collective."""
-    found = None
+    usable = None
     if stage.ranks.rank == 0:
         steps = candidates(checkpoints, stage.skipped.last_updated, save_steps)
-        read = ((step, _read(checkpoints, step)) for step in steps)
-        found = next(((step, state) for step, state in read if state is not None), None)
-    step = stage.ranks.gather(found[0] if found else None)[0]
+        usable = next((step for step in steps if _read(checkpoints, step) is not None), None)
+    step = stage.ranks.gather(usable)[0]
     if step is None:
         return None
-    state = found[1] if found else _read(checkpoints, step)
+    state = _read(checkpoints, step)
     assert state is not None, "rank 0 has read the same checkpoint"
     stage.roll_back(state["stage"])
     return step

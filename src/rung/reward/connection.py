@@ -7,7 +7,6 @@ import json
 import math
 import select
 import socket
-import struct
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -76,7 +75,7 @@ class Connection:
         self._incoming += received
         messages = []
         while len(self._incoming) >= 4:
-            length = struct.unpack(">I", self._incoming[:4])[0]
+            length = int.from_bytes(self._incoming[:4])
             if length > MAX_REPLY_BYTES:
                 raise WorkerFailure(f"it sent a reply of {length} bytes")
             if len(self._incoming) < 4 + length:

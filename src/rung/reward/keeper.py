@@ -20,7 +20,6 @@ import select
 import selectors
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -37,7 +36,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 def pack(message: Mapping[str, Any], default: Callable[[object], object] | None = None) -> bytes:
     """A message in the form in which it is sent; `default` converts values that JSON cannot represent."""
     payload = json.dumps(message, default=default).encode()
-    return struct.pack(">I", len(payload)) + payload
+    return len(payload).to_bytes(4) + payload
 
 
 class Inbox:
@@ -61,12 +60,12 @@ class Inbox:
     @property
     def holds_more(self) -> bool:
         """Whether a whole message has already arrived."""
-        return len(self._bytes) >= 4 and len(self._bytes) - 4 >= struct.unpack(">I", self._bytes[:4])[0]
+        return len(self._bytes) >= 4 and len(self._bytes) - 4 >= int.from_bytes(self._bytes[:4])
 
     def _next(self) -> dict[str, Any] | None:
         if not self.holds_more:
             return None
-        end = 4 + struct.unpack(">I", self._bytes[:4])[0]
+        end = 4 + int.from_bytes(self._bytes[:4])
         message = json.loads(bytes(self._bytes[4:end]))
         del self._bytes[:end]
         return message
@@ -135,6 +134,46 @@ def _signal(process: int, number: int) -> None:
         os.kill(process, number)
 
 
+class Printed:
+    """What workers print into the pipe `input`: passed on to standard error as printable lines, within a budget."""
+
+    def __init__(self) -> None:
+        self.output, self.input = os.pipe()
+        os.set_blocking(self.output, False)
+        self.tail = b""
+        self.budget, self.refilled, self.told = float(BUDGET), time.monotonic(), False
+
+    def pass_on(self, at_end: bool = False) -> None:
+        """Passes on the lines that have arrived; at the end, also a last one that is not ended."""
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self.output, 65_536):
+                *lines, self.tail = (self.tail + chunk).split(b"\n")
+                self.tail = self.tail[: 4 * LINE]
+                for line in lines:
+                    self._print_line(line)
+                if not at_end:
+                    return
+        if at_end and self.tail:
+            self._print_line(self.tail)
+
+    def _print_line(self, line: bytes) -> None:
+        now = time.monotonic()
+        self.budget = min(BUDGET, self.budget + (now - self.refilled) * REFILL_PER_S)
+        self.refilled = now
+        text = line.decode(errors="replace")
+        shown = "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text[:LINE])
+        shown += "..." if len(text) > LINE else ""
+        if self.budget < len(shown):
+            if not self.told:
+                _write("rewards and tools print more than 64 KiB: the rest is left out")
+            self.told = True
+            return
+        self.budget -= len(shown) + 1
+        if self.budget > BUDGET / 2:
+            self.told = False
+        _write(shown)
+
+
 class Keeper:
     """Answers the trainer on a socket; `status` has the exit code of each process it started, None while it runs."""
 
@@ -142,27 +181,24 @@ class Keeper:
         self.inbox = Inbox(control)
         self.trainer = os.getppid()
         self.status: dict[int, int | None] = {}
-        self.output, self.printed = os.pipe()
-        os.set_blocking(self.output, False)
-        self.tail = b""
-        self.budget, self.refilled, self.told = float(BUDGET), time.monotonic(), False
+        self.printed = Printed()
         self.guarded: tuple[float, float | None, str] | None = None  # the time to end, to interrupt, and what to say
 
     def run(self) -> None:
         """Answers requests until the trainer closes the socket or ends; all workers have then ended."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.inbox.channel, selectors.EVENT_READ)
-            selector.register(self.output, selectors.EVENT_READ)
+            selector.register(self.printed.output, selectors.EVENT_READ)
             while os.getppid() == self.trainer:
                 ready = {key.fd for key, _ in selector.select(INTERRUPT_EVERY_S if self.guarded else 1.0)}
                 self._reap()
-                if self.output in ready:
-                    self._print()
+                if self.printed.output in ready:
+                    self.printed.pass_on()
                 if self.inbox.channel.fileno() in ready and not self._answer():
                     break
                 self._guard()
         self._end(self.status)
-        self._print(at_end=True)
+        self.printed.pass_on(at_end=True)
 
     def _answer(self) -> bool:
         """Answers all requests that have arrived; False at the end of the stream."""
@@ -205,8 +241,8 @@ class Keeper:
             self.status[process] = None
             return process
         try:
-            os.dup2(self.printed, 1)
-            os.dup2(self.printed, 2)
+            os.dup2(self.printed.input, 1)
+            os.dup2(self.printed.input, 2)
             become_worker(descriptor, keeper)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
@@ -250,42 +286,15 @@ class Keeper:
                 if ended[0] in self.status:
                     self.status[ended[0]] = os.waitstatus_to_exitcode(ended[1])
 
-    def _print(self, at_end: bool = False) -> None:
-        """Passes on what workers have printed, as far as the budget allows."""
-        with contextlib.suppress(BlockingIOError):
-            while chunk := os.read(self.output, 65_536):
-                *lines, self.tail = (self.tail + chunk).split(b"\n")
-                self.tail = self.tail[: 4 * LINE]
-                for line in lines:
-                    self._print_line(line)
-                if not at_end:
-                    return
-        if at_end and self.tail:
-            self._print_line(self.tail)
-
-    def _print_line(self, line: bytes) -> None:
-        now = time.monotonic()
-        self.budget = min(BUDGET, self.budget + (now - self.refilled) * REFILL_PER_S)
-        self.refilled = now
-        text = line[: 4 * LINE].decode(errors="replace")
-        shown = "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text[:LINE])
-        shown += "..." if len(text) > LINE else ""
-        if self.budget < len(shown):
-            if not self.told:
-                _write("rewards and tools print more than 64 KiB: the rest is left out")
-            self.told = True
-            return
-        self.budget -= len(shown) + 1
-        self.told = False if self.budget > BUDGET / 2 else self.told
-        _write(shown)
-
     def _guard(self) -> None:
         """Interrupts the trainer's function from its deadline on, and ends the trainer if it goes on regardless."""
-        if self.guarded is None or time.monotonic() < min(each for each in self.guarded[:2] if each is not None):
+        if self.guarded is None:
             return
         end, soft, text = self.guarded
         now = time.monotonic()
-        if _parents().get(self.trainer, (0, ""))[1] == "T":  # stopped, as by Ctrl-Z: its clock stands still
+        if now < (end if soft is None else soft):
+            return
+        if _parents().get(self.trainer, (0, ""))[1] in ("T", "t"):  # stopped, by Ctrl-Z or a debugger
             later = INTERRUPT_EVERY_S
             self.guarded = (end + later, None if soft is None else soft + later, text)
             return
@@ -293,7 +302,7 @@ class Keeper:
             self.guarded = None
             _write(text)
             _signal(self.trainer, signal.SIGKILL)
-        elif soft is not None and now >= soft:
+        else:
             _signal(self.trainer, INTERRUPT)
 
 

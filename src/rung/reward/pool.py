@@ -142,7 +142,7 @@ class Pool:
             self.fault = self.fault or Outcome("error", note=f"its file could not be loaded: {how}")
             self.end([lane])
             raise WorkerFailure(self.fault.note) from None
-        self.can_fork = answer.get("can_fork") is True
+        self.can_fork = bool(answer.get("can_fork"))
         if not self.can_fork:
             return lane
         self._template = lane

@@ -31,7 +31,7 @@ _packages: dict[Path, set[str]] = {}  # by the folder of a config: the packages 
 def import_file(path: Path, base: Path) -> ModuleType:
     """Imports a file. If it is in a folder below `base`, the folder of the config, it can import files of both folders.
 
-    A file is run once, and again after it or a file beside it that it imports has changed.
+    A file is run once, and again after it or a file of these folders that it imports has changed.
     """
     importlib.invalidate_caches()
     package = _package(path.parent, base)
@@ -50,10 +50,10 @@ def import_beside(module: str, base: Path) -> ModuleType | None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
         return None
     importlib.invalidate_caches()
-    under_its_name = _is_found_at(module, base)
-    package = module.partition(".")[0] if under_its_name else _package(base, base)
-    _packages.setdefault(base.resolve(), set()).add(package)
-    if not under_its_name:
+    imported = _packages.setdefault(base.resolve(), set())
+    if not _is_found_at(module, base):
+        package = _package(base, base)
+        imported.add(package)
         return importlib.import_module(f"{package}.{module}")
     before = set(sys.modules)
     found = importlib.import_module(module)
@@ -61,7 +61,7 @@ def import_beside(module: str, base: Path) -> ModuleType | None:
         file = Path(getattr(sys.modules[name], "__file__", None) or "/")
         if base in file.parents:
             _sources[name] = (str(file), file_digest(file))
-            _packages[base.resolve()].add(name)
+            imported.add(name)
     return found
 
 
@@ -112,11 +112,11 @@ def _package(folder: Path, base: Path) -> str:
     packages = [_named(str(folder))]
     if base in folder.parents:
         packages = [_named(str(folder), str(base)), _named(str(base))]
-    for used in packages:
-        loaded = [name for name in _sources if name.startswith(f"{used}.") and name in sys.modules]
-        if any(file_digest(Path(_sources[name][0])) != _sources[name][1] for name in loaded):
-            for name in loaded:
-                del sys.modules[name]
+    inside = tuple(f"{package}." for package in packages)
+    loaded = [name for name in _sources if name.startswith(inside) and name in sys.modules]
+    if any(file_digest(Path(_sources[name][0])) != _sources[name][1] for name in loaded):
+        for name in loaded:
+            del sys.modules[name]
     return packages[0]
 
 
@@ -166,7 +166,7 @@ class _Finder:
             spec.submodule_search_locations = _folders(name)[:1]
             return spec
         spec = PathFinder.find_spec(name, path)
-        if spec is None and _DOT in name and path:
+        if spec is None and path:
             file = Path(path[0], name.rpartition(".")[2].replace(_DOT, ".") + ".py")
             spec = importlib.util.spec_from_file_location(name, file) if file.is_file() else None
         if spec is not None and isinstance(spec.loader, SourceFileLoader) and spec.origin:
@@ -215,15 +215,16 @@ def _beside(name: str, importer: str) -> str | None:
     first = name.partition(".")[0]
     if first in sys.stdlib_module_names:
         return None
-    folders = _folders(importer)
-    packages = [_PREFIX + importer.removeprefix(_PREFIX).partition(".")[0]]
-    packages += [_named(folder) for folder in folders[1:]]
-    specs = [PathFinder.find_spec(first, [folder]) for folder in folders]
-    for package, spec in zip(packages, specs, strict=True):
-        if spec is not None and spec.loader is not None:
+    own, *others = _folders(importer)
+    packages = {_PREFIX + importer.removeprefix(_PREFIX).partition(".")[0]: own}
+    packages |= {_named(folder): folder for folder in others}
+    specs = {package: PathFinder.find_spec(first, [folder]) for package, folder in packages.items()}
+    found = {package: spec for package, spec in specs.items() if spec is not None}
+    for package, spec in found.items():
+        if spec.loader is not None:
             return package
-    if any(specs) and importlib.util.find_spec(first) is None:  # a folder without `__init__.py` is the last choice
-        return next(package for package, spec in zip(packages, specs, strict=True) if spec is not None)
+    if found and importlib.util.find_spec(first) is None:  # a folder without `__init__.py` is the last choice
+        return next(iter(found))
     return None
 
 

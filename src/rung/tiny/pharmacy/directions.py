@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from random import Random
 from typing import Literal
 
-from rung.tiny.pharmacy.lexicon import ADVICE, FREQUENCIES, PRN_CLINICAL, PRN_PLAIN, REASONS, ROUTES, UNITS, verb
+from rung.tiny.pharmacy.lexicon import FREQUENCIES, PRN_CLINICAL, PRN_PLAIN, REASONS, ROUTES, UNITS, verb
 from rung.tiny.pharmacy.orders import Order, Part, largest
 
 _TO_TWENTY = str.split(
@@ -79,7 +79,7 @@ def _how(order: Order, style: Style) -> str:
     if order.link == "and":
         words.append(f"and {_second(order, style)}")
     if order.advice is not None:
-        words.append(ADVICE[order.advice].clinical if style.terms == "clinical" else order.advice)
+        words.append(order.advice)  # every hand has the same words for it
     if order.prn:
         words.append(_prn(order, style))
     if first.duration is not None:
