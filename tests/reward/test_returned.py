@@ -36,7 +36,7 @@ from rung.reward.returned import as_json, copied, plain
         ({"rewards": {"score": 1}}, Verdict(1)),
         ({"score": np.float64(0.5), "acc": True, 3: "x"}, Verdict(0.5, {"acc": True, "3": "x"})),
         ([{"score": 1.0}, Verdict(np.float64(2.0))], [Verdict(1.0), Verdict(2.0)]),
-        (Verdict(torch.tensor(0.25), {"a": 1}, "why", 3.0), Verdict(0.25, {"a": 1}, "why", 3.0)),
+        (Verdict(torch.tensor(0.25), {"a": 1}, "why", 3.0), Verdict(0.25, {"a": 1}, "why", 3.0)),  # type: ignore[arg-type]
     ],
 )
 def test_what_a_function_returns_becomes_plain(returned: Any, found: object) -> None:

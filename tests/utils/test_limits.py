@@ -74,7 +74,7 @@ def test_a_block_inside_a_block_ends_neither() -> None:
 def test_work_is_stopped_at_its_limit_of_memory() -> None:
     before = state()
     with pytest.raises(LimitError, match=r"^needs more than 0\.0625 GiB of memory$"):
-        Limits(5.0, 64 * MEBIBYTE).run(lambda: bytearray(80 * MEBIBYTE))
+        Limits(5.0, 64 * MEBIBYTE).run(lambda: bytearray(512 * MEBIBYTE))
     assert len(Limits(5.0, 64 * MEBIBYTE).run(lambda: bytearray(48 * MEBIBYTE))) == 48 * MEBIBYTE
     assert state() == before
 
@@ -84,7 +84,7 @@ def test_work_that_goes_on_is_allowed_no_more_memory_with_time() -> None:
         kept = []
         for _ in range(10):
             waits(0.03)
-            kept.append(bytearray(16 * MEBIBYTE))
+            kept.append(bytearray(32 * MEBIBYTE))
 
     with pytest.raises(LimitError, match="needs more than"):
         Limits(5.0, 64 * MEBIBYTE).run(grows)
