@@ -419,6 +419,36 @@ def test_outside_the_main_thread_a_call_that_is_late_is_left_in_its_thread() -> 
     assert "its thread goes on" in found[1].note
 
 
+def test_a_call_that_is_left_in_its_thread_does_not_move_the_process_when_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+
+    def wait() -> str:
+        """Waits."""
+        goes_on.wait(30)
+        return "late"
+
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    tool = load_tools([{"name": wait, "timeout_s": 0.2}], None)[0]
+
+    def run() -> None:
+        assert results(ToolCaller([tool]), Call("wait", {}))[0].status == "failed"
+
+    thread = threading.Thread(target=run)
+    before = set(threading.enumerate())
+    thread.start()
+    thread.join(30)
+    monkeypatch.chdir(tmp_path / "other")
+    left = [each for each in threading.enumerate() if each not in before]
+    goes_on.set()
+    for each in left:
+        each.join(30)
+    assert left
+    assert Path.cwd() == tmp_path / "other"
+
+
 def test_a_look_costs_next_to_nothing_while_nothing_runs() -> None:
     made = ToolCaller(())
     begun = time.perf_counter()

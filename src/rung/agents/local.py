@@ -105,19 +105,20 @@ def _called(work: Work) -> ToolResult:
     timeout, what = work.tool.timeout_s, f"tool `{work.tool.name}`"
 
     def one(arguments: Mapping[str, Any]) -> ToolResult:
-        with restored_process(), exits_raise():
+        with exits_raise():
             return made(work.tool.function, arguments)
 
-    if timeout is None:
-        return one(work.arguments)
-    if not is_main_thread():
-        return _in_thread(one, work, timeout, what)
-    try:
-        return call_within(timeout, what, lambda: one(work.arguments))
-    except Expired:
-        return failure(late(work))
-    finally:
-        free()
+    with restored_process():  # not in `one`: a thread that goes on would restore the folder at any later time
+        if timeout is None:
+            return one(work.arguments)
+        if not is_main_thread():
+            return _in_thread(one, work, timeout, what)
+        try:
+            return call_within(timeout, what, lambda: one(work.arguments))
+        except Expired:
+            return failure(late(work))
+        finally:
+            free()
 
 
 def _in_thread(one: Callable[[Mapping[str, Any]], ToolResult], work: Work, timeout: float, what: str) -> ToolResult:
