@@ -18,7 +18,7 @@ from rung.reward import RewardSet
 from rung.rollout.generate import Generated, Generator
 from rung.rollout.philox import Key
 from rung.sampling import Sampling
-from rung.tiny.tokenizers import byte
+from rung.tiny.tokenizers import CHAT_TEMPLATE, byte
 
 TOOLS = '''
 import os, time
@@ -184,6 +184,18 @@ def test_a_tool_that_fails_leaves_the_row_unscored(tmp_path: Path) -> None:
     assert generated.table[0]["finish_reason"] == "tool_failed"
     assert "tool `dies` failed" in generated.unscored[0]
     assert values(generated.metrics)["tools/unscored_ratio"] == 0.5
+
+
+def test_a_result_that_the_template_rejects_leaves_the_row_unscored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picky = "{% for m in messages if '10 mg' in m.content %}{{ raise_exception('no tens') }}{% endfor %}"
+    monkeypatch.setattr("rung.tiny.tokenizers.CHAT_TEMPLATE", picky + CHAT_TEMPLATE)
+    turns = {(0, 0): [call("strength", drug="xyz"), "10 mg"], (0, 1): [call("strength", drug="abc"), "5 mg"]}
+    generated, _ = rollout(tmp_path, turns, samples=2)
+    assert [row["finish_reason"] for row in generated.table] == ["tool_failed", "eos"]
+    assert "cannot be written" in generated.unscored[0]
+    assert "no tens" in generated.unscored[0]
 
 
 def test_each_limit_has_a_reason_of_its_own(tmp_path: Path) -> None:

@@ -83,22 +83,26 @@ class Bridge:
     ) -> tuple[str, str, str]:
         """The stand-in chat as text: the question, with a turn of the assistant after it, and with the answers too.
 
-        The turn calls the tools of the answers; only the first of them if the template writes a single call.
+        The turn calls the tools of the answers; only the first of them if the template writes a single call. Whether it
+        does, and in which form it takes messages, is tried with other contents, which no template rejects.
         """
         calls = [_call(answer) for answer in answers if answer["role"] == "tool"]
+        harmless = [cast(Message, {**answer, "content": "nine"}) for answer in answers]
         fault: BadRow | None = None
         for count in dict.fromkeys((len(calls), min(len(calls), 1))):
             said: Any = {"role": "assistant", "content": "" if calls else "dummy"}
             said |= {"tool_calls": calls[:count]} if calls else {}
             asked = Chat((_ASKED,), tuple(tools), variables)
             turn = replace(asked, messages=(_ASKED, cast(Message, said)))
-            answered = replace(asked, messages=(*turn.messages, *answers))
+            tried, answered = (replace(asked, messages=(*turn.messages, *some)) for some in (harmless, answers))
             for template in in_all_forms(own_template(self.tokenizer, asked), answered):
                 try:
                     one, two = (render(chat, template, self.tokenizer, end="turn") for chat in (asked, turn))
-                    return one, two, render(answered, template, self.tokenizer, end="prompt")
+                    render(tried, template, self.tokenizer, end="prompt")
                 except BadRow as error:
                     fault = fault or error
+                    continue
+                return one, two, render(answered, template, self.tokenizer, end="prompt")
         assert fault is not None, "there is at least one form"
         raise fault
 

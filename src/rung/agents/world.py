@@ -12,8 +12,9 @@ from rung.agents.parsing import ParsedTurn, TurnParser
 from rung.agents.protocol import Answer, RowName, Turn
 from rung.agents.results import ToolResult
 from rung.batch import Completion
-from rung.data.records import Message
+from rung.data.records import BadRow, Message
 from rung.data.tokens import tokens
+from rung.errors import DataError
 from rung.reward.trajectory import Trajectory
 
 CUT = " ... (cut off)"
@@ -111,7 +112,11 @@ class ToolWorld:
         if sum(len(message["content"]) for message in messages) > _MOST_CHARACTERS * turn.room:
             return Answer(end="answer_length")
         last = str(self.bridge.tokenizer.decode([turn.ids[-1]])) if turn.finish_reason == "eos" else ""
-        ids = self.bridge.ids(messages, conversation.schemas, conversation.variables, ended_by=last)
+        try:
+            ids = self.bridge.ids(messages, conversation.schemas, conversation.variables, ended_by=last)
+        except (BadRow, DataError) as fault:
+            conversation.failure = f"the result of a tool cannot be written: {fault}"
+            return Answer(end="tool_failed")
         if len(ids) >= turn.room:
             return Answer(end="answer_length")
         conversation.answer(messages, ids)
