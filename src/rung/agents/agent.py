@@ -54,6 +54,13 @@ class Toolbox:
                 raise DataError(what, "add the tool to `tools`, or remove the column `tools`")
         return replace(example, tools=tuple(tool.schema for tool in tools))
 
+    def schemas(self) -> list[Any]:
+        """The schemas of the tools, then the name of each environment with those of its methods."""
+        environments = self.environments
+        several = [] if environments is None else [(name, environments.tools(name)) for name in environments.factories]
+        methods = [[name, [tool.schema for tool in tools]] for name, tools in several]
+        return [[tool.schema for tool in self.tools], *methods]
+
     def of_row(self, example: Example) -> tuple[Tool, ...]:
         """The tools of a row, those of its environment included."""
         if self.environments is None:

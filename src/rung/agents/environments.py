@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rung.agents.tools import Tool, method_tools
 from rung.errors import ConfigError
 from rung.registry import load_object
 from rung.reward.deadline import imported
+from rung.utils.console import note
 from rung.utils.messages import did_you_mean
 
 ROUTE = "environment"  # the column that names the environment of a row, if there are several
@@ -19,17 +20,18 @@ Factory = Callable[[], Any]
 Factories = str | Factory | Mapping[str, str | Factory]
 
 
-@dataclass(frozen=True, slots=True)
 class Environments:
     """The environments of a stage by name; a single one has the name None, and no row has to name it.
 
-    Instances are made once and reset for each row, as in TRL; `pool` has those that were made.
+    Instances are made once and reset for each row, as in TRL; the first one of each is made here. `kinds` has their
+    classes. Raises ConfigError if one cannot be made, or has no method `reset`.
     """
 
-    factories: Mapping[str | None, Factory]
-    kinds: Mapping[str | None, type]
-    pool: dict[str | None, list[Any]] = field(default_factory=dict)
-    described: dict[str | None, tuple[Tool, ...]] = field(default_factory=dict)
+    def __init__(self, factories: Mapping[str | None, Factory]):
+        self.factories = factories
+        self._made: dict[str | None, list[Any]] = {name: [] for name in factories}
+        self._described: dict[str | None, tuple[Tool, ...]] = {}
+        self.kinds: Mapping[str | None, type] = {name: self._checked_kind(name) for name in factories}
 
     def name_of(self, columns: Mapping[str, Any], source: str) -> str | None:
         """The environment of a row with these columns. Raises ConfigError if the row names none of them."""
@@ -43,25 +45,42 @@ class Environments:
 
     def take(self, name: str | None, number: int) -> Any:
         """The instance of this number, which is made if there is none yet."""
-        made = self.pool.setdefault(name, [])
+        made = self._made[name]
         while len(made) <= number:
             made.append(self.factories[name]())
         return made[number]
 
     def tools(self, name: str | None, number: int = 0) -> tuple[Tool, ...]:
         """The tools of the instance of this number: its public methods."""
-        if name not in self.described:
-            self.described[name] = method_tools(self.take(name, 0))
+        if name not in self._described:
+            self._described[name] = method_tools(self.take(name, 0))
         instance = self.take(name, number)
-        return tuple(replace(tool, function=getattr(instance, tool.name)) for tool in self.described[name])
+        return tuple(replace(tool, function=getattr(instance, tool.name)) for tool in self._described[name])
 
     def close(self) -> None:
-        """Closes the instances that have a method `close`."""
-        for instance in [one for made in self.pool.values() for one in made]:
+        """Closes the instances that have a method `close`, and forgets all; an error of `close` is a warning."""
+        for instance in [one for made in self._made.values() for one in made]:
             close = getattr(instance, "close", None)
             if callable(close):
-                close()
-        self.pool.clear()
+                try:
+                    close()
+                except Exception as error:  # the code of a user may raise anything
+                    what = f"`close` of {type(instance).__name__} raised {type(error).__name__}: {str(error)[:200]}"
+                    note(f"warning: {what}")
+        for made in self._made.values():
+            made.clear()
+
+    def _checked_kind(self, name: str | None) -> type:
+        try:
+            kind = type(self.take(name, 0))
+        except Exception as error:  # the code of a user may raise anything
+            what = f"an environment cannot be made: {type(error).__name__}: {str(error)[:200]}"
+            remedy = "write a factory that needs no arguments; `reset` gets the columns of a row"
+            raise ConfigError(what, remedy) from error
+        if not callable(getattr(kind, "reset", None)):
+            what = f"environment `{kind.__name__}` has no method `reset`"
+            raise ConfigError(what, "write `def reset(self, **row) -> str | None`, which begins the task of a row")
+        return kind
 
 
 def load_environments(given: Factories | None, base: Path | None) -> Environments | None:
@@ -73,14 +92,7 @@ def load_environments(given: Factories | None, base: Path | None) -> Environment
     if not given:
         return None
     named = given.items() if isinstance(given, Mapping) else [(None, given)]
-    factories: dict[str | None, Factory] = {name: _factory(one, base) for name, one in named}
-    environments = Environments(factories, {})
-    kinds = {name: type(_made(environments, name)) for name in factories}
-    for kind in kinds.values():
-        if not callable(getattr(kind, "reset", None)):
-            what = f"environment `{kind.__name__}` has no method `reset`"
-            raise ConfigError(what, "write `def reset(self, **row) -> str | None`, which begins the task of a row")
-    return Environments(factories, kinds, environments.pool)
+    return Environments({name: _factory(one, base) for name, one in named})
 
 
 def reset(environment: Any, row: Mapping[str, Any], seed: int) -> str | None:
@@ -104,11 +116,3 @@ def _factory(given: str | Factory, base: Path | None) -> Factory:
     if not callable(found):
         raise ConfigError(f"`{given}` is not an environment factory", "name a class, or a function that makes one")
     return found
-
-
-def _made(environments: Environments, name: str | None) -> Any:
-    try:
-        return environments.take(name, 0)
-    except Exception as error:  # the code of a user may raise anything
-        what = f"an environment cannot be made: {type(error).__name__}: {str(error)[:200]}"
-        raise ConfigError(what, "write a factory that needs no arguments; `reset` gets the columns of a row") from error

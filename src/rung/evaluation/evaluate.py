@@ -190,7 +190,7 @@ def evaluate(
         "scorers": _digest([[reward.label, reward.settings, reward.spec.columns] for reward in metrics.rewards]),
     }
     if agent is not None:
-        measured["tools"] = _digest([[tool.schema for tool in agent.toolbox.tools], asdict(agent.toolbox.limits)])
+        measured["tools"] = _digest([agent.toolbox.schemas(), asdict(agent.toolbox.limits)])
     groups = [example.group for example in examples]
     return Evaluation(
         hash=_digest(measured),

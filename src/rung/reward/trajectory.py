@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rung.reward.returned import copied
+
 CallStatus = Literal["ok", "mistake", "failed"]
 Kind = Literal["known", "unknown", "unreadable"]
 
@@ -28,11 +30,11 @@ class CallRecord:
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """The call as rewards see it: JSON values, without the time that it took."""
+        """The call as rewards see it: a copy as JSON values, without the time that it took."""
         return {
             "turn": self.turn,
             "name": self.name,
-            "arguments": dict(self.arguments),
+            "arguments": copied(dict(self.arguments)),
             "content": self.content,
             "status": self.status,
             "kind": self.kind,
