@@ -17,7 +17,7 @@ from rung.artifacts.locate import locate
 from rung.config import PathConfig, load_config, parse_config, resolve
 from rung.config.algorithms import make_algorithm
 from rung.config.defaults import size_of
-from rung.data.templates import replaced_template
+from rung.data.template_choice import replaced_template
 from rung.distributed.ranks import Ranks
 from rung.errors import ConfigError
 from rung.pipeline.build_stage import build_stage

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from rung.data.trl_templates import original_of
 from rung.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ PLAIN: dict[str, Any] = {
 }
 # What calls begin with in the formats of TRL; where it is left in a text, it was the beginning of a broken call.
 _BEGINNINGS = ("<tool_call>", "<|tool_call_start|>", "<|tool_call>", "to=functions.", '{"name":')
-_TRAINING = "_training"  # TRL stores the training template of `NAME.jinja` in `NAME_training.jinja`
 
 
 def response_template(tokenizer: PreTrainedTokenizerBase) -> ResponseTemplate:
@@ -68,7 +66,7 @@ def _template_of_trl(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | Non
     chat_template = tokenizer.chat_template
     if isinstance(chat_template, dict):
         chat_template = chat_template.get("tool_use", chat_template.get("default"))
-    original = None if chat_template is None else _original(chat_template)
+    original = None if chat_template is None else original_of(chat_template)
     if original is None:
         return None
     from trl.chat_template_utils import add_response_schema
@@ -79,19 +77,3 @@ def _template_of_trl(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | Non
     except ValueError:  # a template without calls
         return None
     return copy.response_template
-
-
-def _original(chat_template: str) -> str | None:
-    """The template of TRL that equals this one, or whose training template does.
-
-    The files are read in place, since importing `trl.chat_template_utils` takes seconds.
-    """
-    spec = find_spec("trl")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(next(iter(spec.submodule_search_locations))) / "chat_templates"
-    for file in sorted(folder.glob("*.jinja")):
-        if file.read_text(encoding="utf-8") == chat_template:
-            original = file.with_stem(file.stem.removesuffix(_TRAINING))
-            return original.read_text(encoding="utf-8") if original.exists() else chat_template
-    return None

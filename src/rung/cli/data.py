@@ -34,7 +34,7 @@ def show(
 
     from rung.cli.trained_text import listed, shown
     from rung.config import load_config
-    from rung.data.templates import rendering
+    from rung.data.template_choice import rendering
     from rung.pipeline.trained_row import NotTrainedError, find_row
 
     if row is not None and re.match(r"[\w.]+=", row):  # an override after CONFIG, without a row

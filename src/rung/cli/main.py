@@ -110,7 +110,7 @@ def run(
 def check(config: Config, overrides: Overrides = None, allow_code: AllowCode = None) -> None:
     """Check a path without training, and show the values of `auto`."""
     from rung.config import load_config
-    from rung.data.templates import rendering
+    from rung.data.template_choice import rendering
     from rung.pipeline.check import check as check_path
 
     loaded = load_config(config, overrides or (), allow_code=allow_code or ())
@@ -178,7 +178,7 @@ def evaluate(
 
     from rung.cli.show import scores
     from rung.config import load_config
-    from rung.data.templates import rendering
+    from rung.data.template_choice import rendering
     from rung.pipeline.check import check as check_path
     from rung.utils.allowed_code import only_allowed
     from rung.utils.user_files import code_lines

@@ -1,4 +1,4 @@
-"""Finds out that the fields of a CSV file are separated by another character than the one with which it is read."""
+"""Detects that a CSV file is read with the wrong delimiter."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ _USUAL = (";", "\t", "|", ",")
 
 
 def check_header(header: str, name: str, delimiter: str) -> None:
-    """Raises DataError for a header of one field in which another delimiter stands."""
+    """Raises DataError if the header, which was read as one field, contains another delimiter."""
     other = next((each for each in _USUAL if each != delimiter and each in header), None)
     if other is not None:
         what = f"{name}: the header is one field (`{header:.60}`), as no {shown(delimiter)} separates its names"
@@ -18,7 +18,7 @@ def check_header(header: str, name: str, delimiter: str) -> None:
 
 
 def check_fit(text: str, name: str, delimiter: str) -> None:
-    """Raises DataError if every row of a file fits the header with another delimiter; for a file in which one does not.
+    """Raises DataError if all rows of a file fit its header with another delimiter; called if a row does not fit.
 
     `text` is the content of the file.
     """

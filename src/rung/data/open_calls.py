@@ -28,8 +28,8 @@ def check_not_open(prompt: Messages) -> None:
 def with_call_in_answers(prompt: Messages, answers: Sequence[Messages]) -> tuple[Messages, list[Messages]]:
     """The prompt and the answers, with the open call of the prompt at the start of each answer, not to be trained.
 
-    Nothing is moved unless an answer begins with a result. Nobody samples after such a prompt, and many templates write
-    a call otherwise once its result follows, so that only the whole chat shows where it ends.
+    Nothing is moved unless an answer begins with a result. No completion is ever sampled after such a prompt. Many
+    templates write a call differently once its result follows, so only the whole chat shows where the call ends.
     """
     call = _last_turn(prompt)
     follows = any(answer[0]["role"] == "tool" for answer in answers) and all(map(_has_assistant, answers))

@@ -10,13 +10,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rung.data.records import BadRow, Message, Messages, TemplateFault
 from rung.data.tokens import Span
-from rung.errors import ConfigError, DataError
+from rung.data.trl_templates import training_of
+from rung.errors import DataError
 from rung.utils.limits import LimitError, Limits
 
 if TYPE_CHECKING:
@@ -33,9 +32,6 @@ RESERVED = frozenset(
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _day: ContextVar[date | None] = ContextVar("day", default=None)
-TRL = "trl"  # the value of `chat_template` for TRL's training template
-_chosen: ContextVar[str | None] = ContextVar("chosen", default=None)
-_TRAINING = "_training"  # TRL stores the training template of `NAME.jinja` in `NAME_training.jinja`
 
 
 End = Literal["turn", "prompt", "prefill"]  # what a rendering ends with (see `render`)
@@ -96,19 +92,8 @@ def training_template(template: ChatTemplate) -> ChatTemplate | None:
     A training template renders all turns alike, leaves out no reasoning, and has `{% generation %}` marks. TRL finds it
     by comparing the text with the chat templates of well-known models (`trl.chat_template_utils`).
     """
-    found = _training_templates().get(template.text)
-    return None if found is None else ChatTemplate(found.read_text(encoding="utf-8"), found.stem[: -len(_TRAINING)])
-
-
-@lru_cache(maxsize=1)
-def _training_templates() -> dict[str, Path]:
-    # The files are read in place, since importing `trl.chat_template_utils` takes seconds.
-    spec = find_spec("trl")
-    if spec is None or not spec.submodule_search_locations:
-        return {}
-    folder = Path(next(iter(spec.submodule_search_locations))) / "chat_templates"
-    pairs = ((file, file.with_stem(file.stem + _TRAINING)) for file in sorted(folder.glob("*.jinja")))
-    return {file.read_text(encoding="utf-8"): training for file, training in pairs if training.exists()}
+    found = training_of(template.text)
+    return None if found is None else ChatTemplate(*found)
 
 
 def render(chat: Chat, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, *, end: End) -> str:
@@ -170,55 +155,6 @@ def dated(day: date | Literal["today"]) -> Iterator[None]:
         yield
     finally:
         _day.reset(token)
-
-
-@contextmanager
-def rendering(day: date | Literal["today"], template: str | None, base: Path) -> Iterator[None]:
-    """A context manager for the keys `date` and `chat_template` of a config: see `dated` and `replaced_template`."""
-    with dated(day), replaced_template(template, base):
-        yield
-
-
-@contextmanager
-def replaced_template(spec: str | None, base: Path) -> Iterator[None]:
-    """A context manager in which tokenizers are loaded with another chat template (see `chosen_template`).
-
-    `spec` is `trl`, a file relative to `base`, or None for the model's own. Raises ConfigError if the file cannot be
-    read.
-    """
-    token = _chosen.set(spec if spec in (None, TRL) else _read_template(base / str(spec)))
-    try:
-        yield
-    finally:
-        _chosen.reset(token)
-
-
-def chosen_template(own: Any, name: str) -> Any:
-    """The chat template of a tokenizer whose own is `own`: the one that the config chose, or its own.
-
-    `name` is that of the model. Raises ConfigError if TRL has no training template for it.
-    """
-    chosen = _chosen.get()
-    if chosen is None or chosen != TRL:
-        return own if chosen is None else chosen
-    trainings = {file.read_text(encoding="utf-8") for file in _training_templates().values()}
-    found = training_template(ChatTemplate(own)) if isinstance(own, str) else None
-    if found is None and own not in trainings:
-        what = f"TRL has no training template for the chat template of `{name}`"
-        raise ConfigError(what, "set `chat_template` to a file with a template, or leave it out")
-    return own if found is None else found.text
-
-
-def _read_template(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        remedy = "name a file with a Jinja chat template, or `trl` for TRL's training template"
-        raise ConfigError(f"`chat_template`: {file} cannot be read: {reason}", remedy) from None
-    if not text.strip():
-        raise ConfigError(f"`chat_template`: {file} is empty", "write a Jinja chat template into it")
-    return text
 
 
 @lru_cache(maxsize=1)

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
-from rung.data.templates import chosen_template
+from rung.data.template_choice import chosen_template
 from rung.distributed.fsdp import all_finite
 from rung.errors import ConfigError, NonFiniteError
 from rung.models.adapters import base_of, is_adapter, load_merged, sort_names, write_fingerprint

@@ -26,7 +26,7 @@ from rung.config import PathConfig, StageConfig
 from rung.config.algorithms import make_algorithm
 from rung.config.schema import UPDATED_REFERENCES
 from rung.data.report import DataReport
-from rung.data.templates import rendering
+from rung.data.template_choice import rendering
 from rung.distributed.ranks import Ranks, init_ranks
 from rung.evaluation.evaluate import Evaluation
 from rung.evaluation.gate import Decision, decide

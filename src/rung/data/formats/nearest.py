@@ -13,9 +13,9 @@ _PLAIN = re.compile(r"[^\W\d][\w .-]*(?<! )")  # a text that YAML reads as it is
 
 
 def columns_line(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A `columns:` that reads the columns with the longest texts as prompt and completion, those that rows still lack.
+    """A `columns:` line that reads the columns with the longest texts as prompt and completion, or as what is missing.
 
-    Empty without a column for it.
+    Empty if there is no such column.
 
     >>> columns_line([{"id": "7", "Ticket Text": "It does not start", "Category": "fault"}])
     'columns: {prompt: Ticket Text, completion: Category}'
