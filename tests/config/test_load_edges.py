@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from rung.config import load_config, parse_config, resolve
+from rung.config.blocks import EarlyStopping, RolloutConfig
 from rung.config.defaults import defaults_file, native_precision, size_of
 from rung.config.load import find_config, merge
 from rung.config.migration import method_advice, old_advice, setting_successor, successor
-from rung.config.schema import EarlyStopping, PathConfig, RolloutConfig, StageConfig
+from rung.config.schema import PathConfig, StageConfig
 from rung.errors import ConfigError
 from rung.utils.yaml_file import read_yaml
 

@@ -15,7 +15,7 @@ from helpers.commands import Command
 from helpers.rows import write_rows
 from rung.config import load_config, parse_config
 from rung.config.algorithms import algorithm_classes, make_algorithm
-from rung.config.schema import as_named
+from rung.config.blocks import as_named
 from rung.errors import ConfigError, DataError, UserError
 from rung.pipeline.check import check
 from rung.tiny.models import build

@@ -14,7 +14,7 @@ from helpers.rows import read_rows
 from rung.batch import from_tree
 from rung.config import PathConfig, load_config, shipped_configs
 from rung.config.algorithms import make_algorithm
-from rung.config.schema import TokenBatch
+from rung.config.blocks import TokenBatch
 from rung.models.reward_model import load_reward_model, score_rows
 from rung.pipeline.model_size import resolve_by_model
 from rung.pipeline.runner import Run, run_path

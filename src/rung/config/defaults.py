@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rung
 from rung.config.algorithms import make_algorithm
+from rung.config.blocks import RolloutConfig, TokenBatch, UpdatesConfig
 from rung.config.load import merge
-from rung.config.schema import PathConfig, RolloutConfig, StageConfig, TokenBatch, UpdatesConfig
+from rung.config.schema import PathConfig, StageConfig
 from rung.errors import ConfigError, error_context
 from rung.utils.yaml_file import read_yaml
 

@@ -17,8 +17,9 @@ from pydantic_core import ErrorDetails
 
 import rung
 from rung.config.algorithms import algorithm_class
+from rung.config.blocks import RolloutConfig, UpdatesConfig, as_named
 from rung.config.migration import STAGE_KEYS, method_advice, successor
-from rung.config.schema import PathConfig, RolloutConfig, StageConfig, UpdatesConfig, as_named
+from rung.config.schema import PathConfig, StageConfig
 from rung.errors import ConfigError, Faults, UserError
 from rung.utils.allowed_code import allowed_code, only_allowed
 from rung.utils.messages import as_requirement, did_you_mean

@@ -76,4 +76,4 @@ def _cut_answers(
     if not lengths or limit >= (p99 := quantiles(lengths)["p99"]):
         return []
     what = f"warning: `{key}` {limit} is below the {p99} tokens of the answers{of} (p99)"
-    return [f"{what}, which a model could not give whole; raise it"]
+    return [f"{what}: answers of this length are cut off; raise it"]

@@ -11,8 +11,7 @@ from rung.agents.agent import NO_TOOLS, Toolbox, make_toolbox
 from rung.agents.environments import Factories
 from rung.algorithm import Algorithm
 from rung.artifacts.reward_models import locate_reward_models
-from rung.config import PathConfig, StageConfig
-from rung.config.schema import EvaluateConfig
+from rung.config import EvaluateConfig, PathConfig, StageConfig
 from rung.data.mixtures import Mixture
 from rung.data.prompting import Prompting
 from rung.errors import ConfigError, error_context
