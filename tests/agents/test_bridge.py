@@ -11,6 +11,7 @@ import pytest
 from helpers.repository import ROOT
 from rung.agents.bridge import Bridge
 from rung.data.records import BadRow, Message, TemplateFault
+from rung.data.templates import Chat
 from rung.tiny import tokenizers
 
 TOKENIZER_FOR = runpy.run_path(str(ROOT / "benchmarks" / "chat_templates.py"))["tokenizer_for"]
@@ -75,6 +76,9 @@ ENDS_OF_CALLS = {
 ANSWER: list[Any] = [Message(role="tool", name="weather", content="Nine degrees.")]
 
 
+CHAT = Chat(())
+
+
 def tokenizer_of(name: str) -> Any:
     text = (files("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
     tokenizer = TOKENIZER_FOR(text)
@@ -93,7 +97,7 @@ def bridge_of(tokenizer: Any) -> Bridge:
 
 
 def suffix(tokenizer: Any, answers: list[Any]) -> list[int]:
-    return list(bridge_of(tokenizer).ids(answers, (), {}, ended_by=end_of_call(tokenizer)))
+    return list(bridge_of(tokenizer).ids(answers, CHAT, ended_by=end_of_call(tokenizer)))
 
 
 def trl_suffix(tokenizer: Any, answers: list[Any]) -> list[int]:
@@ -152,8 +156,8 @@ def test_the_difference_that_a_template_makes_is_shown() -> None:
 
 def test_a_turn_that_a_stop_text_ended_is_closed_first() -> None:
     tokenizer = tokenizer_of("qwen2_5")
-    closed = bridge_of(tokenizer).ids(ANSWER, (), {}, ended_by=tokenizer.eos_token)
-    assert bridge_of(tokenizer).ids(ANSWER, (), {}, ended_by="") == (tokenizer.eos_token_id, *closed)
+    closed = bridge_of(tokenizer).ids(ANSWER, CHAT, ended_by=tokenizer.eos_token)
+    assert bridge_of(tokenizer).ids(ANSWER, CHAT, ended_by="") == (tokenizer.eos_token_id, *closed)
 
 
 def test_ids_of_turns_and_answers_are_those_of_the_whole_chat() -> None:
@@ -166,15 +170,15 @@ def test_ids_of_turns_and_answers_are_those_of_the_whole_chat() -> None:
     whole: Any = tokenizer.apply_chat_template([*asked, *said, final], tokenize=True, return_dict=False)
     prompt: Any = tokenizer.apply_chat_template(asked, tokenize=True, return_dict=False, add_generation_prompt=True)
     first = tokenizer.encode('<tool_call>{"name": "weather", "arguments": {"city": "Ulm"}}</tool_call><|eos|>')
-    answer = Bridge(tokenizer, ("<|eos|>",)).ids(ANSWER, (), {}, ended_by="<|eos|>")
+    answer = Bridge(tokenizer, ("<|eos|>",)).ids(ANSWER, CHAT, ended_by="<|eos|>")
     assert [*prompt, *first, *answer, *tokenizer.encode("Nine.<|eos|>")] == whole
 
 
 def test_template_variables_reach_the_generation_prompt() -> None:
     tokenizer = tokenizer_of("qwen3_training")
     bridge = bridge_of(tokenizer)
-    plain = bridge.ids(ANSWER, (), {}, ended_by="<|im_end|>")
-    quiet = bridge.ids(ANSWER, (), {"enable_thinking": False}, ended_by="<|im_end|>")
+    plain = bridge.ids(ANSWER, CHAT, ended_by="<|im_end|>")
+    quiet = bridge.ids(ANSWER, Chat((), variables={"enable_thinking": False}), ended_by="<|im_end|>")
     assert quiet[: len(plain)] == plain
     assert "</think>" in tokenizer.decode(list(quiet[len(plain) :]))
 

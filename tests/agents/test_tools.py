@@ -3,58 +3,18 @@
 from __future__ import annotations
 
 import functools
+from inspect import getsource
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
+from helpers.trl_tools import async_add, multiply
 from rung.agents.schema import wrong_argument
 from rung.agents.tools import TOOL_TIMEOUT_S, ToolSpec, load_tools, method_tools
 from rung.errors import ConfigError
 
-FILE = '''
-def multiply(a: int, b: int) -> int:
-    """
-    Multiplies two integers.
-
-    Args:
-        a: The first integer.
-        b: The second integer.
-
-    Returns:
-        The product of the two integers.
-    """
-    return a * b
-
-async def async_add(a: int, b: int) -> int:
-    """
-    Asynchronously adds two integers.
-
-    Args:
-        a: The first integer.
-        b: The second integer.
-
-    Returns:
-        The sum of the two integers.
-    """
-    return a + b
-
-number = 3
-'''
-
-
-def multiply(a: int, b: int) -> int:
-    """
-    Multiplies two integers.
-
-    Args:
-        a: The first integer.
-        b: The second integer.
-
-    Returns:
-        The product of the two integers.
-    """
-    return a * b
+FILE = f"{getsource(multiply)}\n{getsource(async_add)}\nnumber = 3\n"
 
 
 def undescribed(a: int):

@@ -7,6 +7,7 @@ import torch
 from trl.chat_template_utils import get_training_chat_template
 
 import rung
+from helpers.trl_tools import multiply
 from rung.errors import ConfigError
 from rung.tiny.models import build
 
@@ -17,20 +18,6 @@ SETTINGS: dict[str, Any] = {
     "max_steps": 2,
     "rollout": {"batch_size": 4, "max_completion_length": 12},
 }
-
-
-def multiply(a: int, b: int) -> int:
-    """
-    Multiplies two integers.
-
-    Args:
-        a: The first integer.
-        b: The second integer.
-
-    Returns:
-        The product of the two integers.
-    """
-    return a * b
 
 
 class Game:

@@ -27,27 +27,20 @@ class Bridge:
     tokenizer: PreTrainedTokenizerBase
     stops: tuple[str, ...]
 
-    def ids(
-        self,
-        answers: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        variables: Mapping[str, Any],
-        *,
-        ended_by: str,
-    ) -> tuple[int, ...]:
+    def ids(self, answers: Sequence[Message], chat: Chat, *, ended_by: str) -> tuple[int, ...]:
         """The ids from the end of a turn to the beginning of the next, with the answers between them.
 
-        `tools` (schemas) and `variables` are those of the chat. `ended_by` is the text of the token with which the
-        model ended its turn, empty if there is none; if the template writes another one, the ids begin with that.
-        Raises `BadRow` if the template rejects the answers, or writes the turn before them differently.
+        Of `chat`, only the tools and the variables count. `ended_by` is the text of the token with which the model
+        ended its turn, empty if there is none; if the template writes another one, the ids begin with that. Raises
+        `BadRow` if the template rejects the answers, or writes the turn before them differently.
         """
-        text = self._after_turn(answers, tools, variables, ended_by)
+        text = self._after_turn(answers, chat, ended_by)
         return tuple(continuation_tokens(text, self.tokenizer)[0])
 
     def check(self) -> None:
         """Raises `BadRow` if the template cannot go on after a turn with a call."""
         result = Message(role="tool", name="lookup", content="nine")
-        if "nine" not in self._after_turn([result], (), {}, ""):
+        if "nine" not in self._after_turn([result], Chat((_ASKED,)), ""):
             raise TemplateFault("the chat template leaves out the results of tools")
 
     def check_written(self, tools: Sequence[Mapping[str, Any]]) -> None:
@@ -58,14 +51,8 @@ class Bridge:
             if tool["function"]["name"] not in text:
                 raise TemplateFault("the chat template leaves out the definitions of tools")
 
-    def _after_turn(
-        self,
-        answers: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        variables: Mapping[str, Any],
-        ended_by: str,
-    ) -> str:
-        asked, turn, after = self._rendered(answers, tools, variables)
+    def _after_turn(self, answers: Sequence[Message], chat: Chat, ended_by: str) -> str:
+        asked, turn, after = self._rendered(answers, chat)
         begins = num_shared(asked, turn)
         closed = [(turn.rfind(stop, begins), stop) for stop in self.stops]
         at, stop = max((one for one in closed if one[0] >= 0), default=(len(turn), ""))
@@ -78,9 +65,7 @@ class Bridge:
         # Some templates write the token that ends a call as the beginning of what follows (GLM's `<|observation|>`).
         return after[cut:].removeprefix("" if stop else ended_by)
 
-    def _rendered(
-        self, answers: Sequence[Message], tools: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
-    ) -> tuple[str, str, str]:
+    def _rendered(self, answers: Sequence[Message], chat: Chat) -> tuple[str, str, str]:
         """The stand-in chat as text: the question, with a turn of the assistant after it, and with the answers too.
 
         The turn calls the tools of the answers; only the first of them if the template writes a single call. Whether it
@@ -92,7 +77,7 @@ class Bridge:
         for count in dict.fromkeys((len(calls), min(len(calls), 1))):
             said: Any = {"role": "assistant", "content": "" if calls else "dummy"}
             said |= {"tool_calls": calls[:count]} if calls else {}
-            asked = Chat((_ASKED,), tuple(tools), variables)
+            asked = replace(chat, messages=(_ASKED,))
             turn = replace(asked, messages=(_ASKED, cast(Message, said)))
             tried, answered = (replace(asked, messages=(*turn.messages, *some)) for some in (harmless, answers))
             for template in in_all_forms(own_template(self.tokenizer, asked), answered):

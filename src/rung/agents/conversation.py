@@ -13,6 +13,7 @@ from rung.agents.parsing import Call, ParsedTurn
 from rung.agents.results import ToolResult, mistake
 from rung.agents.tools import Tool
 from rung.data.records import Message
+from rung.data.templates import Chat
 from rung.reward.trajectory import CallRecord, Trajectory
 
 
@@ -37,6 +38,11 @@ class Conversation:
     def schemas(self) -> list[Mapping[str, Any]]:
         """The schemas of the tools."""
         return [tool.schema for tool in self.tools.values()]
+
+    @property
+    def chat(self) -> Chat:
+        """What the chat template is given beside messages: the schemas of the tools, and the variables."""
+        return Chat((), tuple(self.schemas), self.variables)
 
     @property
     def before(self) -> Sequence[int]:

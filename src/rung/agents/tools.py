@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from rung.agents.schema import schema_of
 from rung.errors import ConfigError
 from rung.registry import load_object
 from rung.reward.deadline import imported
+from rung.reward.environment import env_fault
 from rung.tiny.tasks import TOOLS
 from rung.utils.messages import did_you_mean, settings_error
 
@@ -117,7 +117,8 @@ def _loaded(entry: Any, base: Path | None) -> Tool:
         address = {"name": spec.name, "base": str((base or Path()).resolve()), "env": list(spec.env)}
     else:
         function, address = _checked(function, spec.name), None
-    _check_environment(spec, in_worker=address is not None)
+    if fault := env_fault(f"tool `{spec.name}`", spec.env, in_worker=address is not None):
+        raise ConfigError(*fault)
     return Tool(
         name=function.__name__,
         schema=schema_of(function, spec.name, function.__name__),
@@ -151,13 +152,3 @@ def _checked(found: object, name: str) -> Callable[..., Any]:
         what = f"tool `{name}` is of type `{type(found).__name__}`, not a function"
         remedy = "write a function with `def` or `async def` that calls it"
     raise ConfigError(what, remedy)
-
-
-def _check_environment(spec: ToolSpec, *, in_worker: bool) -> None:
-    if spec.env and not in_worker:
-        what = f"tool `{spec.name}` has `env`, but it runs in the training process, which has every variable"
-        raise ConfigError(what, "leave `env` out")
-    for name in spec.env:
-        if name not in os.environ:
-            what = f"tool `{spec.name}` needs the environment variable `{name}`, which is not set"
-            raise ConfigError(what, f"set it, or take it out of `env: [{', '.join(spec.env)}]`")

@@ -113,7 +113,7 @@ class ToolWorld:
             return Answer(end="answer_length")
         last = str(self.bridge.tokenizer.decode([turn.ids[-1]])) if turn.finish_reason == "eos" else ""
         try:
-            ids = self.bridge.ids(messages, conversation.schemas, conversation.variables, ended_by=last)
+            ids = self.bridge.ids(messages, conversation.chat, ended_by=last)
         except (BadRow, DataError) as fault:
             conversation.failure = f"the result of a tool cannot be written: {fault}"
             return Answer(end="tool_failed")

@@ -16,6 +16,7 @@ from rung.errors import RewardError, UserError
 from rung.registry import load_object
 from rung.reward.deadline import imported
 from rung.reward.decorator import Goal, Role, declaration, name_of
+from rung.reward.environment import env_fault
 from rung.reward.registry import reward_function
 from rung.reward.returned import copied
 from rung.reward.sample import (
@@ -193,7 +194,8 @@ def bind(source: RewardSource, policy: RewardPolicy, base: Path | None, *, traje
     if timeout is not None and name is not None and not acts:  # an environment lives in this process
         folder = str((base or Path()).resolve())
         address = {"name": name, "base": folder, "args": args, "columns": dict(spec.columns)}
-    _check_environment(spec, label, in_worker=address is not None)
+    if fault := env_fault(f"reward `{label}`", spec.env, in_worker=address is not None):
+        raise RewardError(*fault)
     return Reward(
         label=label,
         function=function,
@@ -270,16 +272,6 @@ def _check_options(spec: RewardSpec, label: str, role: Role, goal: Goal, signatu
     if spec.concurrency is not None and signature.style == "trl":
         what = f"reward `{label}` is called once for the whole batch: its `concurrency` has no effect"
         raise RewardError(what, "leave `concurrency` out, or write a function of one completion")
-
-
-def _check_environment(spec: RewardSpec, label: str, *, in_worker: bool) -> None:
-    if spec.env and not in_worker:
-        what = f"reward `{label}` has `env`, but it runs in the training process, which has every variable"
-        raise RewardError(what, "leave `env` out")
-    for name in spec.env:
-        if name not in os.environ:
-            what = f"reward `{label}` needs the environment variable `{name}`, which is not set"
-            raise RewardError(what, f"set it, or take it out of `env: [{', '.join(spec.env)}]`")
 
 
 def is_shipped(function: Callable[..., Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _SECRET_WORDS = frozenset(
     {"token", "key", "secret", "password", "authorization", "passwd", "credential", "credentials", "pat", "apikey"}
@@ -31,3 +31,14 @@ def worker_environment(environment: Mapping[str, str] | None = None) -> dict[str
     """
     kept = {name: value for name, value in (environment or os.environ).items() if not is_secret(name, value)}
     return {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", **kept}
+
+
+def env_fault(place: str, env: Sequence[str], *, in_worker: bool) -> tuple[str, str] | None:
+    """What is wrong with the key `env` of an entry, which errors call `place`, and what to do; None if nothing is."""
+    if env and not in_worker:
+        return f"{place} has `env`, but it runs in the training process, which has every variable", "leave `env` out"
+    missing = next((name for name in env if name not in os.environ), None)
+    if missing is None:
+        return None
+    remedy = f"set it, or take it out of `env: [{', '.join(env)}]`"
+    return f"{place} needs the environment variable `{missing}`, which is not set", remedy

@@ -20,9 +20,7 @@ EMPTY_STEPS, SKIPPED_STEPS = "filter/empty_steps", "skipped_steps"
 CUT = "read completions.jsonl: raise `rollout.max_completion_length`, or see whether the model ends its answers"
 HIGH, LOW = 0.75, 0.25  # mean rewards, on the usual scale from 0 to 1, from which prompts are too easy or too hard
 TOO_EASY = "Use harder prompts or fewer SFT epochs"
-TOO_HARD = (
-    "Use easier prompts, more SFT first, or a reward that gives a part for a part; completions.jsonl has the answers"
-)
+TOO_HARD = "Use easier prompts, more SFT first, or a reward with partial credit; completions.jsonl has the answers"
 EQUAL = "Use prompts that are answered well only sometimes; completions.jsonl has what was judged"
 EMPTY = "see `rewards/NAME/abstained` and `errors`, and `completions/clipped_ratio`, in metrics.jsonl"
 NOT_FINITE = "see `grad_norm` in metrics.jsonl; lower `learning_rate` or `max_grad_norm` if it goes on"
