@@ -113,6 +113,10 @@ def test_a_share_lies_within_0_and_1() -> None:
     assert not is_share("m", [Entry("a", scored(0.5)), Entry("b", scored(-0.1))])
 
 
+def test_a_count_of_calls_is_no_share_even_if_no_item_has_more_than_one() -> None:
+    assert not is_share("num_calls", [Entry("a", scored(0.0, num_calls=[1.0]))])
+
+
 def estimates(**found: Estimate) -> list[tuple[str, ...]]:
     base = scored(0.5, 0.5, n=[3.0, 3.0])
     made = measured(base.model_copy(update={"metrics": found}))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rung.errors import UserError
 from rung.evaluation import statistics
-from rung.evaluation.evaluate import BUILT_IN_GOALS, Evaluation
+from rung.evaluation.evaluate import BUILT_IN_GOALS, COUNTS_OF_TRAJECTORIES, Evaluation
 from rung.reward.decorator import Goal
 
 ALPHA = 0.05
@@ -97,7 +97,12 @@ def paired_scores(before: Evaluation, after: Evaluation, metric: str) -> list[tu
 
 
 def is_share(metric: str, *evaluations: Evaluation) -> bool:
-    """Whether all scores of a metric are between 0 and 1, so that it is shown in per cent and its change in points."""
+    """Whether all scores of a metric are between 0 and 1, so that it is shown in per cent and its change in points.
+
+    The counts of calls and turns are never shares, even if no item has more than one.
+    """
+    if metric in COUNTS_OF_TRAJECTORIES:
+        return False
     scores = (row.scores.get(metric) for evaluation in evaluations for row in evaluation.rows)
     return all(0 <= score <= 1 for score in scores if score is not None)
 

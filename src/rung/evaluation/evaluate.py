@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 OUTPUT_TOKENS, TRUNCATED = "output_tokens", "truncated"
 BUILT_IN_GOALS: Mapping[str, Goal] = {OUTPUT_TOKENS: "min", TRUNCATED: "min"}  # metrics that every evaluation has
-OF_TRAJECTORIES = ("num_turns", "num_calls", "failed_calls", "unknown_calls", "repeated_calls", "hit_limit")
+COUNTS_OF_TRAJECTORIES = ("num_turns", "num_calls", "failed_calls", "unknown_calls", "repeated_calls")
+OF_TRAJECTORIES = (*COUNTS_OF_TRAJECTORIES, "hit_limit")
 _ROWS = "rows"
 _REMEDY = "evaluate the stage again"
 
